@@ -1,0 +1,360 @@
+//! What goes into the planner and what comes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use evenkeel_crds::{
+    names::{GuestName, HostName, MigrationName},
+    quantity::Bytes,
+    reason::Cause,
+    shared::{HostCount, RequestedBy},
+};
+use serde::{Deserialize, Serialize};
+
+macro_rules! index {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            /// As an index into the fleet's list.
+            #[must_use]
+            pub fn at(self) -> usize {
+                self.0 as usize
+            }
+        }
+    };
+}
+
+index!(
+    /// A host: its place in [`Fleet::hosts`].
+    HostId
+);
+index!(
+    /// A guest: its place in [`Fleet::guests`].
+    GuestId
+);
+
+/// Everything there is, as it is now.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fleet {
+    /// Hosts, by name.
+    pub hosts: Vec<Host>,
+    /// Guests, by name.
+    pub guests: Vec<Guest>,
+}
+
+/// A host as a place for guests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// Its object's name.
+    pub name: HostName,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Why nothing can be done with it now: unreachable, claimed by another, a duplicate. Nothing leaves or enters.
+    pub out_of_reach: Option<Cause>,
+    /// Why nothing may come: unschedulable. (Drains are wishes, not part of this.)
+    pub closed: Option<Cause>,
+    /// Thousandths of a CPU that may be promised: (total - reserved) x overcommit.
+    pub cpu_limit_milli: u64,
+    /// Promised to the guests that are here now, moves not counted.
+    pub cpu_used_milli: u64,
+    /// Bytes of memory that may be promised: (total - huge pages - reserved) x overcommit.
+    pub memory_limit: Bytes,
+    /// Promised to the guests that are here now, QEMU's overhead included, moves not counted.
+    pub memory_used: Bytes,
+    /// Its active pools, by name.
+    pub pools: Vec<Pool>,
+    /// Its link, in bytes per second; absent: unknown.
+    pub bandwidth: Option<Bytes>,
+    /// Moves to here at once.
+    pub max_inbound: u32,
+    /// Moves from here at once.
+    pub max_outbound: u32,
+    /// What it offers guests.
+    pub offers: Offers,
+    /// Names and UUIDs of the domains it defines, running or not, so that a clash is found.
+    pub domains: BTreeMap<String, String>,
+}
+
+/// What a host offers that a guest may need.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offers {
+    /// Equal for hosts that are equal to a guest whose CPU is its host's.
+    pub cpu: String,
+    /// QEMU's version, major, minor, micro.
+    pub hypervisor: [u32; 3],
+    /// Emulators and the machine types each knows.
+    pub machines: BTreeMap<String, BTreeSet<String>>,
+    /// libvirt networks.
+    pub networks: BTreeSet<String>,
+    /// Bridges; absent: it can't tell, and none is refused.
+    pub bridges: Option<BTreeSet<String>>,
+    /// Network filters.
+    pub nwfilters: BTreeSet<String>,
+}
+
+/// A pool as a place for disks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// libvirt's name of it.
+    pub name: String,
+    /// Why it may not receive disks: not in the Host's list, inactive.
+    pub closed: Option<Cause>,
+    /// Free now, the reserve already taken off. Pools of one file system show the same and share it.
+    pub available: Bytes,
+    /// Limit on the sum of virtual sizes, where there is one.
+    pub virtual_limit: Option<Bytes>,
+    /// Sum of virtual sizes now.
+    pub virtual_used: Bytes,
+    /// Pools with the same number on this host lie on one file system: one budget.
+    pub budget: u32,
+    /// Pools of one class stand in for one another.
+    pub class: Option<String>,
+}
+
+/// A guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Guest {
+    /// Its object's name.
+    pub name: GuestName,
+    /// Its domain's name.
+    pub domain: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Where it is.
+    pub host: HostId,
+    /// Whether a QEMU runs it. A stopped guest takes neither CPU nor memory.
+    pub active: bool,
+    /// Why it can't or must not be moved, whoever asks: devices, managed elsewhere, runs twice, transient, a block job.
+    pub immovable: Option<Cause>,
+    /// Why no drain or balance moves it: held, evacuation. Explicit moves may.
+    pub held: Option<Cause>,
+    /// Thousandths of a CPU.
+    pub cpu_milli: u64,
+    /// Bytes of memory, QEMU's overhead included.
+    pub memory: Bytes,
+    /// Disks that a block migration copies.
+    pub disks: Vec<Disk>,
+    /// Bytes of memory dirtied per second, where measured.
+    pub dirty_rate: Option<Bytes>,
+    /// Higher moves first.
+    pub priority: i32,
+    /// What it needs of a host.
+    pub needs: Needs,
+}
+
+/// What a guest needs of a host.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Needs {
+    /// The CPU that the target's must equal; absent: a named model, any will do as far as we can tell.
+    pub cpu: Option<String>,
+    /// The target's QEMU must not be older.
+    pub hypervisor: [u32; 3],
+    /// Emulator.
+    pub emulator: String,
+    /// Machine type.
+    pub machine: String,
+    /// libvirt networks.
+    pub networks: BTreeSet<String>,
+    /// Bridges.
+    pub bridges: BTreeSet<String>,
+    /// Network filters.
+    pub nwfilters: BTreeSet<String>,
+}
+
+/// A disk to be copied.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    /// Target device: `vda`.
+    pub target: String,
+    /// The pool it is in.
+    pub pool: Option<String>,
+    /// That pool's class.
+    pub class: Option<String>,
+    /// Full size: what the target must have room for.
+    pub virtual_size: Bytes,
+    /// What it occupies: about what travels.
+    pub allocated: Bytes,
+}
+
+/// Something asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wish {
+    /// Who asks.
+    pub by: RequestedBy,
+    /// What.
+    pub what: What,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum What {
+    /// One guest goes to one host, or to any other.
+    Move {
+        /// The GuestMigration.
+        migration: MigrationName,
+        /// The guest.
+        guest: GuestId,
+        /// Where to; absent: anywhere else.
+        target: Option<HostId>,
+        /// Pools for single disks: target device to pool.
+        pools: BTreeMap<String, String>,
+    },
+    /// These hosts become empty of active guests.
+    Drain {
+        /// The hosts.
+        hosts: BTreeSet<HostId>,
+        /// Moves at once for the whole drain.
+        parallel: u32,
+        /// Why nothing new starts: suspended, past its deadline. The hosts are drained all the same: nothing moves in.
+        halted: Option<Cause>,
+    },
+}
+
+/// What is in flight and what rests.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ledger {
+    /// Moves that hold capacity at both ends: from admission to the end of cleaning. Moves by other hands too.
+    pub in_flight: Vec<InFlight>,
+    /// Pairs that rest after failures: this guest is not sent to this host before then.
+    pub avoid: Vec<Avoid>,
+    /// Guests whose next attempt waits.
+    pub resting: Vec<Resting>,
+}
+
+/// A move in flight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InFlight {
+    /// Who asked for it; absent for a move by other hands.
+    pub by: Option<RequestedBy>,
+    /// The guest.
+    pub guest: GuestId,
+    /// From.
+    pub source: HostId,
+    /// To.
+    pub target: HostId,
+    /// CPU reserved at the target and not yet counted in its `cpu_used_milli`.
+    pub cpu_milli: u64,
+    /// Memory reserved at the target and not yet counted in its `memory_used`.
+    pub memory: Bytes,
+    /// Per pool of the target: bytes that may still be written, and virtual size not yet counted there.
+    pub pools: BTreeMap<String, PoolHold>,
+    /// Expected time to its end, where known.
+    pub remaining: Option<Duration>,
+}
+
+/// What a move in flight holds of a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolHold {
+    /// Worst case of bytes still to be written.
+    pub to_come: Bytes,
+    /// Virtual size that `virtual_used` does not count yet.
+    pub virtual_size: Bytes,
+}
+
+/// A target that rests for a guest, or for all where `guest` is absent (a host's circuit is open).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Avoid {
+    /// The guest; absent: every guest.
+    pub guest: Option<GuestId>,
+    /// The host.
+    pub host: HostId,
+    /// Until then, in the time that `plan` is given.
+    pub until: Duration,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// A guest whose next attempt waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resting {
+    /// The guest.
+    pub guest: GuestId,
+    /// Until then, in the time that `plan` is given.
+    pub until: Duration,
+    /// What failed.
+    pub cause: Cause,
+}
+
+/// What shall be done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// Moves, in the order in which they start.
+    pub moves: Vec<Move>,
+    /// What can't be done now, and why.
+    pub rejections: Vec<Rejection>,
+    /// Wishes that are satisfied as they are: the reason is `MigrateToSelf` or `Completed`.
+    pub satisfied: Vec<Satisfied>,
+    /// From now to the end of the last move, by the bandwidth model; absent where no rate is known.
+    pub makespan: Option<Duration>,
+    /// All bytes that travel.
+    pub bytes: Bytes,
+}
+
+/// A planned move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Move {
+    /// Who asked.
+    pub by: RequestedBy,
+    /// The guest.
+    pub guest: GuestId,
+    /// From.
+    pub source: HostId,
+    /// To.
+    pub target: HostId,
+    /// For each disk the pool at the target.
+    pub pools: BTreeMap<String, String>,
+    /// Bytes expected to travel: allocated disks, and memory with its dirtying.
+    pub bytes: Bytes,
+    /// Expected start, from now.
+    pub start: Duration,
+    /// Expected time it takes; absent where no rate is known.
+    pub duration: Option<Duration>,
+    /// What it waits for; absent: it starts now.
+    pub waits: Option<Cause>,
+}
+
+/// Something asked for that can't be done now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejection {
+    /// Who asked.
+    pub by: RequestedBy,
+    /// For which guest.
+    pub guest: GuestId,
+    /// Why. Where no host fits: `0/5 hosts fit: 3 InsufficientMemory, 1 ...`; where only one was asked for, its own reason.
+    pub cause: Cause,
+    /// Each host's reason, counted.
+    pub hosts: Vec<HostCount>,
+}
+
+/// A wish that is satisfied as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Satisfied {
+    /// Who asked.
+    pub by: RequestedBy,
+    /// For which guest, where it was for one.
+    pub guest: Option<GuestId>,
+    /// Why it is satisfied.
+    pub cause: Cause,
+}

@@ -1,0 +1,240 @@
+//! Why something waits, was refused or failed: one word, one sentence, one hint, everywhere the same.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What may happen after a failure of this kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Try the same again after a while, with backoff.
+    Retry,
+    /// This target rests a while; another is chosen where the wish allows it.
+    AvoidTarget,
+    /// Nothing will change until the guest, a host or a manifest does.
+    AwaitChange,
+    /// Over: it is never tried again.
+    Terminal,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident, $class:ident, $hint:literal;)*) => {
+        /// One word for a cause. The same word is the condition's reason, the attempt's, the Event's, the log's.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Every reason there is, for tables and tests.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The word itself, CamelCase.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What may happen after it.
+            #[must_use]
+            pub fn class(self) -> Class {
+                match self { $(Self::$name => Class::$class,)* }
+            }
+
+            /// What a person can do about it; may be empty where nothing needs doing.
+            #[must_use]
+            pub fn hint(self) -> &'static str {
+                match self { $(Self::$name => $hint,)* }
+            }
+
+            /// The reason of that name.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> {
+                match word { $(stringify!($name) => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    // What a wish asks for.
+    /// The guest is already where it should go.
+    MigrateToSelf, Terminal, "name another target, or leave the target out and let the planner choose";
+    /// No guest of that name or UUID.
+    GuestNotFound, AwaitChange, "see `evenkeel get guests`; a guest is named by its object's name or its UUID";
+    /// No host of that name.
+    HostNotFound, AwaitChange, "see `evenkeel get hosts`; add a Host manifest for it";
+    /// A selector matches no host.
+    NoHostsMatched, AwaitChange, "check the selector against the hosts' labels";
+    /// The guest is not on the host that `source` demands.
+    SourceMismatch, Terminal, "the guest has moved since this was written; write a new move";
+    /// The target is being drained.
+    TargetDraining, AwaitChange, "name another target, or end the drain";
+    /// The target takes no guests.
+    TargetUnschedulable, AwaitChange, "name another target, or set `unschedulable: false`";
+    /// Another move of the guest is under way.
+    GuestBusy, Retry, "it starts when the other move has ended";
+    /// The guest is not to be moved by itself for now.
+    GuestHeld, AwaitChange, "remove `spec.hold` of the Guest or wait until it ends";
+    /// The guest's owner forbids evacuation.
+    EvacuationNever, AwaitChange, "move or stop the guest yourself, or set `spec.evacuation`";
+    /// A feature of the manifest that this version does not have.
+    NotSupportedYet, AwaitChange, "see the CHANGELOG for the version that brings it";
+    /// The user aborted it.
+    Aborted, Terminal, "write a new GuestMigration to move the guest after all";
+    /// A user aborted the move that this wish had made.
+    AbortedByUser, AwaitChange, "change the wish to have it tried again";
+    /// The wish that asked for it is gone.
+    WishGone, Terminal, "";
+    /// Its time is over.
+    DeadlineExceeded, Terminal, "raise `deadline`, or look at what slowed it down";
+    /// Failed as often as is allowed.
+    AttemptsExhausted, Terminal, "look at the attempts, remove their cause, write a new move";
+
+    // What the fleet says.
+    /// The hypervisor does not answer.
+    HostUnreachable, Retry, "check the network and libvirtd on that host; it is tried again by itself";
+    /// The source's hypervisor can't open a connection to the target's.
+    TargetCannotBeReachedFromSource, AvoidTarget, "check `migration.uri` and `migration.address`, and firewalls between the two hosts";
+    /// The URI is not one we use.
+    InvalidURI, AwaitChange, "use qemu+tls://HOST/system, qemu+ssh://HOST/system or qemu+tcp://HOST/system, without a query";
+    /// The hypervisor refuses us.
+    AuthenticationFailed, AwaitChange, "check the credentials";
+    /// Two Host objects lead to one hypervisor.
+    DuplicateHypervisor, AwaitChange, "remove one of the Host objects, or give each libvirtd its own host_uuid";
+    /// Another holder acts on the host.
+    ClaimedByOther, Retry, "wait for it to end, or stop it; a claim without a sign of life is broken after 60 s";
+    /// No host can take the guest; the hosts' own reasons are listed.
+    NoHostFits, AwaitChange, "make room on a host, or relax what keeps it away";
+    /// Not enough memory.
+    InsufficientMemory, AwaitChange, "make room, or raise `overcommit.memory` of the host";
+    /// Not enough CPU.
+    InsufficientCPU, AwaitChange, "make room, or raise `overcommit.cpu` of the host";
+    /// Not enough space in a pool.
+    InsufficientDisk, AwaitChange, "make room in the pool, or name another with `spec.disks`";
+    /// No pool on the target for a disk.
+    PoolMissing, AwaitChange, "define and start a pool of that name on the target, or name another with `spec.disks`";
+    /// The target's CPU is not what the guest was started with.
+    IncompatibleCPU, AwaitChange, "give the guest a CPU model that both hosts have";
+    /// The target's hypervisor is older than the guest's.
+    HypervisorOlder, AwaitChange, "upgrade the target's QEMU first";
+    /// The target does not know the guest's machine type.
+    MachineTypeMissing, AwaitChange, "choose a target whose QEMU has that machine type";
+    /// The target has no such emulator.
+    EmulatorMissing, AwaitChange, "install the emulator on the target at the same path";
+    /// The target has no such network or bridge.
+    NetworkMissing, AwaitChange, "define and start the network on the target";
+    /// A file stands where a disk would go.
+    PathClash, AwaitChange, "remove or rename that file after making sure that nobody needs it";
+    /// The target has another domain of that name.
+    DomainNameTaken, AwaitChange, "rename one of the two domains";
+    /// The target has a domain of that UUID already.
+    DomainDefinedAtTarget, AwaitChange, "undefine the copy that is not wanted, after making sure which one that is";
+    /// A file the guest boots from or reads is not at the target.
+    FileMissing, AwaitChange, "put the file at the same path on the target";
+    /// Every slot for moves is taken.
+    SlotsTaken, Retry, "";
+    /// The wish's own limit on parallel moves is reached.
+    ParallelLimit, Retry, "";
+    /// A failed move rests before it is tried again.
+    BackingOff, Retry, "";
+
+    // What the guest is.
+    /// A device that libvirt can't migrate.
+    DeviceNotMigratable, AwaitChange, "detach the device, or move the guest while it is stopped";
+    /// An element of the domain's XML that we do not know.
+    UnknownFeature, AwaitChange, "ask for it to be supported; until then this guest does not move";
+    /// Something else manages the guest.
+    ManagedElsewhere, AwaitChange, "move it with the system that manages it";
+    /// The guest is not running and nothing asked to move stopped guests.
+    GuestNotRunning, AwaitChange, "start the guest, or leave it where it is";
+    /// The domain is transient.
+    TransientDomain, AwaitChange, "define it persistently (`virsh define`)";
+    /// Two hosts run a copy of the guest.
+    RunsTwice, AwaitChange, "find out which copy is to live and discard the other by hand";
+    /// Two hosts define the guest.
+    DefinedTwice, AwaitChange, "undefine the copy that is not wanted";
+    /// A block job runs on one of the guest's disks.
+    BlockJobActive, Retry, "wait for the block job, or end it";
+    /// Another job of libvirt's runs on the guest.
+    JobActive, Retry, "wait for the job, or end it";
+    /// A disk that can't be copied this way.
+    DiskNotMovable, AwaitChange, "put the disk in a storage pool as a raw or qcow2 file";
+
+    // What happens during a move.
+    /// A hypervisor answered with an error nobody foresaw.
+    HypervisorError, Retry, "look at the message and at the logs of both libvirtd";
+    /// The copy could not keep up with the guest's writes.
+    NotConverging, Retry, "give it more bandwidth or a longer downtime";
+    /// The copy made no progress.
+    CopyStalled, Retry, "check the network between the hosts";
+    /// The target was lost while copying.
+    TargetLost, AvoidTarget, "check the target's libvirtd and QEMU; the guest runs on at its source";
+    /// The source was lost.
+    SourceLost, Retry, "bring the source back; nothing is decided without it";
+    /// The target's QEMU or storage refused.
+    TargetFailed, AvoidTarget, "look at the guest's log on the target";
+    /// The guest stopped while it was being moved.
+    GuestStopped, AwaitChange, "start it where it is, if it should run";
+    /// The guest crashed while it was being moved.
+    GuestCrashed, AwaitChange, "start it from its own disks at the source";
+    /// What both ends show fits no proven outcome.
+    OutcomeUnknown, Retry, "nothing is removed until both ends answer";
+    /// The controller was restarted during the move.
+    Interrupted, Retry, "";
+
+    // States worth a word.
+    /// As it should be.
+    AsExpected, Terminal, "";
+    /// Still working on it.
+    InProgress, Retry, "";
+    /// Waiting for its turn.
+    Waiting, Retry, "";
+    /// Finished and proven.
+    Completed, Terminal, "";
+    /// Hosts in the drain still have guests.
+    GuestsLeft, Retry, "";
+    /// Moves of the drain are not finished.
+    MovesInFlight, Retry, "";
+    /// It is suspended.
+    Suspended, AwaitChange, "set `suspend: false`";
+    /// Guests are in the way and will stay so until something changes.
+    Blocked, AwaitChange, "see the guests and reasons listed";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A reason with its sentence. The hint is the reason's own unless there is a better one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Cause {
+    /// The word.
+    pub reason: Reason,
+    /// One sentence, with the names and figures of this case.
+    pub message: String,
+    /// What a person can do.
+    pub hint: String,
+}
+
+impl Cause {
+    /// A cause with the reason's own hint.
+    #[must_use]
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            hint: reason.hint().to_owned(),
+        }
+    }
+
+    /// The same with a better hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
