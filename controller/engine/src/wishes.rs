@@ -1,0 +1,41 @@
+//! What is declared: the objects as users (or Git) have them, from wherever they come.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
+
+use crate::port::ProcessIdentity;
+
+/// Everything declared, at one moment. Cheap to clone: a front end sends a new one for each change.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wishes {
+    /// Hosts by name.
+    pub hosts: BTreeMap<String, Arc<Host>>,
+    /// Guests by name: those that users wrote, and in a cluster also those made for domains found.
+    pub guests: BTreeMap<String, Arc<Guest>>,
+    /// Moves by name: those that users wrote, and in a cluster also those made for wishes. One whose
+    /// `deletionTimestamp` is set is to be aborted.
+    pub migrations: BTreeMap<String, Arc<GuestMigration>>,
+    /// Drains by name. One whose `deletionTimestamp` is set counts as gone.
+    pub drains: BTreeMap<String, Arc<HostDrain>>,
+}
+
+/// How the engine runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The fleet's name, in claims and journals.
+    pub fleet: String,
+    /// Who we are, in claims, for people: `apply@admin-1:4711`.
+    pub holder: String,
+    /// The process we are, so that a neighbour can prove us dead.
+    pub process: Option<ProcessIdentity>,
+    /// The lease's epoch; zero without a cluster.
+    pub epoch: u64,
+    /// Whether it may act at all. `plan` and `get` only look.
+    pub act: bool,
+    /// Whether the objects come from files: then nothing remembers finished moves but the fleet itself, and a move
+    /// to where its guest already is counts as satisfied instead of failed.
+    pub from_files: bool,
+    /// Where credentials are: `DIR/<secretName>/<key>`.
+    pub credentials: Option<PathBuf>,
+}
