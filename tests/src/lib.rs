@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod cluster;
+pub mod lab;
