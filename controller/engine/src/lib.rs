@@ -6,28 +6,40 @@
 
 #![forbid(unsafe_code)]
 
+mod capacity;
+pub mod claim;
+pub mod evidence;
+mod guests;
+mod hosts;
+pub mod journal;
+mod life;
+mod model;
+mod moves;
 pub mod port;
+pub mod process;
+mod reconcile;
+mod statuses;
 pub mod view;
 pub mod wishes;
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
+use reconcile::{Command, Reconciler};
 pub use view::{GuestView, Happening, MigrationView, Problem, View};
 pub use wishes::{Options, Wishes};
 
-/// A running engine.
+/// A running engine. Dropping it is [`Engine::leave`] without waiting.
 #[derive(Debug)]
 pub struct Engine {
     views: watch::Receiver<Arc<View>>,
-    #[allow(dead_code)]
     commands: mpsc::UnboundedSender<Command>,
+    task: JoinHandle<()>,
 }
-
-/// What a front end can tell a running engine beyond wishes.
-#[derive(Debug)]
-pub(crate) enum Command {}
 
 impl Engine {
     /// Starts the engine on the current runtime.
@@ -40,28 +52,42 @@ impl Engine {
         wishes: watch::Receiver<Arc<Wishes>>,
         happenings: mpsc::UnboundedSender<Happening>,
     ) -> Self {
-        let _ = (options, hypervisors, wishes, happenings);
-        let (_, views) = watch::channel(Arc::default());
-        let (commands, _) = mpsc::unbounded_channel();
-        Self { views, commands }
+        let (sender, views) = watch::channel(Arc::default());
+        let (commands, orders) = mpsc::unbounded_channel();
+        let reconciler = Reconciler::new(options, hypervisors, wishes, happenings, sender, orders);
+        Self {
+            views,
+            commands,
+            task: tokio::spawn(reconciler.run()),
+        }
     }
 
-    /// The views. The first one is empty and not settled.
+    /// The views. The first one is empty and not settled. The channel closes when the engine has ended.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<Arc<View>> {
         self.views.clone()
     }
 
     /// Starts no further move; those under way go on.
-    pub fn hold(&self) {}
+    pub fn hold(&self) {
+        let _ = self.commands.send(Command::Hold);
+    }
 
-    /// Aborts moves that have not begun to switch.
-    pub fn abort_all(&self) {}
+    /// Aborts moves that have not begun to switch, and starts no further one.
+    pub fn abort_all(&self) {
+        let _ = self.commands.send(Command::AbortAll);
+    }
 
-    /// Waits until no move is under way, gives the claims back and ends. Call [`Engine::hold`] before.
-    pub async fn finish(self) {}
+    /// Waits until no move is under way, gives the claims back and ends.
+    pub async fn finish(self) {
+        let _ = self.commands.send(Command::Finish);
+        let _ = self.task.await;
+    }
 
     /// Ends at once and leaves moves to libvirt: they go on, and the next process adopts them. For a controller
     /// that lost its lease, and for one that is asked to stop and will be followed by another.
-    pub async fn leave(self) {}
+    pub async fn leave(self) {
+        let _ = self.commands.send(Command::Leave);
+        let _ = self.task.await;
+    }
 }

@@ -1,0 +1,241 @@
+//! A host's capacity by the API's formulas, once, for the planner and for what is shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use evenkeel_crds::{
+    Host,
+    kinds::host::PoolSpec,
+    names::HostName,
+    quantity::Bytes,
+    reason::{Cause, Reason},
+};
+use evenkeel_planner as planner;
+
+use crate::{
+    hosts::{HostState, Link},
+    port::{HostFacts, PoolFacts},
+};
+
+/// Percent of a pool that stays free where its manifest does not say.
+const POOL_RESERVE: i32 = 5;
+
+/// A host for the planner. Guests and what is in flight are counted by their callers.
+pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) -> planner::Host {
+    let spec = &state.declared.spec;
+    let mut host = planner::Host {
+        name: name.clone(),
+        labels: labels(name, &state.declared),
+        out_of_reach: out_of_reach(name, state, claimed),
+        closed: closed(name, &state.declared),
+        cpu_limit_milli: 0,
+        cpu_used_milli: 0,
+        memory_limit: Bytes(0),
+        memory_used: Bytes(0),
+        pools: Vec::new(),
+        bandwidth: spec.migration.bandwidth,
+        max_inbound: spec.migration.max_inbound.max(0) as u32,
+        max_outbound: spec.migration.max_outbound.max(0) as u32,
+        offers: planner::Offers::default(),
+        domains: BTreeMap::new(),
+    };
+    let Some(facts) = &state.facts else {
+        return host;
+    };
+    let reserved = spec.reserved.cpu.unwrap_or_default().milli;
+    host.cpu_limit_milli = percent(
+        (u64::from(facts.cpus) * 1000).saturating_sub(reserved),
+        spec.overcommit.cpu,
+    );
+    host.memory_limit = Bytes(percent(
+        facts
+            .memory
+            .0
+            .saturating_sub(kept_memory(&state.declared, facts).0),
+        spec.overcommit.memory,
+    ));
+    for domain in state.domains.values() {
+        if domain.activity.active() {
+            host.cpu_used_milli += u64::from(domain.vcpus) * 1000;
+            host.memory_used.0 += domain.memory.0 + domain.memory_overhead.0;
+        }
+        host.domains
+            .insert(domain.name.clone(), domain.uuid.to_string());
+    }
+    host.pools = pools(name, state, facts);
+    host.offers = planner::Offers {
+        cpu: facts.cpu_fingerprint.clone(),
+        hypervisor: version(&facts.hypervisor_version),
+        machines: facts.machines.clone(),
+        networks: facts.networks.clone(),
+        bridges: facts.bridges.clone(),
+        nwfilters: facts.nwfilters.clone(),
+    };
+    host
+}
+
+/// A host's labels, its own name among them, so that a topology of single hosts can be named.
+fn labels(name: &HostName, host: &Host) -> BTreeMap<String, String> {
+    let mut labels = host.metadata.labels.clone().unwrap_or_default();
+    labels.insert("evenkeel.dev/host".to_owned(), name.to_string());
+    labels
+}
+
+/// Memory that no guest gets: huge pages and what the manifest keeps.
+pub(crate) fn kept_memory(host: &Host, facts: &HostFacts) -> Bytes {
+    Bytes(facts.huge_pages.0 + host.spec.reserved.memory.unwrap_or_default().0)
+}
+
+/// Why nothing can be done with a host now.
+pub(crate) fn out_of_reach(
+    name: &HostName,
+    state: &HostState,
+    claimed: Option<&Cause>,
+) -> Option<Cause> {
+    if let Some(other) = &state.duplicate_of {
+        return Some(Cause::new(
+            Reason::DuplicateHypervisor,
+            format!("{name} and {other} are the same hypervisor; {other} is used"),
+        ));
+    }
+    match &state.link {
+        Link::Unheard => Some(Cause::new(
+            Reason::HostUnreachable,
+            format!("{name} has not answered yet"),
+        )),
+        Link::Down(cause) => Some(cause.clone()),
+        Link::Up => claimed.cloned(),
+    }
+}
+
+fn closed(name: &HostName, host: &Host) -> Option<Cause> {
+    if host.spec.out_of_service {
+        return Some(Cause::new(
+            Reason::TargetUnschedulable,
+            format!("{name} is out of service"),
+        ));
+    }
+    host.spec.unschedulable.then(|| {
+        Cause::new(
+            Reason::TargetUnschedulable,
+            format!("{name} is unschedulable"),
+        )
+    })
+}
+
+fn percent(amount: u64, percent: i32) -> u64 {
+    let scaled = u128::from(amount) * u128::from(percent.max(0).unsigned_abs()) / 100;
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+/// QEMU's version as numbers.
+pub(crate) fn version(text: &str) -> [u32; 3] {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    std::array::from_fn(|_| parts.next().unwrap_or(0))
+}
+
+fn pools(host: &HostName, state: &HostState, facts: &HostFacts) -> Vec<planner::Pool> {
+    let listed = state.declared.spec.pools.as_ref();
+    let groups = budgets(state, facts);
+    let mut used: BTreeMap<&str, u64> = BTreeMap::new();
+    for domain in state.domains.values() {
+        for disk in domain.disks.iter().filter(|disk| disk.is_copied()) {
+            if let Some(pool) = &disk.pool {
+                *used.entry(pool).or_default() += disk.virtual_size.0;
+            }
+        }
+    }
+    facts
+        .pools
+        .iter()
+        .map(|pool| {
+            let spec = spec_of(state, &pool.name);
+            let reserve = spec.map_or(POOL_RESERVE, |spec| spec.reserve);
+            let closed = if !pool.active {
+                Some(Cause::new(
+                    Reason::PoolMissing,
+                    format!("pool {} of {host} is not active", pool.name),
+                ))
+            } else if listed.is_some() && spec.is_none() {
+                Some(Cause::new(
+                    Reason::PoolMissing,
+                    format!(
+                        "{host} does not list pool {} among those that receive disks",
+                        pool.name
+                    ),
+                ))
+            } else if !matches!(pool.kind.as_str(), "dir" | "fs" | "netfs") {
+                Some(Cause::new(
+                    Reason::PoolMissing,
+                    format!(
+                        "pool {} of {host} is of kind {}, not of files",
+                        pool.name, pool.kind
+                    ),
+                ))
+            } else {
+                None
+            };
+            planner::Pool {
+                name: pool.name.clone(),
+                closed,
+                available: Bytes(
+                    pool.available
+                        .0
+                        .saturating_sub(percent(pool.total.0, reserve)),
+                ),
+                virtual_limit: spec
+                    .and_then(|spec| spec.overcommit)
+                    .map(|overcommit| Bytes(percent(pool.total.0, overcommit))),
+                virtual_used: Bytes(used.get(pool.name.as_str()).copied().unwrap_or(0)),
+                budget: groups.get(pool.name.as_str()).copied().unwrap_or(u32::MAX),
+                class: spec.and_then(|spec| spec.class.clone()),
+            }
+        })
+        .collect()
+}
+
+/// The manifest's word on a pool.
+pub(crate) fn spec_of<'a>(state: &'a HostState, pool: &str) -> Option<&'a PoolSpec> {
+    state
+        .declared
+        .spec
+        .pools
+        .as_ref()?
+        .iter()
+        .find(|spec| spec.name == pool)
+}
+
+/// Pools that lie on one file system have one number: those whose manifest says so, and, guessed, those that show
+/// exactly the same size and the same free space.
+pub(crate) fn budgets<'a>(state: &HostState, facts: &'a HostFacts) -> BTreeMap<&'a str, u32> {
+    #[derive(PartialEq, Eq, PartialOrd, Ord)]
+    enum Key<'a> {
+        Said(&'a str),
+        Guessed(u64, u64),
+        Alone(&'a str),
+    }
+    fn key<'a>(pool: &'a PoolFacts, said: Option<&'a str>) -> Key<'a> {
+        match said {
+            Some(word) => Key::Said(word),
+            None if pool.active && pool.total.0 > 0 => Key::Guessed(pool.total.0, pool.available.0),
+            None => Key::Alone(&pool.name),
+        }
+    }
+    let keys: Vec<(&PoolFacts, Key<'_>)> = facts
+        .pools
+        .iter()
+        .map(|pool| {
+            (
+                pool,
+                key(
+                    pool,
+                    spec_of(state, &pool.name).and_then(|spec| spec.shares.as_deref()),
+                ),
+            )
+        })
+        .collect();
+    let distinct: BTreeSet<&Key<'_>> = keys.iter().map(|(_, key)| key).collect();
+    let numbers: BTreeMap<&Key<'_>, u32> = distinct.into_iter().zip(0..).collect();
+    keys.iter()
+        .map(|(pool, key)| (pool.name.as_str(), numbers[key]))
+        .collect()
+}

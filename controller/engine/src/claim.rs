@@ -1,0 +1,333 @@
+//! Claims: who acts on a host holds its claim first, in the hypervisor itself.
+//!
+//! A claim is held while moves touch the host, renewed every [`BEAT`], and given back soon after the last move.
+//! Another's claim is broken only with proof that it is dead: its process is gone from this very machine, our lease
+//! is newer in the same fleet, or no new beat came for [`BREAK_AFTER`] by our own monotonic clock.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use evenkeel_crds::{
+    names::HostName,
+    reason::{Cause, Reason},
+};
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use uuid::Uuid;
+
+use crate::{
+    port::{ClaimRecord, Fault, Hypervisor, PortError},
+    process,
+    wishes::Options,
+};
+
+/// How often a held claim is renewed.
+pub const BEAT: Duration = Duration::from_secs(10);
+/// How long another's claim must show no new beat before it is broken.
+pub const BREAK_AFTER: Duration = Duration::from_secs(60);
+/// How old our own last beat may be when something irreversible is done.
+pub const FRESH: Duration = Duration::from_secs(30);
+/// How long a claim is kept after its last use, so that a drain does not make and remove it for each guest.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// All claims of this process.
+#[derive(Debug)]
+pub struct Claims {
+    options: Options,
+    held: Mutex<BTreeMap<HostName, Arc<Held>>>,
+    /// What was seen of others' claims: id, beat, and since when.
+    others: Mutex<BTreeMap<HostName, Other>>,
+}
+
+/// Another's claim, as first seen with this beat.
+#[derive(Debug, Clone)]
+pub struct Other {
+    /// What it says.
+    pub record: ClaimRecord,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Held {
+    hypervisor: Arc<dyn Hypervisor>,
+    state: AsyncMutex<Option<Standing>>,
+    /// Uses, and when the last one ended.
+    uses: Mutex<(usize, Instant)>,
+}
+
+#[derive(Debug, Clone)]
+struct Standing {
+    record: ClaimRecord,
+    renewed: Instant,
+}
+
+/// Keeps a host claimed while it lives.
+#[derive(Debug)]
+pub struct ClaimGuard {
+    host: HostName,
+    held: Arc<Held>,
+}
+
+impl Drop for ClaimGuard {
+    fn drop(&mut self) {
+        let mut uses = lock(&self.held.uses);
+        uses.0 -= 1;
+        uses.1 = Instant::now();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Claims {
+    /// No claims yet.
+    #[must_use]
+    pub fn new(options: Options) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            held: Mutex::default(),
+            others: Mutex::default(),
+        })
+    }
+
+    /// Claims a host, or joins the claim that this process holds already.
+    ///
+    /// # Errors
+    /// `ClaimedByOther` with the holder's name; `HostUnreachable` and others where the host can't be asked.
+    pub async fn hold(
+        &self,
+        host: &HostName,
+        hypervisor: &Arc<dyn Hypervisor>,
+    ) -> Result<ClaimGuard, Cause> {
+        let held = {
+            let mut all = lock(&self.held);
+            let held = all.entry(host.clone()).or_insert_with(|| {
+                Arc::new(Held {
+                    hypervisor: hypervisor.clone(),
+                    state: AsyncMutex::default(),
+                    uses: Mutex::new((0, Instant::now())),
+                })
+            });
+            lock(&held.uses).0 += 1;
+            held.clone()
+        };
+        let guard = ClaimGuard {
+            host: host.clone(),
+            held,
+        };
+        let mut state = guard.held.state.lock().await;
+        if state.is_none() {
+            *state = Some(self.take(host, hypervisor).await?);
+        }
+        drop(state);
+        Ok(guard)
+    }
+
+    async fn take(
+        &self,
+        host: &HostName,
+        hypervisor: &Arc<dyn Hypervisor>,
+    ) -> Result<Standing, Cause> {
+        let record = ClaimRecord {
+            id: Uuid::new_v4(),
+            fleet: self.options.fleet.clone(),
+            holder: self.options.holder.clone(),
+            process: self.options.process.clone(),
+            epoch: self.options.epoch,
+            beat: 0,
+        };
+        // Twice: once against whoever is there, once more after a dead one's claim was removed.
+        for _ in 0..2 {
+            match hypervisor.put_claim(&record).await {
+                Ok(()) => {
+                    lock(&self.others).remove(host);
+                    return Ok(Standing {
+                        record,
+                        renewed: Instant::now(),
+                    });
+                }
+                Err(error) if error.fault == Fault::Exists => {}
+                Err(error) => return Err(unanswered(host, &error)),
+            }
+            let Some(other) = hypervisor
+                .claim()
+                .await
+                .map_err(|error| unanswered(host, &error))?
+            else {
+                continue;
+            };
+            if !self.may_break(host, &other) {
+                return Err(claimed(host, &other));
+            }
+            tracing::warn!(%host, holder = %other.holder, "breaking a claim whose holder is dead");
+            hypervisor
+                .remove_claim(other.id)
+                .await
+                .map_err(|error| unanswered(host, &error))?;
+        }
+        Err(Cause::new(
+            Reason::ClaimedByOther,
+            format!("{host} was claimed by another just now"),
+        ))
+    }
+
+    /// Notes another's claim; whether it is proven dead.
+    fn may_break(&self, host: &HostName, other: &ClaimRecord) -> bool {
+        if other.process.as_ref().is_some_and(process::proven_dead) {
+            return true;
+        }
+        if other.fleet == self.options.fleet && other.epoch < self.options.epoch {
+            return true;
+        }
+        let mut others = lock(&self.others);
+        let seen = others.entry(host.clone()).or_insert_with(|| Other {
+            record: other.clone(),
+            since: Instant::now(),
+        });
+        if seen.record.id != other.id || seen.record.beat != other.beat {
+            *seen = Other {
+                record: other.clone(),
+                since: Instant::now(),
+            };
+        }
+        seen.since.elapsed() >= BREAK_AFTER
+    }
+
+    /// Hosts that another holds, as last seen.
+    #[must_use]
+    pub fn others(&self) -> BTreeMap<HostName, ClaimRecord> {
+        lock(&self.others)
+            .iter()
+            .map(|(host, other)| (host.clone(), other.record.clone()))
+            .collect()
+    }
+
+    /// Looks again at a host that another holds. Whether it is free for us now.
+    pub async fn look_again(&self, host: &HostName, hypervisor: &Arc<dyn Hypervisor>) -> bool {
+        let free = match hypervisor.claim().await {
+            Ok(None) => true,
+            Ok(Some(other)) => self.may_break(host, &other),
+            Err(_) => false,
+        };
+        if free {
+            lock(&self.others).remove(host);
+        }
+        free
+    }
+
+    /// Renews what is in use and gives back what is not. Call it every second or so.
+    pub async fn tend(&self, give_back_all: bool) {
+        let all: Vec<_> = lock(&self.held)
+            .iter()
+            .map(|(host, held)| (host.clone(), held.clone()))
+            .collect();
+        let each = all.into_iter().map(|(host, held)| async move {
+            let (uses, since) = *lock(&held.uses);
+            if uses == 0 && (give_back_all || since.elapsed() >= LINGER) {
+                self.give_back(&host, &held).await;
+            } else {
+                renew(&host, &held).await;
+            }
+        });
+        futures::future::join_all(each).await;
+    }
+
+    async fn give_back(&self, host: &HostName, held: &Arc<Held>) {
+        let mut state = held.state.lock().await;
+        {
+            // Nobody can join between this check and the removal: joining takes the same lock.
+            let mut all = lock(&self.held);
+            if lock(&held.uses).0 > 0 {
+                return;
+            }
+            all.remove(host);
+        }
+        if let Some(standing) = state.take()
+            && let Err(error) = held.hypervisor.remove_claim(standing.record.id).await
+        {
+            tracing::warn!(%host, %error, "the claim could not be given back; it is broken by others after a minute");
+        }
+    }
+}
+
+async fn renew(host: &HostName, held: &Held) {
+    let Ok(mut state) = held.state.try_lock() else {
+        return;
+    };
+    let Some(standing) = state.as_mut() else {
+        return;
+    };
+    if standing.renewed.elapsed() < BEAT {
+        return;
+    }
+    let mut next = standing.record.clone();
+    next.beat += 1;
+    // Counted from before the call: what others see is never older than we believe.
+    let before = Instant::now();
+    match held.hypervisor.put_claim(&next).await {
+        Ok(()) => {
+            *standing = Standing {
+                record: next,
+                renewed: before,
+            };
+        }
+        Err(error) => tracing::warn!(%host, %error, "the claim could not be renewed"),
+    }
+}
+
+impl ClaimGuard {
+    /// Proves that the claim is ours now: our own beat is fresh, and the host still shows our record. Called before
+    /// each irreversible act.
+    ///
+    /// # Errors
+    /// `ClaimedByOther` where it is lost, `HostUnreachable` where the host can't be asked.
+    pub async fn prove(&self) -> Result<(), Cause> {
+        renew(&self.host, &self.held).await;
+        let standing = self.held.state.lock().await.clone();
+        let lost = || {
+            Cause::new(
+                Reason::ClaimedByOther,
+                format!("our claim on {} is not ours any more", self.host),
+            )
+        };
+        let standing = standing.ok_or_else(lost)?;
+        if standing.renewed.elapsed() > FRESH {
+            return Err(Cause::new(
+                Reason::HostUnreachable,
+                format!(
+                    "our claim on {} could not be renewed for {} s",
+                    self.host,
+                    FRESH.as_secs()
+                ),
+            ));
+        }
+        match self.held.hypervisor.claim().await {
+            Ok(Some(record)) if record.id == standing.record.id => Ok(()),
+            Ok(Some(other)) => Err(claimed(&self.host, &other)),
+            Ok(None) => Err(lost()),
+            Err(error) => Err(unanswered(&self.host, &error)),
+        }
+    }
+}
+
+/// The cause for a host that another holds.
+#[must_use]
+pub fn claimed(host: &HostName, other: &ClaimRecord) -> Cause {
+    Cause::new(
+        Reason::ClaimedByOther,
+        format!(
+            "{host} is claimed by {} of fleet {}",
+            other.holder, other.fleet
+        ),
+    )
+}
+
+fn unanswered(host: &HostName, error: &PortError) -> Cause {
+    Cause::new(
+        error.into(),
+        format!("{host} could not be claimed: {error}"),
+    )
+}

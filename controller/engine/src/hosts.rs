@@ -1,0 +1,189 @@
+//! What every host last told, and how well the line to it stands.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use evenkeel_crds::{
+    Host,
+    names::HostName,
+    reason::{Cause, Reason},
+    shared::Timestamp,
+};
+use uuid::Uuid;
+
+use crate::port::{DomainFacts, Endpoint, HostFacts, Hypervisor, News, PortError};
+
+/// How the line to a host stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// Nothing was heard yet.
+    Unheard,
+    /// It answers.
+    Up,
+    /// It does not, or may not be asked.
+    Down(Cause),
+}
+
+/// A declared host.
+#[derive(Debug)]
+pub(crate) struct HostState {
+    pub(crate) declared: Arc<Host>,
+    pub(crate) endpoint: Endpoint,
+    /// Nothing where its manifest can't be used.
+    pub(crate) hypervisor: Option<Arc<dyn Hypervisor>>,
+    pub(crate) link: Link,
+    /// What it last told, without its domains.
+    pub(crate) facts: Option<HostFacts>,
+    /// Its domains as it last told.
+    pub(crate) domains: BTreeMap<Uuid, DomainFacts>,
+    /// When anything was last heard of it.
+    pub(crate) observed: Option<Timestamp>,
+    /// Whether its journals were read since the line came up.
+    pub(crate) journals: Journals,
+    /// Another Host that leads to the same hypervisor and is used instead.
+    pub(crate) duplicate_of: Option<HostName>,
+}
+
+/// Whether a host's journals are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Journals {
+    /// Not asked for since the line came up.
+    Unread,
+    /// Asked for.
+    Reading,
+    /// Known.
+    Read,
+}
+
+/// How a declared host is reached.
+///
+/// # Errors
+/// Where its manifest says something that can't be used.
+pub(crate) fn endpoint(host: &Host) -> (Endpoint, Option<Cause>) {
+    let spec = &host.spec;
+    let endpoint = Endpoint {
+        uri: spec.uri.clone(),
+        credentials: None,
+    };
+    let uris = std::iter::once(&spec.uri).chain(spec.migration.uri.as_ref());
+    for uri in uris {
+        if uri.starts_with("qemu+tcp://") && !spec.insecure {
+            let message = format!("{uri} is neither encrypted nor authenticated");
+            return (
+                endpoint,
+                Some(Cause::new(Reason::InvalidURI, message).hint(
+                    "say `insecure: true` to use it all the same, or use qemu+tls or qemu+ssh",
+                )),
+            );
+        }
+        if uri.contains(['?', '#', '%', '"', '\'', '\\'])
+            || uri.chars().any(|c| c.is_whitespace() || c.is_control())
+        {
+            return (
+                endpoint,
+                Some(Cause::new(
+                    Reason::InvalidURI,
+                    format!("{uri:?} carries more than scheme, host, port and /system"),
+                )),
+            );
+        }
+    }
+    let unsupported = spec.credentials.is_some().then(|| {
+        Cause::new(
+            Reason::NotSupportedYet,
+            "credentials of a Host are not supported by this version: the system's own are used",
+        )
+        .hint("leave `credentials` out and give the system's libvirt client its keys")
+    });
+    (endpoint, unsupported)
+}
+
+/// What changed with a piece of news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing that anybody acts on.
+    Nothing,
+    /// Something did.
+    Something,
+    /// The line came up.
+    Connected,
+    /// The line went down.
+    Lost,
+}
+
+impl HostState {
+    /// Takes in what the host told.
+    pub(crate) fn hear(&mut self, name: &HostName, news: News, now: Timestamp) -> Change {
+        match news {
+            News::Facts(facts) => {
+                let mut facts = *facts;
+                let domains: BTreeMap<Uuid, DomainFacts> = std::mem::take(&mut facts.domains)
+                    .into_iter()
+                    .map(|domain| (domain.uuid, domain))
+                    .collect();
+                self.observed = Some(now);
+                let came_up = self.link != Link::Up;
+                let same = self.facts.as_ref() == Some(&facts) && self.domains == domains;
+                self.link = Link::Up;
+                self.facts = Some(facts);
+                self.domains = domains;
+                if came_up {
+                    self.journals = Journals::Unread;
+                    return Change::Connected;
+                }
+                if same {
+                    Change::Nothing
+                } else {
+                    Change::Something
+                }
+            }
+            News::Domain(uuid, facts) => {
+                self.observed = Some(now);
+                let before = match facts {
+                    Some(facts) => {
+                        let same = self.domains.get(&uuid) == Some(&*facts);
+                        if same {
+                            return Change::Nothing;
+                        }
+                        self.domains.insert(uuid, *facts)
+                    }
+                    None => {
+                        let before = self.domains.remove(&uuid);
+                        if before.is_none() {
+                            return Change::Nothing;
+                        }
+                        before
+                    }
+                };
+                let _ = before;
+                Change::Something
+            }
+            News::Load(load) => {
+                self.observed = Some(now);
+                if let Some(facts) = &mut self.facts {
+                    facts.load = load;
+                }
+                Change::Something
+            }
+            News::Event(..) => Change::Nothing,
+            News::Lost(error) => {
+                let cause = unreachable(name, &error);
+                if self.link == Link::Down(cause.clone()) {
+                    return Change::Nothing;
+                }
+                self.link = Link::Down(cause);
+                self.journals = Journals::Unread;
+                Change::Lost
+            }
+        }
+    }
+
+    /// Whether it answers and is not another's double.
+    pub(crate) fn usable(&self) -> bool {
+        self.link == Link::Up && self.duplicate_of.is_none() && self.facts.is_some()
+    }
+}
+
+/// The cause for a host whose line is down.
+pub(crate) fn unreachable(name: &HostName, error: &PortError) -> Cause {
+    Cause::new(error.into(), format!("{name} does not answer: {error}"))
+}

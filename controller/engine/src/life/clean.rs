@@ -1,0 +1,316 @@
+//! Verifying and cleaning, and taking back what a failed move prepared. Here files are removed, each only after the
+//! claim was proven, the evidence seen again, and no domain on that host found to name it.
+
+use evenkeel_crds::shared::Time;
+use evenkeel_crds::{
+    kinds::migration::{Evidence, MigrationPhase, SourceFiles},
+    reason::{Cause, Reason},
+};
+use futures::future::join_all;
+use jiff::Timestamp;
+
+use super::{Attempt, LOOK_AGAIN, Outcome, failure};
+use crate::{
+    evidence::{Seen, Verdict, decide},
+    journal::Journal,
+    port::{Activity, Fault, Hypervisor, LastMove, PortResult},
+};
+
+/// A file is taken for an empty one of ours only below this, where the journal does not say that we made it.
+const EMPTY: u64 = 1 << 20;
+
+impl Attempt {
+    /// The guest is at the target: proves it, settles it there, removes what is left at the source.
+    pub(super) async fn conclude(&mut self) -> Outcome {
+        self.enter(MigrationPhase::Verifying);
+        let order = self.order.clone();
+        let Some(journal) = self.journal.clone() else {
+            let cause = Cause::new(Reason::OutcomeUnknown, "the journal is missing");
+            return Outcome::Failed { cause, tried: true };
+        };
+        let completed = order
+            .target
+            .hypervisor
+            .completed(order.guest)
+            .await
+            .ok()
+            .flatten();
+        loop {
+            match self.settle_target(&journal).await {
+                Ok(()) => break,
+                Err(cause) => self.wait_for(cause),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.enter(MigrationPhase::Cleaning);
+        let running = loop {
+            match self.clean_source(&journal).await {
+                Ok(running) => break running,
+                Err(cause) => self.wait_for(cause),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        };
+        self.go_on();
+        self.remove_journals(&journal).await;
+        Outcome::Succeeded {
+            evidence: Evidence {
+                running: if running {
+                    vec![order.target.host.to_string()]
+                } else {
+                    Vec::new()
+                },
+                uuid: order.guest.to_string(),
+                rebooted: self.rebooted,
+                source_defined: false,
+                source_files: SourceFiles::Removed,
+                observed_time: Time(Timestamp::now()),
+            },
+            downtime: completed.and_then(|completed| completed.downtime),
+            bytes: completed.map(|completed| completed.bytes),
+        }
+    }
+
+    /// Autostart as it was, and the finished move in the guest's own metadata.
+    async fn settle_target(&self, journal: &Journal) -> Result<(), Cause> {
+        let target = &self.order.target;
+        let by = &journal.requested_by;
+        let last = LastMove {
+            time: Timestamp::now().to_string(),
+            from: journal.source.host.clone(),
+            by: format!("{}/{}", by.kind, by.name),
+        };
+        let autostart = async {
+            if journal.autostart {
+                target.hypervisor.set_autostart(journal.guest, true).await?;
+            }
+            Ok(())
+        };
+        let (autostart, marked) = tokio::join!(
+            autostart,
+            target.hypervisor.set_last_move(journal.guest, &last),
+        );
+        autostart
+            .and(marked)
+            .map_err(|error| failure(&target.host, "settling the guest", &error))
+    }
+
+    /// Removes the guest's files at the source. Whether the guest executes at the target.
+    async fn clean_source(&mut self, journal: &Journal) -> Result<bool, Cause> {
+        let (source, target) = (&self.order.source, &self.order.target);
+        let (proven, (at_source, at_target), named, here) = tokio::join!(
+            self.prove_claims(),
+            self.look(),
+            source.hypervisor.references(None),
+            target.hypervisor.look(journal.guest),
+        );
+        proven?;
+        if decide(at_source, at_target, !journal.running) != Verdict::Moved {
+            return Err(Cause::new(
+                Reason::OutcomeUnknown,
+                format!(
+                    "{} and {} no longer show a finished move; nothing is removed",
+                    source.host, target.host
+                ),
+            ));
+        }
+        let named = named
+            .map_err(|error| failure(&source.host, "looking for users of the files", &error))?;
+        // The target must really run from files of its own.
+        let own: Vec<String> = here
+            .ok()
+            .flatten()
+            .map(|facts| {
+                facts
+                    .disks
+                    .into_iter()
+                    .filter_map(|disk| disk.path)
+                    .collect()
+            })
+            .unwrap_or_default();
+        for disk in &journal.disks {
+            if !own.contains(&disk.target_path) {
+                return Err(Cause::new(
+                    Reason::OutcomeUnknown,
+                    format!(
+                        "the guest on {} does not use {}; nothing is removed",
+                        target.host, disk.target_path
+                    ),
+                ));
+            }
+            if let Some(users) = named.get(&disk.source_path) {
+                return Err(Cause::new(
+                    Reason::PathClash,
+                    format!(
+                        "{} on {} is not removed: {} uses it",
+                        disk.source_path,
+                        source.host,
+                        users.join(", ")
+                    ),
+                )
+                .hint("detach the file from that domain; it is removed then"));
+            }
+        }
+        let removed = join_all(
+            journal
+                .disks
+                .iter()
+                .map(|disk| source.hypervisor.delete_volume(&disk.source_path)),
+        )
+        .await;
+        for (disk, removed) in journal.disks.iter().zip(removed) {
+            removed.map_err(|error| {
+                failure(
+                    &source.host,
+                    &format!("removing {}", disk.source_path),
+                    &error,
+                )
+            })?;
+        }
+        Ok(matches!(at_target, Seen::Present(copy) if copy.activity != Activity::Paused))
+    }
+
+    /// The guest stayed: removes what was made at the target, the mark, and the journals. Waits for a target that
+    /// is needed for it, unless that one does not answer at all: then its own journal keeps the rest for later.
+    pub(super) async fn take_back(&mut self) {
+        let Some(journal) = self.journal.clone() else {
+            return;
+        };
+        let mut at_source = false;
+        let mut at_target = false;
+        loop {
+            if !at_source {
+                match self.restore_source(&journal).await {
+                    Ok(()) => at_source = true,
+                    Err(cause) => self.wait_for(cause),
+                }
+            }
+            if !at_target {
+                match self.clear_target(&journal).await {
+                    Ok(()) => at_target = true,
+                    Err(cause) if cause.reason == Reason::HostUnreachable && at_source => {
+                        tracing::warn!(migration = %self.order.migration, target = %self.order.target.host,
+                            "the target does not answer; what is left there is removed when it does");
+                        return;
+                    }
+                    Err(cause) => self.wait_for(cause),
+                }
+            }
+            if at_source && at_target {
+                self.go_on();
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn restore_source(&self, journal: &Journal) -> Result<(), Cause> {
+        let source = &self.order.source;
+        let hypervisor = &source.hypervisor;
+        self.prove_claim(true).await?;
+        let undone = async {
+            ignore_missing(hypervisor.set_mark(journal.guest, None).await)?;
+            if journal.autostart {
+                ignore_missing(hypervisor.set_autostart(journal.guest, true).await)?;
+            }
+            hypervisor
+                .remove_journal(&journal.source.pool, journal.id)
+                .await
+        };
+        undone
+            .await
+            .map_err(|error| failure(&source.host, "taking the move back", &error))
+    }
+
+    async fn clear_target(&self, journal: &Journal) -> Result<(), Cause> {
+        let target = &self.order.target;
+        let hypervisor = &target.hypervisor;
+        self.prove_claim(false).await?;
+        // Ours is only what the journal names, what no domain there names, and what we are known to have made.
+        let (there, named) =
+            tokio::join!(hypervisor.look(journal.guest), hypervisor.references(None));
+        let there =
+            there.map_err(|error| failure(&target.host, "looking for the guest", &error))?;
+        let named = named
+            .map_err(|error| failure(&target.host, "looking for users of the files", &error))?;
+        if let Some(copy) = there {
+            return Err(Cause::new(
+                Reason::OutcomeUnknown,
+                format!(
+                    "{} has a copy of {} ({:?}); its files are kept",
+                    target.host, journal.domain, copy.activity
+                ),
+            ));
+        }
+        for disk in &journal.disks {
+            if named.contains_key(&disk.target_path)
+                || !self.is_ours(hypervisor.as_ref(), disk).await?
+            {
+                continue;
+            }
+            hypervisor
+                .delete_volume(&disk.target_path)
+                .await
+                .map_err(|error| {
+                    failure(
+                        &target.host,
+                        &format!("removing {}", disk.target_path),
+                        &error,
+                    )
+                })?;
+        }
+        hypervisor
+            .remove_journal(&journal.target.pool, journal.id)
+            .await
+            .map_err(|error| failure(&target.host, "removing the journal", &error))
+    }
+
+    async fn is_ours(
+        &self,
+        hypervisor: &dyn Hypervisor,
+        disk: &crate::journal::JournalDisk,
+    ) -> Result<bool, Cause> {
+        if disk.created {
+            return Ok(true);
+        }
+        let found = hypervisor
+            .volume(&disk.target_path)
+            .await
+            .map_err(|error| failure(&self.order.target.host, "looking at the file", &error))?;
+        Ok(
+            found
+                .is_some_and(|file| file.capacity == disk.virtual_size && file.allocated.0 < EMPTY),
+        )
+    }
+
+    /// The source's first: while the target's is there, a later process still finds the whole story.
+    async fn remove_journals(&mut self, journal: &Journal) {
+        let (source, target) = (self.order.source.clone(), self.order.target.clone());
+        loop {
+            let (first, second) = tokio::join!(
+                source
+                    .hypervisor
+                    .remove_journal(&journal.source.pool, journal.id),
+                target
+                    .hypervisor
+                    .remove_journal(&journal.target.pool, journal.id),
+            );
+            match (first, second) {
+                (Ok(()), Ok(())) => return,
+                (Err(error), _) => {
+                    self.wait_for(failure(&source.host, "removing the journal", &error))
+                }
+                (_, Err(error)) => {
+                    self.wait_for(failure(&target.host, "removing the journal", &error))
+                }
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+fn ignore_missing(result: PortResult<()>) -> PortResult<()> {
+    match result {
+        Err(error) if error.fault == Fault::NotFound => Ok(()),
+        other => other,
+    }
+}

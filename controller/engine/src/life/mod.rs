@@ -1,0 +1,335 @@
+//! The life of a move: one task per attempt, from its claims to the last file it has to remove.
+//!
+//! The task looks at both ends before every step that can't be taken back, and gives up nothing: where an end does
+//! not answer it waits and says so, for as long as it takes.
+
+mod clean;
+mod prepare;
+mod progress;
+mod watch;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use evenkeel_crds::{
+    kinds::migration::{Evidence, MigrationPhase},
+    names::{HostName, MigrationName},
+    quantity::Bytes,
+    reason::{Cause, Reason},
+    shared::RequestedBy,
+};
+use tokio::sync::{mpsc, watch as channel};
+use uuid::Uuid;
+
+use crate::{
+    claim::{ClaimGuard, Claims},
+    evidence::Seen,
+    journal::Journal,
+    port::{DomainEvent, Hypervisor, Mark, PortError, PortResult},
+};
+
+pub(crate) use progress::Progress;
+
+/// One end of a move.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) host: HostName,
+    /// The hypervisor's own UUID.
+    pub(crate) uuid: Uuid,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+}
+
+/// How a move is done: what a profile will say.
+#[derive(Debug, Clone)]
+pub(crate) struct Manner {
+    pub(crate) bandwidth: Option<Bytes>,
+    pub(crate) downtime: Duration,
+    pub(crate) auto_converge: bool,
+    /// Time allowed for each GiB of disks and memory.
+    pub(crate) per_gib: Duration,
+    /// Time without any progress after which the copy is stalled.
+    pub(crate) stall: Duration,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            bandwidth: None,
+            downtime: Duration::from_millis(300),
+            auto_converge: true,
+            per_gib: Duration::from_secs(150),
+            stall: Duration::from_secs(40),
+        }
+    }
+}
+
+/// Everything that an attempt needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    /// The move's id, in journals and marks.
+    pub(crate) id: Uuid,
+    pub(crate) migration: MigrationName,
+    pub(crate) migration_uid: String,
+    pub(crate) requested_by: RequestedBy,
+    pub(crate) attempt: u32,
+    pub(crate) fleet: String,
+    pub(crate) guest: Uuid,
+    pub(crate) source: Place,
+    pub(crate) target: Place,
+    /// For each disk the pool at the target.
+    pub(crate) pools: BTreeMap<String, String>,
+    /// How the source's hypervisor reaches the target's.
+    pub(crate) target_uri: String,
+    pub(crate) target_address: Option<String>,
+    pub(crate) manner: Manner,
+    pub(crate) start_time: String,
+    /// The journal of an earlier process, where its move is taken over.
+    pub(crate) adopted: Option<Journal>,
+}
+
+/// What a task tells of itself.
+#[derive(Debug, Clone)]
+pub(crate) enum Report {
+    /// It entered this phase.
+    Phase(MigrationPhase),
+    /// Bytes.
+    Progress(Progress),
+    /// It can't go on for now and says why; nothing once it goes on.
+    Waiting(Option<Cause>),
+    /// It is over.
+    Ended(Box<Outcome>),
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    /// The guest is at the target, proven, and nothing is left at the source.
+    Succeeded {
+        evidence: Evidence,
+        downtime: Option<Duration>,
+        bytes: Option<Bytes>,
+    },
+    /// The guest is where it was and nothing is left at the target. `tried` tells whether Preparing was entered.
+    Failed { cause: Cause, tried: bool },
+    /// The same, by request.
+    Aborted,
+}
+
+/// What a task is given besides its order.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    pub(crate) claims: Arc<Claims>,
+    /// Whether the move shall be aborted. Level, not edge.
+    pub(crate) abort: channel::Receiver<bool>,
+    /// Events of the guest at both ends.
+    pub(crate) events: mpsc::UnboundedReceiver<(HostName, DomainEvent)>,
+    pub(crate) reports: mpsc::UnboundedSender<(MigrationName, Report)>,
+    /// Whether the guest is known to run at a third host: answers for a move whose both ends have it no more.
+    pub(crate) elsewhere: bool,
+}
+
+/// A running attempt.
+#[derive(Debug)]
+struct Attempt {
+    order: Order,
+    lines: Lines,
+    journal: Option<Journal>,
+    /// Claims at source and target, once held.
+    guards: Option<(ClaimGuard, ClaimGuard)>,
+    phase: MigrationPhase,
+    waiting: Option<Cause>,
+    rebooted: bool,
+    /// Whether the source has paused for the switch: from there on it only goes forward.
+    switched: bool,
+}
+
+/// Why a step was not done.
+#[derive(Debug)]
+enum Stop {
+    /// The attempt failed for this cause; what was made so far has to be taken back.
+    Failed(Cause),
+    /// The user wants it aborted.
+    Aborted,
+}
+
+impl From<Cause> for Stop {
+    fn from(cause: Cause) -> Self {
+        Self::Failed(cause)
+    }
+}
+
+/// How long between two looks while nothing changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Runs one attempt to its end and reports it.
+pub(crate) async fn run(order: Order, lines: Lines) {
+    let reports = lines.reports.clone();
+    let migration = order.migration.clone();
+    let attempt = Attempt {
+        journal: order.adopted.clone(),
+        order,
+        lines,
+        guards: None,
+        phase: MigrationPhase::Pending,
+        waiting: None,
+        rebooted: false,
+        switched: false,
+    };
+    let outcome = attempt.run().await;
+    let _ = reports.send((migration, Report::Ended(Box::new(outcome))));
+}
+
+impl Attempt {
+    async fn run(mut self) -> Outcome {
+        let adopted = self.journal.is_some();
+        if adopted {
+            if let Err(cause) = self.take_over().await {
+                return Outcome::Failed {
+                    cause,
+                    tried: false,
+                };
+            }
+        } else if let Err(cause) = self.claim().await {
+            return Outcome::Failed {
+                cause,
+                tried: false,
+            };
+        }
+        if !adopted {
+            self.enter(MigrationPhase::Preparing);
+            let prepared = match self.prepare().await {
+                Ok(prepared) => prepared,
+                Err(stop) => return self.give_up(stop).await,
+            };
+            self.enter(MigrationPhase::Copying);
+            let request = prepared.request;
+            let hypervisor = self.order.source.hypervisor.clone();
+            let call = tokio::spawn(async move { hypervisor.migrate(&request).await });
+            self.watch(Some(call)).await
+        } else {
+            self.watch(None).await
+        }
+    }
+
+    /// Claims both hosts, in the order of their names so that two processes can't wait for each other.
+    async fn claim(&mut self) -> Result<(), Cause> {
+        let (source, target) = (&self.order.source, &self.order.target);
+        let claims = &self.lines.claims;
+        let guards = if source.host <= target.host {
+            let first = claims.hold(&source.host, &source.hypervisor).await?;
+            (first, claims.hold(&target.host, &target.hypervisor).await?)
+        } else {
+            let first = claims.hold(&target.host, &target.hypervisor).await?;
+            (claims.hold(&source.host, &source.hypervisor).await?, first)
+        };
+        self.guards = Some(guards);
+        Ok(())
+    }
+
+    /// Takes over what an earlier process began: only with both claims, and only what its journals still say then.
+    async fn take_over(&mut self) -> Result<(), Cause> {
+        self.claim().await?;
+        let id = self.order.id;
+        let (source, target) = (&self.order.source, &self.order.target);
+        let (at_source, at_target) =
+            tokio::join!(source.hypervisor.journals(), target.hypervisor.journals());
+        let at_source =
+            at_source.map_err(|error| failure(&source.host, "reading the journals", &error))?;
+        let at_target =
+            at_target.map_err(|error| failure(&target.host, "reading the journals", &error))?;
+        // The target's first: it is the one that was written anew once the files were made.
+        let journal = at_target
+            .iter()
+            .chain(&at_source)
+            .filter(|entry| entry.id == id)
+            .find_map(|entry| Journal::parse(&entry.text));
+        self.journal = Some(journal.ok_or_else(|| {
+            Cause::new(
+                Reason::Interrupted,
+                "the move was finished by another in the meantime",
+            )
+        })?);
+        Ok(())
+    }
+
+    /// Proves that both claims are ours.
+    async fn prove_claims(&self) -> Result<(), Cause> {
+        match &self.guards {
+            Some((source, target)) => {
+                let (source, target) = tokio::join!(source.prove(), target.prove());
+                source.and(target)
+            }
+            None => Err(Cause::new(Reason::ClaimedByOther, "no claim is held")),
+        }
+    }
+
+    /// Proves one claim.
+    async fn prove_claim(&self, at_source: bool) -> Result<(), Cause> {
+        match &self.guards {
+            Some((source, target)) => if at_source { source } else { target }.prove().await,
+            None => Err(Cause::new(Reason::ClaimedByOther, "no claim is held")),
+        }
+    }
+
+    fn enter(&mut self, phase: MigrationPhase) {
+        if phase > self.phase {
+            self.phase = phase;
+            self.report(Report::Phase(phase));
+        }
+        self.go_on();
+    }
+
+    fn report(&self, report: Report) {
+        let _ = self
+            .lines
+            .reports
+            .send((self.order.migration.clone(), report));
+    }
+
+    fn wait_for(&mut self, cause: Cause) {
+        if self.waiting.as_ref() != Some(&cause) {
+            self.waiting = Some(cause.clone());
+            self.report(Report::Waiting(Some(cause)));
+        }
+    }
+
+    fn go_on(&mut self) {
+        if self.waiting.take().is_some() {
+            self.report(Report::Waiting(None));
+        }
+    }
+
+    fn aborted(&self) -> bool {
+        *self.lines.abort.borrow()
+    }
+
+    fn mark(&self, id: Uuid) -> Mark {
+        Mark {
+            id,
+            source: self.order.source.host.clone(),
+            target: self.order.target.host.clone(),
+            migration: self.order.migration.to_string(),
+        }
+    }
+
+    /// Both ends, looked at now, the target first: a target seen without the guest before the source is seen
+    /// without a job can't have got it in between.
+    async fn look(&self) -> (Seen, Seen) {
+        let (source, target) = tokio::join!(
+            self.order.source.hypervisor.look(self.order.guest),
+            self.order.target.hypervisor.look(self.order.guest),
+        );
+        (seen(&source), seen(&target))
+    }
+}
+
+fn seen(look: &PortResult<Option<crate::port::DomainFacts>>) -> Seen {
+    match look {
+        Ok(facts) => Seen::of(facts.as_ref()),
+        Err(_) => Seen::Silent,
+    }
+}
+
+/// The cause of a call that failed at a host.
+pub(crate) fn failure(host: &HostName, doing: &str, error: &PortError) -> Cause {
+    Cause::new(error.into(), format!("{doing} on {host} failed: {error}"))
+}

@@ -1,0 +1,369 @@
+//! Copying and switching: watches libvirt's job until both ends show a proven outcome, then does what it asks for.
+
+use std::time::Duration;
+
+use evenkeel_crds::{
+    kinds::migration::MigrationPhase,
+    quantity::Bytes,
+    reason::{Cause, Reason},
+};
+use tokio::{task::JoinHandle, time::Instant};
+
+use super::{Attempt, LOOK_AGAIN, Outcome, progress::Meter};
+use crate::{
+    evidence::{Verdict, Waiting, decide},
+    port::{DomainEvent, PortResult},
+};
+
+/// What the loop remembers.
+struct Watched {
+    meter: Meter,
+    since: Instant,
+    /// Why the copy ended, once anything said so.
+    cause: Option<Cause>,
+    /// When an abort was last asked for.
+    asked: Option<Instant>,
+    /// Aborted because a user wants it so.
+    by_user: bool,
+    /// Since when a move that was taken over has shown no sign of a job: a call of the process before may still be
+    /// on its way.
+    calm: Option<Instant>,
+}
+
+/// How long a move that was taken over must show no job before it is taken back.
+const CALM: Duration = Duration::from_secs(5);
+
+type Call = Option<JoinHandle<PortResult<()>>>;
+
+impl Attempt {
+    /// Follows the move to its end. `call` is libvirt's own call where this process made it.
+    pub(super) async fn watch(mut self, mut call: Call) -> Outcome {
+        let memory = self.memory().await;
+        let mut watched = Watched {
+            meter: Meter::new(memory),
+            since: Instant::now(),
+            cause: None,
+            asked: None,
+            by_user: false,
+            calm: None,
+        };
+        let adopted = call.is_none();
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let returned = self.wait(&mut call, pause).await;
+            pause = LOOK_AGAIN;
+            if let Some(result) = returned {
+                call = None;
+                if let Err(error) = result {
+                    let what = format!(
+                        "the migration from {} to {} failed: {error}",
+                        self.order.source.host, self.order.target.host
+                    );
+                    watched
+                        .cause
+                        .get_or_insert(Cause::new((&error).into(), what));
+                }
+            }
+            if call.is_some() {
+                self.measure(&mut watched).await;
+                self.abort_if_asked(&mut watched).await;
+                continue;
+            }
+            let (source, target) = self.look().await;
+            let paused = self
+                .journal
+                .as_ref()
+                .is_some_and(|journal| !journal.running);
+            let verdict = decide(source, target, paused);
+            tracing::debug!(migration = %self.order.migration, ?source, ?target, ?verdict, "evidence");
+            if adopted && matches!(verdict, Verdict::Stayed | Verdict::StayedTargetSilent) {
+                let since = *watched.calm.get_or_insert_with(Instant::now);
+                if since.elapsed() < CALM {
+                    continue;
+                }
+            } else {
+                watched.calm = None;
+            }
+            if let Some(outcome) = self.act(verdict, &mut watched).await {
+                return outcome;
+            }
+        }
+    }
+
+    async fn memory(&self) -> Bytes {
+        let look = self.order.source.hypervisor.look(self.order.guest).await;
+        look.ok().flatten().map_or(Bytes(0), |facts| facts.memory)
+    }
+
+    /// Until the call returns, an event tells something, an abort is asked for, or a while has passed.
+    async fn wait(&mut self, call: &mut Call, pause: Duration) -> Option<PortResult<()>> {
+        let until = Instant::now() + pause;
+        loop {
+            let finished = async {
+                match call.as_mut() {
+                    Some(call) => call.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                result = finished => {
+                    return Some(result.unwrap_or_else(|_| Ok(())));
+                }
+                event = self.lines.events.recv() => match event {
+                    Some((host, event)) => {
+                        let at_source = host == self.order.source.host;
+                        match event {
+                            DomainEvent::SuspendedForSwitch if at_source => {
+                                self.switched = true;
+                                self.enter(MigrationPhase::Switching);
+                            }
+                            DomainEvent::Rebooted => self.rebooted = true,
+                            DomainEvent::StoppedMigrated | DomainEvent::ResumedMigrated
+                            | DomainEvent::Stopped if call.is_none() => return None,
+                            _ => {}
+                        }
+                    }
+                    None => tokio::time::sleep_until(until).await,
+                },
+                changed = self.lines.abort.changed() => match changed {
+                    Ok(()) if self.aborted() => return None,
+                    Ok(()) => {}
+                    Err(_) => tokio::time::sleep_until(until).await,
+                },
+                () = tokio::time::sleep_until(until) => return None,
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+        }
+    }
+
+    async fn measure(&mut self, watched: &mut Watched) {
+        if self.switched {
+            return;
+        }
+        let Ok(Some(job)) = self.order.source.hypervisor.job(self.order.guest).await else {
+            return;
+        };
+        let progress = watched.meter.sample(&job);
+        self.report(super::Report::Progress(progress));
+        let manner = &self.order.manner;
+        let gib = (progress.total.0 as f64 / (1u64 << 30) as f64).max(1.0);
+        let budget = manner.per_gib.mul_f64(gib) + manner.stall;
+        if watched.meter.still_for() >= manner.stall {
+            let cause = Cause::new(
+                Reason::CopyStalled,
+                format!(
+                    "nothing was copied for {} s",
+                    watched.meter.still_for().as_secs()
+                ),
+            );
+            if job.memory_total.0 == 0 {
+                watched.cause.get_or_insert(cause);
+            } else {
+                // An abort in the memory phase over a dead link freezes the guest until the link heals; libvirt's own
+                // keepalive ends it without that.
+                self.wait_for(cause);
+            }
+        } else if watched.since.elapsed() >= budget && watched.cause.is_none() {
+            watched.cause = Some(Cause::new(
+                Reason::NotConverging,
+                format!(
+                    "{} are still to be copied after {} s, more than {} s allow for {}",
+                    progress.left.human(),
+                    watched.since.elapsed().as_secs(),
+                    budget.as_secs(),
+                    progress.total.human()
+                ),
+            ));
+        } else {
+            self.go_on();
+        }
+    }
+
+    /// Asks libvirt to abort, again and again, until the job is gone or the switch has begun.
+    async fn abort_if_asked(&mut self, watched: &mut Watched) {
+        watched.by_user |= self.aborted();
+        let wanted = watched.by_user || watched.cause.is_some();
+        let lately = watched
+            .asked
+            .is_some_and(|asked| asked.elapsed() < Duration::from_secs(2));
+        if wanted && !self.switched && !lately {
+            watched.asked = Some(Instant::now());
+            if let Err(error) = self.order.source.hypervisor.abort(self.order.guest).await {
+                tracing::debug!(migration = %self.order.migration, %error, "abort");
+            }
+        }
+    }
+
+    /// Does what the evidence asks for. An outcome where the move is over.
+    async fn act(&mut self, verdict: Verdict, watched: &mut Watched) -> Option<Outcome> {
+        let order = self.order.clone();
+        let (source, target) = (&order.source, &order.target);
+        match verdict {
+            Verdict::Copying => {
+                self.enter(MigrationPhase::Copying);
+                self.measure(watched).await;
+                self.abort_if_asked(watched).await;
+            }
+            Verdict::Switching => {
+                self.switched = true;
+                self.enter(MigrationPhase::Switching);
+            }
+            Verdict::Moved => return Some(self.conclude().await),
+            Verdict::UndefineSource => {
+                self.enter(MigrationPhase::Verifying);
+                if self.may_act(verdict, true).await {
+                    self.note("undefine", source.hypervisor.undefine(order.guest).await);
+                }
+            }
+            Verdict::DiscardPausedSource => {
+                self.enter(MigrationPhase::Verifying);
+                if self.may_act(verdict, true).await {
+                    self.note("undefine", source.hypervisor.undefine(order.guest).await);
+                    self.note("destroy", source.hypervisor.destroy(order.guest).await);
+                }
+            }
+            Verdict::DestroyTargetLeftover => {
+                if self.may_act(verdict, false).await {
+                    self.note("destroy", target.hypervisor.destroy(order.guest).await);
+                }
+            }
+            Verdict::UndefineTargetLeftover => {
+                if self.may_act(verdict, false).await {
+                    self.note("undefine", target.hypervisor.undefine(order.guest).await);
+                }
+            }
+            Verdict::ResumeSource => {
+                if self.may_act(verdict, true).await {
+                    self.note("resume", source.hypervisor.resume(order.guest).await);
+                }
+            }
+            Verdict::Stayed | Verdict::StayedTargetSilent => {
+                let cause = watched.cause.take().unwrap_or_else(|| {
+                    Cause::new(
+                        Reason::Interrupted,
+                        "the migration ended without being finished",
+                    )
+                });
+                self.take_back().await;
+                return Some(if watched.by_user {
+                    Outcome::Aborted
+                } else {
+                    Outcome::Failed { cause, tried: true }
+                });
+            }
+            Verdict::StoppedAtSource => {
+                self.take_back().await;
+                let cause = Cause::new(
+                    Reason::GuestStopped,
+                    format!(
+                        "the guest stopped on {} while it was being moved",
+                        source.host
+                    ),
+                );
+                return Some(Outcome::Failed { cause, tried: true });
+            }
+            Verdict::CrashedAtSource => {
+                self.take_back().await;
+                let cause = Cause::new(
+                    Reason::GuestCrashed,
+                    format!(
+                        "the guest's QEMU on {} died while it was being moved",
+                        source.host
+                    ),
+                );
+                return Some(Outcome::Failed { cause, tried: true });
+            }
+            Verdict::StoppedAtTarget => {
+                self.wait_for(
+                    Cause::new(
+                        Reason::GuestStopped,
+                        format!(
+                            "the guest arrived on {} and stopped there; its files on {} are kept",
+                            target.host, source.host
+                        ),
+                    )
+                    .hint(format!(
+                        "start it on {}: its disks there are the current ones",
+                        target.host
+                    )),
+                );
+            }
+            Verdict::RunsTwice => {
+                self.wait_for(Cause::new(
+                    Reason::RunsTwice,
+                    format!(
+                        "the guest runs on {} and on {}; the copy on {} is suspended and kept",
+                        source.host, target.host, source.host
+                    ),
+                ));
+                self.note("suspend", source.hypervisor.suspend(order.guest).await);
+            }
+            Verdict::Lost if self.lines.elsewhere => {
+                self.take_back().await;
+                let cause = Cause::new(Reason::Interrupted, "the guest went elsewhere since");
+                return Some(Outcome::Failed { cause, tried: true });
+            }
+            Verdict::Lost => self.wait_for(Cause::new(
+                Reason::OutcomeUnknown,
+                format!(
+                    "neither {} nor {} has the guest; nothing is removed",
+                    source.host, target.host
+                ),
+            )),
+            Verdict::Wait(why) => {
+                let cause = match why {
+                    Waiting::SourceSilent => Cause::new(
+                        Reason::SourceLost,
+                        format!(
+                            "{} does not answer; nothing is decided without it",
+                            source.host
+                        ),
+                    ),
+                    Waiting::TargetSilent => Cause::new(
+                        Reason::TargetLost,
+                        format!(
+                            "{} does not answer; nothing is decided without it",
+                            target.host
+                        ),
+                    ),
+                    Waiting::BothSilent => Cause::new(
+                        Reason::OutcomeUnknown,
+                        format!("neither {} nor {} answers", source.host, target.host),
+                    ),
+                    Waiting::Settling => {
+                        Cause::new(Reason::InProgress, "libvirt is still ending the migration")
+                    }
+                };
+                if why != Waiting::Settling {
+                    self.wait_for(cause);
+                }
+            }
+        }
+        None
+    }
+
+    /// Claim proven and the same evidence seen again: then an act at one end may be done.
+    async fn may_act(&mut self, verdict: Verdict, at_source: bool) -> bool {
+        if let Err(cause) = self.prove_claim(at_source).await {
+            self.wait_for(cause);
+            return false;
+        }
+        let (source, target) = self.look().await;
+        let paused = self
+            .journal
+            .as_ref()
+            .is_some_and(|journal| !journal.running);
+        decide(source, target, paused) == verdict
+    }
+
+    fn note(&self, act: &str, result: PortResult<()>) {
+        match result {
+            Ok(()) => tracing::info!(migration = %self.order.migration, act, "done on evidence"),
+            Err(error) => {
+                tracing::warn!(migration = %self.order.migration, act, %error, "to be tried again")
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! From what hosts told and what is declared to the planner's fleet and ledger.
+
+use std::collections::BTreeMap;
+
+use evenkeel_crds::{
+    kinds::guest::{Evacuation, Managed},
+    names::{HostName, MigrationName},
+    quantity::Bytes,
+    reason::{Cause, Reason},
+    shared::Timestamp,
+};
+use evenkeel_planner::{self as planner, GuestId, HostId, InFlight, Ledger, PoolHold};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{
+    capacity,
+    guests::{Entry, Guests, Place, place},
+    hosts::HostState,
+    moves::MoveState,
+    port::{CpuNeed, DomainFacts, InterfaceSource},
+};
+
+/// The planner's picture and the way back from its ids.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) fleet: planner::Fleet,
+    pub(crate) ledger: Ledger,
+    pub(crate) hosts: BTreeMap<HostName, HostId>,
+    pub(crate) guests: BTreeMap<Uuid, GuestId>,
+    pub(crate) uuids: Vec<Uuid>,
+}
+
+impl Model {
+    pub(crate) fn host(&self, id: HostId) -> &planner::Host {
+        &self.fleet.hosts[id.at()]
+    }
+
+    pub(crate) fn guest(&self, id: GuestId) -> &planner::Guest {
+        &self.fleet.guests[id.at()]
+    }
+}
+
+/// What the model is made from.
+pub(crate) struct Sources<'a> {
+    pub(crate) hosts: &'a BTreeMap<HostName, HostState>,
+    pub(crate) guests: &'a Guests,
+    pub(crate) moves: &'a BTreeMap<MigrationName, MoveState>,
+    /// Hosts that another holds.
+    pub(crate) claimed: &'a BTreeMap<HostName, Cause>,
+    /// Guests that no drain moves again, by what happened to the drain's own move.
+    pub(crate) spent: &'a BTreeMap<Uuid, Cause>,
+    pub(crate) now: Timestamp,
+    /// The planner's zero.
+    pub(crate) started: Instant,
+}
+
+/// Makes the model.
+pub(crate) fn build(sources: &Sources<'_>) -> Model {
+    let mut model = Model::default();
+    for (id, (name, state)) in sources.hosts.iter().enumerate() {
+        model.hosts.insert(name.clone(), HostId(id as u32));
+        model
+            .fleet
+            .hosts
+            .push(capacity::host(name, state, sources.claimed.get(name)));
+    }
+    let under_way = under_way(sources.moves);
+    for (&uuid, entry) in &sources.guests.by_uuid {
+        let ours = under_way.get(&uuid).copied();
+        let Some(place) = place(entry, uuid, sources.hosts, ours) else {
+            continue;
+        };
+        let Some(&host) = model.hosts.get(&place.host) else {
+            continue;
+        };
+        let id = GuestId(model.fleet.guests.len() as u32);
+        let guest = guest(sources, entry, uuid, &place, host, ours.is_some());
+        if let Some((source, target)) = &place.foreign
+            && let (Some(&source), Some(&target)) =
+                (model.hosts.get(source), model.hosts.get(target))
+        {
+            model.ledger.in_flight.push(InFlight {
+                by: None,
+                guest: id,
+                source,
+                target,
+                cpu_milli: 0,
+                memory: Bytes(0),
+                pools: BTreeMap::new(),
+                remaining: None,
+            });
+        }
+        model.fleet.guests.push(guest);
+        model.guests.insert(uuid, id);
+        model.uuids.push(uuid);
+    }
+    ledger(sources, &mut model);
+    model
+}
+
+/// Source, target and arrival of each guest's move of ours.
+pub(crate) fn under_way(
+    moves: &BTreeMap<MigrationName, MoveState>,
+) -> BTreeMap<Uuid, (&HostName, &HostName, bool)> {
+    moves
+        .values()
+        .filter_map(|state| {
+            let running = state.running.as_ref()?;
+            Some((
+                running.guest,
+                (&running.source, &running.target, state.arrived()),
+            ))
+        })
+        .collect()
+}
+
+fn guest(
+    sources: &Sources<'_>,
+    entry: &Entry,
+    uuid: Uuid,
+    place: &Place<'_>,
+    host: HostId,
+    ours: bool,
+) -> planner::Guest {
+    let facts = place.facts;
+    let state = &sources.hosts[&place.host];
+    let spec = entry.declared.as_ref().map(|guest| &guest.spec);
+    planner::Guest {
+        name: entry.name.clone(),
+        domain: facts.name.clone(),
+        uuid: uuid.to_string(),
+        labels: labels(entry, facts),
+        host,
+        active: facts.activity.active(),
+        immovable: immovable(entry, place, ours),
+        held: sources
+            .spent
+            .get(&uuid)
+            .cloned()
+            .or_else(|| held(entry, sources.now)),
+        cpu_milli: u64::from(facts.vcpus) * 1000,
+        memory: Bytes(facts.memory.0 + facts.memory_overhead.0),
+        disks: facts
+            .disks
+            .iter()
+            .filter(|disk| disk.is_copied())
+            .map(|disk| planner::Disk {
+                target: disk.target.clone(),
+                pool: disk.pool.clone(),
+                class: disk
+                    .pool
+                    .as_ref()
+                    .and_then(|pool| capacity::spec_of(state, pool)?.class.clone()),
+                virtual_size: disk.virtual_size,
+                allocated: disk.chain_allocated.max(disk.allocated),
+            })
+            .collect(),
+        dirty_rate: None,
+        priority: spec.map_or(0, |spec| spec.priority),
+        needs: needs(state, facts),
+    }
+}
+
+/// Labels: the manifest's over those in the domain's metadata, key by key.
+pub(crate) fn labels(entry: &Entry, facts: &DomainFacts) -> BTreeMap<String, String> {
+    let mut labels = facts.labels.clone();
+    if let Some(guest) = &entry.declared {
+        labels.extend(guest.metadata.labels.clone().unwrap_or_default());
+    }
+    labels
+}
+
+/// Why nobody can move it now.
+pub(crate) fn immovable(entry: &Entry, place: &Place<'_>, ours: bool) -> Option<Cause> {
+    let facts = place.facts;
+    let name = &entry.name;
+    let elsewhere = entry
+        .declared
+        .as_ref()
+        .is_some_and(|guest| guest.spec.managed == Managed::Elsewhere);
+    if elsewhere {
+        return Some(Cause::new(
+            Reason::ManagedElsewhere,
+            format!("{name} is managed elsewhere, says its Guest"),
+        ));
+    }
+    if let Some(manager) = &facts.managed_by {
+        return Some(Cause::new(
+            Reason::ManagedElsewhere,
+            format!("{name} is managed by {manager}"),
+        ));
+    }
+    if let Some(cause) = &place.double {
+        return Some(cause.clone());
+    }
+    if let Some(obstacle) = facts.obstacles.first() {
+        return Some(obstacle.clone());
+    }
+    if ours {
+        return None;
+    }
+    if !facts.activity.active() {
+        return Some(Cause::new(
+            Reason::GuestNotRunning,
+            format!("{name} is not running"),
+        ));
+    }
+    if !facts.persistent {
+        return Some(Cause::new(
+            Reason::TransientDomain,
+            format!("{name} is transient: nothing defines it if it stops"),
+        ));
+    }
+    if facts.job || place.foreign.is_some() {
+        return Some(Cause::new(
+            Reason::JobActive,
+            format!("libvirt has a job on {name} that is not ours"),
+        ));
+    }
+    facts.block_job.then(|| {
+        Cause::new(
+            Reason::BlockJobActive,
+            format!("a block job runs on a disk of {name}"),
+        )
+    })
+}
+
+/// Why nothing moves it by itself.
+fn held(entry: &Entry, now: Timestamp) -> Option<Cause> {
+    let spec = &entry.declared.as_ref()?.spec;
+    let name = &entry.name;
+    if let Some(hold) = &spec.hold
+        && hold.until.as_ref().is_none_or(|until| until.0 > now)
+    {
+        let until = hold
+            .until
+            .as_ref()
+            .map_or_else(String::new, |until| format!(" until {}", until.0));
+        return Some(Cause::new(
+            Reason::GuestHeld,
+            format!("{name} is held{until}: {}", hold.reason),
+        ));
+    }
+    match spec.evacuation {
+        Evacuation::Migrate => None,
+        Evacuation::Never => Some(Cause::new(
+            Reason::EvacuationNever,
+            format!("{name} is not to be evacuated"),
+        )),
+        Evacuation::Shutdown => Some(Cause::new(
+            Reason::NotSupportedYet,
+            format!("{name} is to be shut down instead of moved, which this version does not do"),
+        )),
+    }
+}
+
+fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
+    let mut needs = planner::Needs {
+        emulator: facts.emulator.clone(),
+        machine: facts.machine.clone(),
+        ..planner::Needs::default()
+    };
+    if let Some(host) = &state.facts {
+        needs.hypervisor = capacity::version(&host.hypervisor_version);
+        if facts.cpu == CpuNeed::SameAsHost {
+            needs.cpu = Some(host.cpu_fingerprint.clone());
+        }
+    }
+    for interface in &facts.interfaces {
+        match &interface.source {
+            InterfaceSource::Network(name) => {
+                needs.networks.insert(name.clone());
+            }
+            InterfaceSource::Bridge(name) => {
+                needs.bridges.insert(name.clone());
+            }
+            InterfaceSource::User | InterfaceSource::Other(_) => {}
+        }
+        needs.nwfilters.extend(interface.filter.clone());
+    }
+    needs
+}
+
+fn ledger(sources: &Sources<'_>, model: &mut Model) {
+    let since = |until: Instant| until.saturating_duration_since(sources.started);
+    for state in sources.moves.values() {
+        let guest = match &state.running {
+            Some(running) => model.guests.get(&running.guest),
+            None => sources
+                .guests
+                .find(&state.spec.guest)
+                .and_then(|(uuid, _)| model.guests.get(&uuid)),
+        };
+        let Some(&guest) = guest else {
+            continue;
+        };
+        if let Some((cause, until)) = &state.rest {
+            model.ledger.resting.push(planner::Resting {
+                guest,
+                until: since(*until),
+                cause: cause.clone(),
+            });
+        }
+        for (host, (cause, until)) in &state.avoid {
+            if let Some(&host) = model.hosts.get(host) {
+                model.ledger.avoid.push(planner::Avoid {
+                    guest: Some(guest),
+                    host,
+                    until: since(*until),
+                    cause: cause.clone(),
+                });
+            }
+        }
+        let Some(running) = &state.running else {
+            continue;
+        };
+        let ends = (
+            model.hosts.get(&running.source),
+            model.hosts.get(&running.target),
+        );
+        let (Some(&source), Some(&target)) = ends else {
+            continue;
+        };
+        // What the target's own description counts already is not reserved a second time.
+        let there = sources.hosts[&running.target].domains.get(&running.guest);
+        let counted = there.is_some_and(|facts| facts.activity.active());
+        let mut pools = running.pools.clone();
+        if there.is_some() {
+            for hold in pools.values_mut() {
+                hold.virtual_size = Bytes(0);
+            }
+        }
+        if state.arrived() {
+            for hold in pools.values_mut() {
+                hold.to_come = Bytes(0);
+            }
+        }
+        model.ledger.in_flight.push(InFlight {
+            by: Some(state.by.clone()),
+            guest,
+            source,
+            target,
+            cpu_milli: if counted { 0 } else { running.cpu_milli },
+            memory: if counted { Bytes(0) } else { running.memory },
+            pools,
+            remaining: running.eta,
+        });
+    }
+}
+
+/// What a planned move will hold of its target's pools.
+pub(crate) fn holds(
+    guest: &planner::Guest,
+    pools: &BTreeMap<String, String>,
+) -> BTreeMap<String, PoolHold> {
+    let mut holds: BTreeMap<String, PoolHold> = BTreeMap::new();
+    for disk in &guest.disks {
+        let pool = pools.get(&disk.target).or(disk.pool.as_ref());
+        if let Some(pool) = pool {
+            let hold = holds.entry(pool.clone()).or_default();
+            hold.to_come.0 += disk.virtual_size.0;
+            hold.virtual_size.0 += disk.virtual_size.0;
+        }
+    }
+    holds
+}

@@ -1,0 +1,86 @@
+//! Keeps a line to each declared host, and finds two that lead to one hypervisor.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use evenkeel_crds::names::HostName;
+use uuid::Uuid;
+
+use super::Reconciler;
+use crate::hosts::{HostState, Journals, Link, endpoint};
+
+impl Reconciler {
+    /// Attaches hosts that are new or changed, lets go of those that are gone.
+    pub(super) fn attach(&mut self) {
+        let busy = |host: &HostName, moves: &BTreeMap<_, crate::moves::MoveState>| {
+            moves
+                .values()
+                .filter_map(|state| state.running.as_ref())
+                .any(|running| running.source == *host || running.target == *host)
+        };
+        let moves = &self.moves;
+        self.hosts
+            .retain(|name, _| self.declared.hosts.contains_key(name.as_str()) || busy(name, moves));
+        for (name, declared) in &self.declared.hosts {
+            let name: HostName = name.as_str().into();
+            let (endpoint, refused) = endpoint(declared);
+            if let Some(state) = self.hosts.get_mut(&name) {
+                let same =
+                    state.endpoint == endpoint && (state.hypervisor.is_none() == refused.is_some());
+                if same || busy(&name, moves) {
+                    if !Arc::ptr_eq(&state.declared, declared) {
+                        state.declared = declared.clone();
+                    }
+                    continue;
+                }
+            }
+            let hypervisor = refused.is_none().then(|| {
+                self.hypervisors
+                    .attach(&name, &endpoint, self.notices.0.clone())
+            });
+            self.hosts.insert(
+                name,
+                HostState {
+                    declared: declared.clone(),
+                    endpoint,
+                    hypervisor,
+                    link: refused.map_or(Link::Unheard, Link::Down),
+                    facts: None,
+                    domains: BTreeMap::new(),
+                    observed: None,
+                    journals: Journals::Unread,
+                    duplicate_of: None,
+                },
+            );
+        }
+        self.find_duplicates();
+    }
+
+    /// Of several Hosts with one hypervisor the oldest is used, by name among equals.
+    pub(super) fn find_duplicates(&mut self) {
+        let mut first: BTreeMap<Uuid, (Option<i64>, HostName)> = BTreeMap::new();
+        for (name, state) in &self.hosts {
+            let Some(facts) = &state.facts else {
+                continue;
+            };
+            let age = state
+                .declared
+                .metadata
+                .creation_timestamp
+                .as_ref()
+                .map(|time| time.0.as_second());
+            let own = (age, name.clone());
+            let best = first.entry(facts.uuid).or_insert_with(|| own.clone());
+            if own < *best {
+                *best = own;
+            }
+        }
+        for (name, state) in &mut self.hosts {
+            state.duplicate_of = state
+                .facts
+                .as_ref()
+                .and_then(|facts| first.get(&facts.uuid))
+                .map(|(_, used)| used.clone())
+                .filter(|used| used != name);
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The one task that reconciles: keeps what hosts tell, asks the planner, starts moves, shows what is.
+//!
+//! It never waits for a host. Whatever takes time (a move, reading journals, looking at pools) is a task of its own
+//! that reports back.
+
+mod adopt;
+mod attach;
+mod show;
+mod start;
+mod wanted;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use evenkeel_crds::{
+    names::{HostName, MigrationName},
+    reason::{Cause, Reason},
+    shared::Timestamp,
+};
+use evenkeel_planner as planner;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use uuid::Uuid;
+
+use crate::{
+    claim::{self, Claims},
+    guests::Guests,
+    hosts::{Change, HostState},
+    journal::Journal,
+    life::Report,
+    model::{self, Model, Sources},
+    moves::MoveState,
+    port::{Hypervisors, JournalEntry, News, Notice, PoolFacts},
+    view::{Happening, View},
+    wishes::{Options, Wishes},
+};
+
+/// What a front end can tell a running engine beyond wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Start nothing more.
+    Hold,
+    /// Abort what has not begun to switch.
+    AbortAll,
+    /// End once nothing is under way, and give the claims back.
+    Finish,
+    /// End at once and leave everything as it is.
+    Leave,
+}
+
+/// What tasks report back.
+#[derive(Debug)]
+enum Inner {
+    /// A host's journals; nothing where they could not be read.
+    Journals(HostName, Option<Vec<JournalEntry>>),
+    /// A host's pools, looked at because something waits for room.
+    Pools(HostName, Vec<PoolFacts>),
+    /// A host that another held is free.
+    Free,
+}
+
+/// How often claims are tended and waiting things looked at again.
+const TICK: Duration = Duration::from_secs(1);
+/// How long news are gathered before they are worked on together.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often pools are looked at while a move waits for room in them.
+const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
+
+pub(crate) struct Reconciler {
+    options: Options,
+    hypervisors: Arc<dyn Hypervisors>,
+    claims: Arc<Claims>,
+    wishes: watch::Receiver<Arc<Wishes>>,
+    declared: Arc<Wishes>,
+    hosts: BTreeMap<HostName, HostState>,
+    moves: BTreeMap<MigrationName, MoveState>,
+    /// Journals of earlier processes that wait to be taken over, with the earliest time to try.
+    orphans: BTreeMap<Uuid, (Journal, Instant)>,
+    views: watch::Sender<Arc<View>>,
+    happenings: mpsc::UnboundedSender<Happening>,
+    notices: (
+        mpsc::UnboundedSender<Notice>,
+        mpsc::UnboundedReceiver<Notice>,
+    ),
+    reports: (
+        mpsc::UnboundedSender<(MigrationName, Report)>,
+        mpsc::UnboundedReceiver<(MigrationName, Report)>,
+    ),
+    inner: (mpsc::UnboundedSender<Inner>, mpsc::UnboundedReceiver<Inner>),
+    commands: mpsc::UnboundedReceiver<Command>,
+    started: Instant,
+    started_at: Timestamp,
+    held: bool,
+    finishing: bool,
+    pools_looked: Instant,
+    /// Causes already told as happenings, by object.
+    told: BTreeMap<(&'static str, String), (Reason, String)>,
+}
+
+/// What one pass worked out.
+pub(crate) struct Pass {
+    now: Timestamp,
+    guests: Guests,
+    model: Model,
+    claimed: BTreeMap<HostName, Cause>,
+    wanted: wanted::Wanted,
+    plan: planner::Plan,
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        options: Options,
+        hypervisors: Arc<dyn Hypervisors>,
+        wishes: watch::Receiver<Arc<Wishes>>,
+        happenings: mpsc::UnboundedSender<Happening>,
+        views: watch::Sender<Arc<View>>,
+        commands: mpsc::UnboundedReceiver<Command>,
+    ) -> Self {
+        Self {
+            claims: Claims::new(options.clone()),
+            options,
+            hypervisors,
+            declared: Arc::default(),
+            wishes,
+            hosts: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            views,
+            happenings,
+            notices: mpsc::unbounded_channel(),
+            reports: mpsc::unbounded_channel(),
+            inner: mpsc::unbounded_channel(),
+            commands,
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+            held: false,
+            finishing: false,
+            pools_looked: Instant::now(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tending: Option<tokio::task::JoinHandle<()>> = None;
+        self.wishes.mark_changed();
+        loop {
+            let mut dirty = false;
+            tokio::select! {
+                changed = self.wishes.changed() => {
+                    if changed.is_err() {
+                        // Nobody wishes anything any more; what is under way still ends.
+                        tokio::time::sleep(TICK).await;
+                    }
+                    dirty = true;
+                }
+                Some(notice) = self.notices.1.recv() => dirty |= self.hear(notice),
+                Some((name, report)) = self.reports.1.recv() => dirty |= self.note(&name, report),
+                Some(inner) = self.inner.1.recv() => dirty |= self.take(inner),
+                command = self.commands.recv() => match command {
+                    Some(Command::Leave) => return,
+                    Some(command) => {
+                        self.obey(command);
+                        dirty = true;
+                    }
+                    None => return,
+                },
+                _ = tick.tick() => {
+                    if tending.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                        let claims = self.claims.clone();
+                        tending = Some(tokio::spawn(async move { claims.tend(false).await }));
+                    }
+                    self.look_again();
+                    dirty |= self.is_due();
+                }
+            }
+            if dirty {
+                // What comes together is worked on together.
+                tokio::time::sleep(GATHER).await;
+                self.drain_queues();
+                self.pass();
+            }
+            if self.finishing && self.moves.values().all(|state| state.running.is_none()) {
+                if let Some(tending) = tending.take() {
+                    let _ = tending.await;
+                }
+                self.claims.tend(true).await;
+                return;
+            }
+        }
+    }
+
+    fn drain_queues(&mut self) {
+        while let Ok(notice) = self.notices.1.try_recv() {
+            self.hear(notice);
+        }
+        while let Ok((name, report)) = self.reports.1.try_recv() {
+            self.note(&name, report);
+        }
+        while let Ok(inner) = self.inner.1.try_recv() {
+            self.take(inner);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Hold => self.held = true,
+            Command::AbortAll => {
+                self.held = true;
+                for state in self.moves.values_mut() {
+                    state.ask_to_abort(None);
+                }
+            }
+            Command::Finish => {
+                self.held = true;
+                self.finishing = true;
+            }
+            Command::Leave => {}
+        }
+    }
+
+    fn hear(&mut self, notice: Notice) -> bool {
+        if let News::Event(domain, event) = &notice.what {
+            for running in self
+                .moves
+                .values()
+                .filter_map(|state| state.running.as_ref())
+            {
+                if running.guest == *domain {
+                    let _ = running.events.send((notice.host.clone(), *event));
+                }
+            }
+            return false;
+        }
+        let Some(state) = self.hosts.get_mut(&notice.host) else {
+            return false;
+        };
+        let change = state.hear(&notice.host, notice.what, Timestamp::now());
+        if change == Change::Connected {
+            self.find_duplicates();
+        }
+        change != Change::Nothing
+    }
+
+    fn note(&mut self, name: &MigrationName, report: Report) -> bool {
+        let Some(state) = self.moves.get_mut(name) else {
+            return false;
+        };
+        let now = Timestamp::now();
+        match report {
+            Report::Phase(phase) => state.enter(phase, now),
+            Report::Progress(progress) => state.progress(progress),
+            Report::Waiting(cause) => state.waiting = cause,
+            Report::Ended(outcome) => self.ended(name, *outcome, now),
+        }
+        true
+    }
+
+    fn take(&mut self, inner: Inner) -> bool {
+        match inner {
+            Inner::Journals(host, entries) => self.journals_read(&host, entries),
+            Inner::Pools(host, pools) => {
+                let facts = self
+                    .hosts
+                    .get_mut(&host)
+                    .and_then(|state| state.facts.as_mut());
+                match facts {
+                    Some(facts) if facts.pools != pools => {
+                        facts.pools = pools;
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            Inner::Free => true,
+        }
+    }
+
+    /// Whether anything that waits for a time has come to it.
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let recent = |until: Instant| until <= now && now.duration_since(until) < 2 * TICK;
+        self.moves.values().any(|state| {
+            state.rest.as_ref().is_some_and(|(_, until)| recent(*until))
+                || state.avoid.values().any(|(_, until)| recent(*until))
+                || (!state.is_final() && state.spec.deadline.is_some())
+        }) || self.orphans.values().any(|(_, at)| recent(*at))
+            || self
+                .declared
+                .drains
+                .values()
+                .any(|drain| drain.spec.deadline.is_some())
+            || self.declared.guests.values().any(|guest| {
+                guest
+                    .spec
+                    .hold
+                    .as_ref()
+                    .is_some_and(|hold| hold.until.is_some())
+            })
+    }
+
+    /// Looks again at what nobody announces: others' claims, room in pools that something waits for.
+    fn look_again(&mut self) {
+        for host in self.claims.others().into_keys() {
+            let Some(hypervisor) = self
+                .hosts
+                .get(&host)
+                .and_then(|state| state.hypervisor.clone())
+            else {
+                continue;
+            };
+            let (claims, inner) = (self.claims.clone(), self.inner.0.clone());
+            tokio::spawn(async move {
+                if claims.look_again(&host, &hypervisor).await {
+                    let _ = inner.send(Inner::Free);
+                }
+            });
+        }
+        if self.pools_looked.elapsed() >= LOOK_AT_POOLS {
+            self.pools_looked = Instant::now();
+            let view = self.views.borrow().clone();
+            let short = |reason: &str| {
+                matches!(
+                    Reason::parse(reason),
+                    Some(Reason::InsufficientDisk | Reason::PoolMissing)
+                )
+            };
+            let wanted: BTreeSet<&str> = view
+                .plan
+                .rejections
+                .iter()
+                .flat_map(|rejection| {
+                    let listed = rejection.hosts.iter().filter(|count| short(&count.reason));
+                    listed.flat_map(|count| {
+                        count.examples.iter().map(|example| example.host.as_str())
+                    })
+                })
+                .collect();
+            for (host, state) in &self.hosts {
+                let asked = self.moves.values().any(|state| {
+                    state.spec.target.as_deref() == Some(host.as_str())
+                        && !state.is_final()
+                        && state.running.is_none()
+                });
+                if (asked || wanted.contains(host.as_str()))
+                    && let Some(hypervisor) = state.hypervisor.clone().filter(|_| state.usable())
+                {
+                    let (inner, host) = (self.inner.0.clone(), host.clone());
+                    tokio::spawn(async move {
+                        if let Ok(pools) = hypervisor.pools().await {
+                            let _ = inner.send(Inner::Pools(host, pools));
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// One pass: from everything known to what is done and shown.
+    fn pass(&mut self) {
+        self.declared = self.wishes.borrow_and_update().clone();
+        self.attach();
+        self.read_journals();
+        let now = Timestamp::now();
+        let guests = Guests::collect(&self.hosts, &self.declared.guests);
+        self.sync_moves(&guests, now);
+        let claimed: BTreeMap<HostName, Cause> = self
+            .claims
+            .others()
+            .into_iter()
+            .map(|(host, other)| {
+                let cause = claim::claimed(&host, &other);
+                (host, cause)
+            })
+            .collect();
+        let spent = self.spent(&guests);
+        let model = model::build(&Sources {
+            hosts: &self.hosts,
+            guests: &guests,
+            moves: &self.moves,
+            claimed: &claimed,
+            spent: &spent,
+            now,
+            started: self.started,
+        });
+        let wanted = self.wanted(&guests, &model, now);
+        let plan = planner::plan(
+            &model.fleet,
+            &wanted.wishes,
+            &model.ledger,
+            self.started.elapsed(),
+        );
+        let mut pass = Pass {
+            now,
+            guests,
+            model,
+            claimed,
+            wanted,
+            plan,
+        };
+        self.adopt(&pass);
+        self.start(&mut pass);
+        self.release(&pass);
+        self.show(pass);
+    }
+
+    fn tell(
+        &mut self,
+        kind: &'static str,
+        name: &str,
+        cause: &Cause,
+        warning: bool,
+        action: &'static str,
+    ) {
+        let what = (cause.reason, cause.message.clone());
+        let key = (kind, name.to_owned());
+        if self.told.get(&key) == Some(&what) {
+            return;
+        }
+        self.told.insert(key, what);
+        let _ = self.happenings.send(Happening {
+            kind,
+            name: name.to_owned(),
+            warning,
+            reason: cause.reason,
+            message: crate::statuses::sentence(cause),
+            action,
+        });
+    }
+}

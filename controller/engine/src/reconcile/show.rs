@@ -1,0 +1,440 @@
+//! Makes the view: every object's status, and what is worth an Event.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use evenkeel_crds::{
+    kinds::host::MoveCounts,
+    names::HostName,
+    quantity::Bytes,
+    reason::{Cause, Class, Reason},
+    shared::{Answer, Condition, find},
+};
+use evenkeel_planner::Rejection;
+use uuid::Uuid;
+
+use super::{Pass, Reconciler};
+use crate::{
+    guests::place,
+    hosts::Link,
+    model::{immovable, labels, under_way},
+    statuses,
+    view::{GuestView, MigrationView, Problem, View},
+};
+
+impl Reconciler {
+    pub(super) fn show(&mut self, pass: Pass) {
+        let before = self.views.borrow().clone();
+        let mut view = View {
+            number: before.number + 1,
+            settled: self.hosts.values().all(|state| state.link != Link::Unheard)
+                && self.is_swept(),
+            ..View::default()
+        };
+        self.show_hosts(&pass, &before, &mut view);
+        self.show_guests(&pass, &before, &mut view);
+        self.show_moves(&pass, &before, &mut view);
+        self.show_drains(&pass, &before, &mut view);
+        view.problems.sort();
+        view.problems.dedup();
+        view.plan = if *before.plan == pass.plan {
+            before.plan.clone()
+        } else {
+            Arc::new(pass.plan)
+        };
+        view.fleet = if *before.fleet == pass.model.fleet {
+            before.fleet.clone()
+        } else {
+            Arc::new(pass.model.fleet)
+        };
+        self.views.send_replace(Arc::new(view));
+    }
+
+    fn show_hosts(&mut self, pass: &Pass, before: &View, view: &mut View) {
+        let claims = self.claims.others();
+        let mut told = Vec::new();
+        for (name, state) in &self.hosts {
+            let planned = pass.model.host(pass.model.hosts[name]);
+            let id = pass.model.hosts[name];
+            let mut moves = MoveCounts::default();
+            let mut held_memory = Bytes(0);
+            let mut held_cpu_milli = 0;
+            let mut held_pools: BTreeMap<String, Bytes> = BTreeMap::new();
+            for flight in &pass.model.ledger.in_flight {
+                moves.outbound += i64::from(flight.source == id);
+                if flight.target == id {
+                    moves.inbound += 1;
+                    held_memory.0 += flight.memory.0;
+                    held_cpu_milli += flight.cpu_milli;
+                    for (pool, hold) in &flight.pools {
+                        held_pools.entry(pool.clone()).or_default().0 += hold.to_come.0;
+                    }
+                }
+            }
+            let old = before.hosts.get(name);
+            let status = statuses::host::status(&statuses::host::Input {
+                state,
+                planned,
+                claim: claims.get(name),
+                claimed: pass.claimed.get(name),
+                held_memory,
+                held_cpu_milli,
+                held_pools,
+                moves,
+                managed_elsewhere: self.elsewhere(pass, name),
+                before: old.map(|old| &**old).or(state.declared.status.as_ref()),
+                now: pass.now,
+            });
+            if state.duplicate_of.is_some()
+                && let Some(cause) = &planned.out_of_reach
+            {
+                view.problems.push(Problem {
+                    kind: "Host",
+                    name: name.to_string(),
+                    cause: cause.clone(),
+                });
+            }
+            if let Some(ready) = find(&status.conditions, "Ready")
+                .filter(|ready| ready.status != Answer::Unknown.as_str())
+            {
+                told.push((name.to_string(), ready.clone()));
+            }
+            view.hosts.insert(name.clone(), keep(old, status));
+        }
+        for (name, ready) in told {
+            self.tell_condition("Host", &name, &ready, "Observe");
+        }
+    }
+
+    /// An Event where a condition says something new. Nothing at first where all is as it should be.
+    fn tell_condition(
+        &mut self,
+        kind: &'static str,
+        name: &str,
+        condition: &Condition,
+        action: &'static str,
+    ) {
+        let Some(reason) = Reason::parse(&condition.reason) else {
+            return;
+        };
+        let fine = condition.status == "True";
+        let cause = Cause::new(reason, condition.message.clone()).hint("");
+        if fine && !self.told.contains_key(&(kind, name.to_owned())) {
+            self.told
+                .insert((kind, name.to_owned()), (cause.reason, cause.message));
+            return;
+        }
+        self.tell(kind, name, &cause, !fine, action);
+    }
+
+    fn elsewhere(&self, pass: &Pass, host: &HostName) -> i64 {
+        let id = pass.model.hosts[host];
+        let managed = |guest: &&evenkeel_planner::Guest| {
+            guest.host == id
+                && guest
+                    .immovable
+                    .as_ref()
+                    .is_some_and(|cause| cause.reason == Reason::ManagedElsewhere)
+        };
+        pass.model.fleet.guests.iter().filter(managed).count() as i64
+    }
+
+    fn show_guests(&mut self, pass: &Pass, before: &View, view: &mut View) {
+        let flights = under_way(&self.moves);
+        let moving: BTreeMap<Uuid, _> = self
+            .moves
+            .iter()
+            .filter_map(|(name, state)| Some((state.running.as_ref()?.guest, (name, state))))
+            .collect();
+        let all_seen = self.hosts.values().all(|state| state.link == Link::Up);
+        let mut told = Vec::new();
+        for (&uuid, entry) in &pass.guests.by_uuid {
+            let ours = flights.get(&uuid).copied();
+            let Some(place) = place(entry, uuid, &self.hosts, ours) else {
+                continue;
+            };
+            let immovable = immovable(entry, &place, ours.is_some());
+            let old = before.guests.get(&entry.name);
+            let stored = entry
+                .declared
+                .as_ref()
+                .and_then(|guest| guest.status.as_ref());
+            let status = statuses::guest::status(&statuses::guest::Input {
+                uuid,
+                entry,
+                place: &place,
+                hosts: &self.hosts,
+                immovable: immovable.as_ref(),
+                moving: moving.get(&uuid).copied(),
+                before: old.map(|old| &old.status).or(stored),
+                now: pass.now,
+            });
+            if let Some(cause) = &place.double {
+                view.problems.push(Problem {
+                    kind: "Guest",
+                    name: entry.name.to_string(),
+                    cause: cause.clone(),
+                });
+                told.push((entry.name.to_string(), cause.clone()));
+            }
+            let shown = GuestView {
+                uuid: Some(uuid.to_string()),
+                declared: entry.declared.is_some(),
+                labels: labels(entry, place.facts),
+                status,
+            };
+            view.guests.insert(entry.name.clone(), keep(old, shown));
+        }
+        for (name, (guest, cause)) in &pass.guests.unbound {
+            let old = before.guests.get(name);
+            let status = statuses::guest::unbound(
+                name,
+                guest.metadata.generation,
+                cause,
+                all_seen,
+                old.map(|old| &old.status).or(guest.status.as_ref()),
+                pass.now,
+            );
+            if all_seen {
+                view.problems.push(Problem {
+                    kind: "Guest",
+                    name: name.to_string(),
+                    cause: cause.clone(),
+                });
+            }
+            let shown = GuestView {
+                uuid: guest.spec.uuid.clone(),
+                declared: true,
+                labels: guest.metadata.labels.clone().unwrap_or_default(),
+                status,
+            };
+            view.guests.insert(name.clone(), keep(old, shown));
+        }
+        for (name, cause) in told {
+            self.tell("Guest", &name, &cause, true, "Observe");
+        }
+    }
+
+    fn show_moves(&mut self, pass: &Pass, before: &View, view: &mut View) {
+        let mut waits: BTreeMap<&str, &Cause> = BTreeMap::new();
+        for planned in &pass.plan.moves {
+            if let Some(cause) = planned
+                .waits
+                .as_ref()
+                .filter(|_| planned.by.kind == "GuestMigration")
+            {
+                waits.insert(&planned.by.name, cause);
+            }
+        }
+        for rejection in pass
+            .plan
+            .rejections
+            .iter()
+            .filter(|rejection| rejection.by.kind == "GuestMigration")
+        {
+            waits.insert(&rejection.by.name, &rejection.cause);
+        }
+        for (name, cause) in &pass.wanted.refused {
+            waits.insert(name, cause);
+        }
+        let mut told = Vec::new();
+        for (name, state) in self.moves.iter().filter(|(_, state)| !state.hidden) {
+            let guest = pass
+                .guests
+                .find(&state.spec.guest)
+                .map(|(_, entry)| entry.name.to_string());
+            let word = waits.get(name.as_str()).copied();
+            let old = before.migrations.get(name);
+            let status = statuses::migration::status(
+                state,
+                guest,
+                word,
+                old.map(|old| &old.status),
+                pass.now,
+            );
+            let pending = !state.is_final() && state.running.is_none();
+            if let Some(cause) =
+                word.filter(|cause| pending && cause.reason.class() == Class::AwaitChange)
+            {
+                view.problems.push(Problem {
+                    kind: "GuestMigration",
+                    name: name.to_string(),
+                    cause: cause.clone(),
+                });
+            }
+            if let Some(cause) = state.end.as_ref().filter(|cause| {
+                state.status.phase == evenkeel_crds::MigrationPhase::Failed
+                    && cause.reason != Reason::Interrupted
+            }) {
+                view.problems.push(Problem {
+                    kind: "GuestMigration",
+                    name: name.to_string(),
+                    cause: cause.clone(),
+                });
+            }
+            let cause = state
+                .end
+                .as_ref()
+                .or(state.waiting.as_ref())
+                .or(state.rest.as_ref().map(|(cause, _)| cause))
+                .or(word.filter(|_| pending));
+            if let Some(cause) = cause
+                && !matches!(
+                    cause.reason,
+                    Reason::SlotsTaken
+                        | Reason::ParallelLimit
+                        | Reason::BackingOff
+                        | Reason::Completed
+                )
+            {
+                told.push((name.to_string(), cause.clone()));
+            }
+            let shown = MigrationView {
+                declared: state.declared,
+                spec: state.spec.clone(),
+                requested_by: state.by.clone(),
+                status,
+            };
+            view.migrations.insert(name.clone(), keep(old, shown));
+        }
+        for (name, cause) in told {
+            self.tell("GuestMigration", &name, &cause, true, "Plan");
+        }
+    }
+
+    fn show_drains(&mut self, pass: &Pass, before: &View, view: &mut View) {
+        let mut told = Vec::new();
+        for (name, drain) in &self.declared.drains {
+            let Some(resolved) = pass.wanted.drains.get(name) else {
+                continue;
+            };
+            let mine = |kind: &evenkeel_crds::shared::RequestedBy| {
+                kind.kind == "HostDrain" && kind.name == *name
+            };
+            let mut in_flight: BTreeMap<&HostName, i64> = BTreeMap::new();
+            for flight in &pass.model.ledger.in_flight {
+                for id in [flight.source, flight.target] {
+                    let host = &pass.model.host(id).name;
+                    if let Some((host, _)) = self.hosts.get_key_value(host) {
+                        *in_flight.entry(host).or_default() += 1;
+                    }
+                }
+            }
+            let elsewhere = resolved
+                .hosts
+                .iter()
+                .map(|host| (host, self.elsewhere(pass, host)))
+                .collect();
+            let rejections: Vec<(String, &Rejection)> = pass
+                .plan
+                .rejections
+                .iter()
+                .filter(|rejection| mine(&rejection.by))
+                .map(|rejection| {
+                    (
+                        pass.model.guest(rejection.guest).name.to_string(),
+                        rejection,
+                    )
+                })
+                .collect();
+            let eta = pass
+                .plan
+                .moves
+                .iter()
+                .filter(|planned| mine(&planned.by))
+                .filter_map(|planned| Some(planned.start + planned.duration?))
+                .chain(
+                    self.moves
+                        .values()
+                        .filter(|state| mine(&state.by))
+                        .filter_map(|state| state.running.as_ref()?.eta),
+                )
+                .max();
+            let count = |test: &dyn Fn(&crate::moves::MoveState) -> bool| {
+                self.moves
+                    .values()
+                    .filter(|state| mine(&state.by) && test(state))
+                    .count() as i64
+            };
+            let old = before.drains.get(name.as_str());
+            let halted = resolved.halted.as_ref().or(resolved.unsupported.as_ref());
+            let status = statuses::drain::status(&statuses::drain::Input {
+                drain,
+                hosts: resolved.hosts.iter().collect(),
+                unknown: resolved.unknown.clone(),
+                states: &self.hosts,
+                in_flight,
+                elsewhere,
+                succeeded: count(&|state| {
+                    state.status.phase == evenkeel_crds::MigrationPhase::Succeeded
+                }),
+                moving: count(&|state| state.running.is_some()),
+                rejections,
+                eta,
+                halted,
+                before: old.map(|old| &**old),
+                now: pass.now,
+            });
+            for unknown in &resolved.unknown {
+                let cause = Cause::new(Reason::HostNotFound, format!("no Host is named {unknown}"));
+                view.problems.push(Problem {
+                    kind: "HostDrain",
+                    name: name.clone(),
+                    cause,
+                });
+            }
+            if resolved.hosts.is_empty() && resolved.unknown.is_empty() {
+                let cause = Cause::new(Reason::NoHostsMatched, "no Host matches");
+                view.problems.push(Problem {
+                    kind: "HostDrain",
+                    name: name.clone(),
+                    cause,
+                });
+            }
+            if let Some(cause) = &resolved.unsupported {
+                view.problems.push(Problem {
+                    kind: "HostDrain",
+                    name: name.clone(),
+                    cause: cause.clone(),
+                });
+            }
+            let shown = find(&status.conditions, "Drained").cloned();
+            let blocked = status.blocked.first().map(|first| {
+                let reason = Reason::parse(&first.reason).unwrap_or(Reason::Blocked);
+                Cause::new(
+                    reason,
+                    format!("{} can't leave: {}", first.guest, first.message),
+                )
+                .hint("")
+            });
+            told.push((name.clone(), shown, blocked));
+            view.drains.insert(name.as_str().into(), keep(old, status));
+        }
+        for (name, condition, blocked) in told {
+            match (condition, blocked) {
+                (Some(condition), _) if condition.status == "True" => {
+                    let reason = Reason::parse(&condition.reason).unwrap_or(Reason::Completed);
+                    let cause = Cause::new(reason, condition.message).hint("");
+                    self.tell("HostDrain", &name, &cause, false, "Drain");
+                }
+                (_, Some(cause)) => self.tell("HostDrain", &name, &cause, true, "Drain"),
+                (Some(condition), None) => {
+                    if let Some(reason) = Reason::parse(&condition.reason).filter(|reason| {
+                        !matches!(reason, Reason::GuestsLeft | Reason::MovesInFlight)
+                    }) {
+                        let cause = Cause::new(reason, condition.message).hint("");
+                        self.tell("HostDrain", &name, &cause, true, "Drain");
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+/// The old one where nothing changed, so that readers see at once what did.
+fn keep<T: PartialEq>(old: Option<&Arc<T>>, new: T) -> Arc<T> {
+    match old {
+        Some(old) if **old == new => old.clone(),
+        _ => Arc::new(new),
+    }
+}

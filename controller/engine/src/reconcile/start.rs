@@ -1,0 +1,217 @@
+//! Starts what the plan says shall start now, and takes in how it ended.
+
+use std::collections::BTreeMap;
+
+use evenkeel_crds::{
+    GuestMigrationSpec,
+    names::{HostName, MigrationName},
+    reason::{Cause, Class, Reason},
+    shared::Timestamp,
+};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use super::{Pass, Reconciler};
+use crate::{
+    hosts::Journals,
+    journal::Journal,
+    life::{self, Lines, Manner, Order, Outcome, Place},
+    model::holds,
+    moves::{MoveState, Running},
+};
+
+impl Reconciler {
+    /// Starts every move that waits for nothing.
+    pub(super) fn start(&mut self, pass: &mut Pass) {
+        if !self.options.act || self.held {
+            return;
+        }
+        let ready: Vec<evenkeel_planner::Move> = pass
+            .plan
+            .moves
+            .iter()
+            .filter(|planned| planned.waits.is_none())
+            .cloned()
+            .collect();
+        for planned in ready {
+            let uuid = pass.model.uuids[planned.guest.at()];
+            let source = pass.model.host(planned.source).name.clone();
+            let target = pass.model.host(planned.target).name.clone();
+            // What an earlier process left on these hosts, or of this guest, comes first.
+            let known = |host: &HostName| {
+                self.hosts
+                    .get(host)
+                    .is_some_and(|state| state.journals == Journals::Read)
+            };
+            let left = self
+                .orphans
+                .values()
+                .any(|(journal, _)| journal.guest == uuid);
+            if !known(&source) || !known(&target) || left {
+                continue;
+            }
+            let guest = pass.model.guest(planned.guest);
+            let name = if planned.by.kind == "GuestMigration" {
+                planned.by.name.as_str().into()
+            } else {
+                let Some(name) = self.wish_move_name(&planned.by, guest.name.as_str(), uuid) else {
+                    continue;
+                };
+                self.moves.entry(name.clone()).or_insert_with(|| {
+                    let spec = GuestMigrationSpec {
+                        guest: guest.name.to_string(),
+                        ..GuestMigrationSpec::default()
+                    };
+                    MoveState::new(spec, planned.by.clone(), pass.now)
+                });
+                name
+            };
+            let Some(state) = self.moves.get(&name) else {
+                continue;
+            };
+            if state.is_final() || state.running.is_some() {
+                continue;
+            }
+            self.launch(
+                &name,
+                source,
+                target,
+                uuid,
+                planned.pools.clone(),
+                None,
+                false,
+                pass.now,
+            );
+            if let Some(running) = self
+                .moves
+                .get_mut(&name)
+                .and_then(|state| state.running.as_mut())
+            {
+                running.cpu_milli = guest.cpu_milli;
+                running.memory = guest.memory;
+                running.pools = holds(guest, &planned.pools);
+            }
+        }
+    }
+
+    /// Starts the task of one attempt.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn launch(
+        &mut self,
+        name: &MigrationName,
+        source: HostName,
+        target: HostName,
+        guest: Uuid,
+        pools: BTreeMap<String, String>,
+        adopted: Option<Journal>,
+        elsewhere: bool,
+        now: Timestamp,
+    ) {
+        let (Some(from), Some(to)) = (self.place(&source), self.place(&target)) else {
+            return;
+        };
+        let declared = &self.hosts[&target].declared.spec;
+        let target_uri = declared
+            .migration
+            .uri
+            .clone()
+            .unwrap_or_else(|| declared.uri.clone());
+        let target_address = declared.migration.address.clone();
+        let Some(state) = self.moves.get_mut(name) else {
+            return;
+        };
+        let id = adopted
+            .as_ref()
+            .map_or_else(Uuid::new_v4, |journal| journal.id);
+        let order = Order {
+            id,
+            migration: name.clone(),
+            migration_uid: state.uid.clone(),
+            requested_by: state.by.clone(),
+            attempt: (state.status.failed_attempts + 1).unsigned_abs(),
+            fleet: self.options.fleet.clone(),
+            guest,
+            source: from,
+            target: to,
+            pools,
+            target_uri,
+            target_address,
+            manner: Manner::default(),
+            start_time: now.to_string(),
+            adopted,
+        };
+        let (abort, aborted) = watch::channel(false);
+        let (events, heard) = mpsc::unbounded_channel();
+        let lines = Lines {
+            claims: self.claims.clone(),
+            abort: aborted,
+            events: heard,
+            reports: self.reports.0.clone(),
+            elsewhere,
+        };
+        let running = Running {
+            id,
+            guest,
+            source,
+            target,
+            abort,
+            events,
+            pools: BTreeMap::new(),
+            cpu_milli: 0,
+            memory: Default::default(),
+            eta: None,
+            journal: order.adopted.clone(),
+        };
+        state.begin(running, now);
+        tokio::spawn(life::run(order, lines));
+    }
+
+    fn place(&self, host: &HostName) -> Option<Place> {
+        let state = self.hosts.get(host)?;
+        Some(Place {
+            host: host.clone(),
+            uuid: state.facts.as_ref()?.uuid,
+            hypervisor: state.hypervisor.clone()?,
+        })
+    }
+
+    /// An attempt ended.
+    pub(super) fn ended(&mut self, name: &MigrationName, outcome: Outcome, now: Timestamp) {
+        let Some(state) = self.moves.get_mut(name) else {
+            return;
+        };
+        let journal = state
+            .running
+            .as_ref()
+            .and_then(|running| running.journal.clone());
+        let untouched = matches!(&outcome, Outcome::Failed { tried: false, .. });
+        // Another finished what we meant to take over: nothing is left to do or to say.
+        let finished = matches!(&outcome, Outcome::Failed { cause, tried: false } if cause.reason == Reason::Interrupted);
+        let cause = state.conclude(outcome, now);
+        let hidden = state.hidden;
+        let message = state
+            .status
+            .attempts
+            .last()
+            .map(|attempt| attempt.message.clone())
+            .unwrap_or_default();
+        if let Some(journal) = journal.filter(|_| untouched && !finished) {
+            self.put_back(journal);
+        }
+        if hidden {
+            self.moves.remove(name);
+            return;
+        }
+        match cause {
+            None => {
+                let done = Cause::new(Reason::Completed, message).hint("");
+                self.tell("GuestMigration", name, &done, false, "Migrate");
+            }
+            Some(cause) => {
+                let warning =
+                    cause.reason.class() != Class::Terminal || cause.reason != Reason::Aborted;
+                self.tell("GuestMigration", name, &cause, warning, "Migrate");
+            }
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! From declared objects to wishes: who is meant, what the manifests get wrong, what is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use evenkeel_crds::{
+    GuestMigration, HostDrain, MigrationPhase,
+    kinds::{
+        drain::{OnRelease, StoppedGuests, StuckGuests},
+        migration::MigrationMode,
+    },
+    names::{HostName, MigrationName},
+    reason::{Cause, Reason},
+    shared::{LABEL_WISH_KIND, LABEL_WISH_NAME, RequestedBy, Timestamp},
+};
+use evenkeel_planner::{HostId, What, Wish};
+use uuid::Uuid;
+
+use super::{Pass, Reconciler};
+use crate::{guests::Guests, model::Model, moves::MoveState};
+
+/// What is wanted, resolved.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) wishes: Vec<Wish>,
+    /// Moves that can't even be planned, each with the cause.
+    pub(crate) refused: BTreeMap<MigrationName, Cause>,
+    /// Hosts of each drain, names that no Host bears, and why nothing new starts.
+    pub(crate) drains: BTreeMap<String, Drain>,
+}
+
+/// A drain, resolved.
+#[derive(Debug, Default)]
+pub(crate) struct Drain {
+    pub(crate) hosts: Vec<HostName>,
+    pub(crate) unknown: Vec<String>,
+    pub(crate) halted: Option<Cause>,
+    /// Settings that this version does not have.
+    pub(crate) unsupported: Option<Cause>,
+}
+
+impl Reconciler {
+    /// Brings the moves table in line with what is declared.
+    pub(super) fn sync_moves(&mut self, guests: &Guests, now: Timestamp) {
+        for (name, object) in &self.declared.migrations {
+            let state = self
+                .moves
+                .entry(name.as_str().into())
+                .or_insert_with(|| adopted_object(object, name, now));
+            state.declared = true;
+            state.uid = object.metadata.uid.clone().unwrap_or_default();
+            state.generation = object.metadata.generation;
+            state.spec = object.spec.clone();
+            if state.by.kind == "GuestMigration" {
+                state.by.uid.clone_from(&state.uid);
+            }
+            let deleted = object.metadata.deletion_timestamp.is_some();
+            if deleted || object.spec.abort == Some(true) {
+                abort(
+                    state,
+                    Cause::new(
+                        Reason::Aborted,
+                        if deleted {
+                            "deleted by request; the guest is where it was"
+                        } else {
+                            "aborted by request; the guest is where it was"
+                        },
+                    ),
+                    now,
+                );
+            }
+            let from_files = self.options.from_files;
+            let over = object.spec.deadline.is_some_and(|deadline| {
+                let age = now.as_second() - state.created.as_second();
+                age >= 0 && age as u64 >= deadline.0.as_secs()
+            });
+            if over && !state.is_final() {
+                let cause = Cause::new(
+                    Reason::DeadlineExceeded,
+                    format!(
+                        "not done within {}",
+                        object.spec.deadline.unwrap_or_default()
+                    ),
+                );
+                abort(state, cause, now);
+            }
+            if !state.is_final() && state.running.is_none() {
+                settle_by_place(state, name, guests, &self.hosts, from_files, now);
+            }
+        }
+        let declared = &self.declared;
+        for (name, state) in &mut self.moves {
+            if state.declared && !declared.migrations.contains_key(name.as_str()) {
+                state.declared = false;
+                if state.by.kind == "GuestMigration" {
+                    abort(
+                        state,
+                        Cause::new(Reason::WishGone, "the GuestMigration is gone"),
+                        now,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Guests that no drain moves again: its own move for them was given up or aborted by a user.
+    pub(super) fn spent(&self, guests: &Guests) -> BTreeMap<Uuid, Cause> {
+        let mut spent = BTreeMap::new();
+        for (name, state) in &self.moves {
+            if state.by.kind != "HostDrain"
+                || state.hidden
+                || !matches!(
+                    state.status.phase,
+                    MigrationPhase::Failed | MigrationPhase::Aborted
+                )
+            {
+                continue;
+            }
+            let Some((uuid, entry)) = guests.find(&state.spec.guest) else {
+                continue;
+            };
+            // Only where the drain would make the very same move again.
+            if self
+                .wish_move_name(&state.by, entry.name.as_str(), uuid)
+                .as_ref()
+                != Some(name)
+            {
+                continue;
+            }
+            let (reason, message) = match &state.end {
+                Some(cause) if state.status.phase == MigrationPhase::Failed => {
+                    (cause.reason, cause.message.clone())
+                }
+                None if state.status.phase == MigrationPhase::Failed => {
+                    (Reason::AttemptsExhausted, format!("{name} failed"))
+                }
+                Some(cause) if cause.reason == Reason::WishGone => continue,
+                _ => (
+                    Reason::AbortedByUser,
+                    format!("{name} was aborted by a user"),
+                ),
+            };
+            spent.insert(uuid, Cause::new(reason, message));
+        }
+        spent
+    }
+
+    /// Resolves what is declared into wishes.
+    pub(super) fn wanted(&mut self, guests: &Guests, model: &Model, now: Timestamp) -> Wanted {
+        let mut wanted = Wanted::default();
+        for (name, state) in &self.moves {
+            if state.hidden
+                || state.is_final()
+                || state.running.is_some()
+                || state.by.kind != "GuestMigration"
+            {
+                continue;
+            }
+            match resolve(name, state, guests, model) {
+                Ok(wish) => wanted.wishes.push(wish),
+                Err(cause) => {
+                    wanted.refused.insert(name.clone(), cause);
+                }
+            }
+        }
+        for (name, drain) in &self.declared.drains {
+            if drain.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let resolved = self.resolve_drain(drain, now);
+            let hosts: BTreeSet<HostId> = resolved
+                .hosts
+                .iter()
+                .filter_map(|host| model.hosts.get(host).copied())
+                .collect();
+            if !hosts.is_empty() {
+                wanted.wishes.push(Wish {
+                    by: by_drain(name, drain),
+                    what: What::Drain {
+                        hosts,
+                        parallel: drain.spec.parallel.max(1).unsigned_abs(),
+                        halted: resolved.halted.clone(),
+                    },
+                });
+            }
+            wanted.drains.insert(name.clone(), resolved);
+        }
+        wanted
+    }
+
+    fn resolve_drain(&self, drain: &HostDrain, now: Timestamp) -> Drain {
+        let mut resolved = Drain::default();
+        let picker = &drain.spec.hosts;
+        for name in picker.names.iter().flatten() {
+            match self.hosts.get_key_value(name.as_str()) {
+                Some((host, _)) => resolved.hosts.push(host.clone()),
+                None => resolved.unknown.push(name.clone()),
+            }
+        }
+        if let Some(selector) = &picker.selector {
+            for (host, state) in &self.hosts {
+                if selector.matches(&state.declared.metadata.labels.clone().unwrap_or_default()) {
+                    resolved.hosts.push(host.clone());
+                }
+            }
+        }
+        resolved.hosts.sort();
+        resolved.hosts.dedup();
+        let since = drain
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(self.started_at, |time| time.0);
+        let late = drain
+            .spec
+            .deadline
+            .filter(|deadline| now.as_second() - since.as_second() >= deadline.0.as_secs() as i64);
+        if drain.spec.suspend {
+            resolved.halted = Some(Cause::new(
+                Reason::Suspended,
+                "the drain is suspended: nothing new starts",
+            ));
+        } else if let Some(deadline) = late {
+            resolved.halted = Some(
+                Cause::new(
+                    Reason::DeadlineExceeded,
+                    format!("not done within {deadline}: nothing new starts, nothing is killed"),
+                )
+                .hint("raise `deadline` to go on"),
+            );
+        }
+        if drain.spec.stopped == StoppedGuests::Move || drain.spec.stuck == StuckGuests::Shutdown {
+            resolved.unsupported = Some(Cause::new(
+                Reason::NotSupportedYet,
+                "`stopped: Move` and `stuck: Shutdown` are not supported by this version: such guests stay, and are listed",
+            ));
+        }
+        resolved
+    }
+
+    /// The name of the move that a wish would make for a guest now. Nothing where the wish is gone.
+    pub(super) fn wish_move_name(
+        &self,
+        by: &RequestedBy,
+        guest: &str,
+        uuid: Uuid,
+    ) -> Option<MigrationName> {
+        let drain = self
+            .declared
+            .drains
+            .get(&by.name)
+            .filter(|_| by.kind == "HostDrain")?;
+        let by = by_drain(&by.name, drain);
+        let last = self
+            .hosts
+            .values()
+            .filter_map(|state| state.domains.get(&uuid)?.last_move.as_ref())
+            .map(|last| last.time.as_str())
+            .max()
+            .unwrap_or("");
+        Some(crate::moves::name_for(
+            &by,
+            drain.metadata.generation.unwrap_or(0),
+            guest,
+            uuid,
+            last,
+        ))
+    }
+
+    /// Ends what a wish that is gone had asked for: pending moves at once, copies as the drain said.
+    pub(super) fn release(&mut self, pass: &Pass) {
+        let declared = self.declared.clone();
+        let mut gone = Vec::new();
+        for (name, state) in &mut self.moves {
+            if state.hidden {
+                if state.is_final()
+                    || (state.running.is_none() && state.status.phase == MigrationPhase::Pending)
+                {
+                    gone.push(name.clone());
+                }
+                continue;
+            }
+            if !state.declared && state.by.kind == "GuestMigration" && state.running.is_none() {
+                gone.push(name.clone());
+                continue;
+            }
+            if state.by.kind != "HostDrain" || state.is_final() {
+                continue;
+            }
+            let wanted = declared
+                .drains
+                .get(&state.by.name)
+                .filter(|drain| drain.metadata.deletion_timestamp.is_none());
+            let cause = Cause::new(
+                Reason::WishGone,
+                format!("HostDrain {} is gone", state.by.name),
+            );
+            match wanted {
+                Some(drain) => state.release = drain.spec.on_release,
+                None if state.running.is_some() => {
+                    if state.release == OnRelease::Abort {
+                        state.ask_to_abort(Some(cause));
+                    }
+                }
+                None => state.finish(MigrationPhase::Aborted, cause, pass.now),
+            }
+        }
+        for name in gone {
+            self.moves.remove(&name);
+        }
+    }
+}
+
+/// A drain as the one who asks.
+pub(super) fn by_drain(name: &str, drain: &HostDrain) -> RequestedBy {
+    RequestedBy {
+        kind: "HostDrain".to_owned(),
+        name: name.to_owned(),
+        uid: drain.metadata.uid.clone().unwrap_or_default(),
+    }
+}
+
+/// A move as an object tells of it: what was known when an earlier process wrote it goes on.
+fn adopted_object(object: &GuestMigration, name: &str, now: Timestamp) -> MoveState {
+    let labels = object.metadata.labels.clone().unwrap_or_default();
+    let status = object.status.clone().unwrap_or_default();
+    let by = match (labels.get(LABEL_WISH_KIND), labels.get(LABEL_WISH_NAME)) {
+        (Some(kind), Some(wish)) => status.requested_by.clone().unwrap_or_else(|| RequestedBy {
+            kind: kind.clone(),
+            name: wish.clone(),
+            uid: String::new(),
+        }),
+        _ => RequestedBy {
+            kind: "GuestMigration".to_owned(),
+            name: name.to_owned(),
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+        },
+    };
+    let created = object
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(now, |time| time.0);
+    let mut state = MoveState::new(object.spec.clone(), by, created);
+    state.status = status;
+    if !state.is_final() {
+        // Its journals tell how far it really is.
+        state.status.phase = MigrationPhase::Pending;
+    }
+    state
+}
+
+fn abort(state: &mut MoveState, cause: Cause, now: Timestamp) {
+    if state.is_final() {
+        return;
+    }
+    if state.running.is_some() {
+        state.ask_to_abort(Some(cause));
+        return;
+    }
+    let phase = match cause.reason {
+        Reason::DeadlineExceeded => MigrationPhase::Failed,
+        _ => MigrationPhase::Aborted,
+    };
+    state.finish(phase, cause, now);
+}
+
+/// Ends a move that the guest's place has decided already: it is where it should go, or not where it should be.
+fn settle_by_place(
+    state: &mut MoveState,
+    name: &str,
+    guests: &Guests,
+    hosts: &BTreeMap<HostName, crate::hosts::HostState>,
+    from_files: bool,
+    now: Timestamp,
+) {
+    let Some((uuid, entry)) = guests.find(&state.spec.guest) else {
+        return;
+    };
+    let Some(place) = crate::guests::place(entry, uuid, hosts, None)
+        .filter(|place| place.known && place.foreign.is_none())
+    else {
+        return;
+    };
+    let host = &place.host;
+    let there = state.spec.target.as_deref() == Some(host.as_str());
+    // From files nothing but the guest's own metadata remembers a move without a target.
+    let done_before = from_files
+        && state.spec.target.is_none()
+        && place
+            .facts
+            .last_move
+            .as_ref()
+            .is_some_and(|last| last.by == format!("GuestMigration/{name}"));
+    if there || done_before {
+        let message = if done_before {
+            format!("{} was moved to {host} for this before", entry.name)
+        } else {
+            format!("{} is on {host} already", entry.name)
+        };
+        let cause = Cause::new(Reason::MigrateToSelf, message);
+        state.status.source = Some(host.to_string());
+        state.status.target = Some(host.to_string());
+        if from_files {
+            state.finish(MigrationPhase::Succeeded, cause.hint(""), now);
+        } else {
+            state.finish(MigrationPhase::Failed, cause, now);
+        }
+    } else if let Some(source) = state
+        .spec
+        .source
+        .as_deref()
+        .filter(|source| *source != host.as_str())
+    {
+        let cause = Cause::new(
+            Reason::SourceMismatch,
+            format!("{} is on {host}, not on {source}", entry.name),
+        );
+        state.finish(MigrationPhase::Failed, cause, now);
+    }
+}
+
+fn resolve(
+    name: &MigrationName,
+    state: &MoveState,
+    guests: &Guests,
+    model: &Model,
+) -> Result<Wish, Cause> {
+    let spec = &state.spec;
+    let unsupported = |what: &str| {
+        Err(Cause::new(
+            Reason::NotSupportedYet,
+            format!("{what} is not supported by this version"),
+        ))
+    };
+    if spec.mode == MigrationMode::Shared {
+        return unsupported("`mode: Shared`");
+    }
+    if spec.profile.is_some() {
+        return unsupported("`profile`");
+    }
+    let (uuid, _) = guests.find(&spec.guest).ok_or_else(|| {
+        Cause::new(
+            Reason::GuestNotFound,
+            format!("no guest is named {} on any host that answers", spec.guest),
+        )
+    })?;
+    let guest = *model.guests.get(&uuid).ok_or_else(|| {
+        Cause::new(
+            Reason::GuestNotFound,
+            format!("{} is on no host of the fleet", spec.guest),
+        )
+    })?;
+    let host = |word: &str| {
+        model.hosts.get(word).copied().ok_or_else(|| {
+            let known: Vec<&str> = model
+                .hosts
+                .keys()
+                .take(10)
+                .map(|name| name.as_str())
+                .collect();
+            Cause::new(
+                Reason::HostNotFound,
+                format!("no Host is named {word}; there are {}", known.join(", ")),
+            )
+        })
+    };
+    let target = spec.target.as_deref().map(host).transpose()?;
+    if let Some(source) = spec.source.as_deref() {
+        host(source)?;
+    }
+    let mut pools = BTreeMap::new();
+    for disk in spec.disks.iter().flatten() {
+        if !model
+            .guest(guest)
+            .disks
+            .iter()
+            .any(|own| own.target == disk.target)
+        {
+            return Err(Cause::new(
+                Reason::DiskNotMovable,
+                format!(
+                    "{} has no disk {} that would be copied",
+                    spec.guest, disk.target
+                ),
+            ));
+        }
+        pools.insert(disk.target.clone(), disk.pool.clone());
+    }
+    Ok(Wish {
+        by: state.by.clone(),
+        what: What::Move {
+            migration: name.clone(),
+            guest,
+            target,
+            pools,
+        },
+    })
+}

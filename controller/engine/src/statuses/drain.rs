@@ -1,0 +1,251 @@
+//! A HostDrain's status.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use evenkeel_crds::{
+    HostDrain, HostDrainStatus,
+    kinds::{
+        drain::{BlockedGuest, DrainCounts, DrainedHost},
+        host::GuestCounts,
+    },
+    names::HostName,
+    quantity::Span,
+    reason::{Cause, Reason},
+    shared::{Answer, LIST_CAP, Time, Timestamp, condition, whole_seconds},
+};
+use evenkeel_planner::Rejection;
+
+use super::{Standing, conditions, sentence};
+use crate::hosts::{HostState, Link};
+
+/// What goes into it.
+pub(crate) struct Input<'a> {
+    pub(crate) drain: &'a HostDrain,
+    /// The hosts it names or selects.
+    pub(crate) hosts: Vec<&'a HostName>,
+    /// Names that no Host bears.
+    pub(crate) unknown: Vec<String>,
+    pub(crate) states: &'a BTreeMap<HostName, HostState>,
+    /// Moves that touch these hosts, ours or others'.
+    pub(crate) in_flight: BTreeMap<&'a HostName, i64>,
+    /// Guests managed elsewhere, per host.
+    pub(crate) elsewhere: BTreeMap<&'a HostName, i64>,
+    /// Moves of this drain that succeeded, and that run.
+    pub(crate) succeeded: i64,
+    pub(crate) moving: i64,
+    /// What the planner says can't be done for it, with the guests' names.
+    pub(crate) rejections: Vec<(String, &'a Rejection)>,
+    /// Planned end of its last move.
+    pub(crate) eta: Option<Duration>,
+    /// Why nothing new starts.
+    pub(crate) halted: Option<&'a Cause>,
+    pub(crate) before: Option<&'a HostDrainStatus>,
+    pub(crate) now: Timestamp,
+}
+
+pub(crate) fn status(input: &Input<'_>) -> HostDrainStatus {
+    let generation = input.drain.metadata.generation;
+    let empty = HostDrainStatus::default();
+    let before = input
+        .before
+        .or(input.drain.status.as_ref())
+        .unwrap_or(&empty);
+    let mut hosts: Vec<DrainedHost> = input.hosts.iter().map(|name| host(input, name)).collect();
+    hosts.sort_by_key(|host| host.drained);
+    let left: i64 = hosts.iter().map(|host| host.guests.active).sum();
+    let blocked = blocked(input);
+    let total = before.guests.total.max(left + input.succeeded);
+    let counts = DrainCounts {
+        total,
+        left,
+        moving: input.moving,
+        blocked: blocked.len() as i64,
+    };
+    let (drained, cause) = drained(input, &hosts, left);
+    let finished = drained == Answer::True;
+    let stalled = !finished
+        && (input
+            .halted
+            .is_some_and(|cause| cause.reason == Reason::DeadlineExceeded)
+            || (input.moving == 0 && !blocked.is_empty() && blocked.len() as i64 >= left));
+    let shown = match (input.halted, blocked.first()) {
+        _ if finished => cause.clone(),
+        (Some(halt), _) => halt.clone(),
+        (None, Some(first)) if stalled => Cause::new(
+            Reason::Blocked,
+            format!(
+                "{} of {left} guests can't leave; {}: {} {}",
+                blocked.len(),
+                first.guest,
+                first.reason,
+                first.message
+            ),
+        ),
+        _ => cause.clone(),
+    };
+    let own = vec![condition(
+        "Drained",
+        drained,
+        cause.reason,
+        sentence(&cause),
+        generation,
+        input.now,
+    )];
+    let standing = Standing {
+        ready: if finished {
+            Answer::True
+        } else {
+            Answer::False
+        },
+        reconciling: !finished,
+        stalled,
+        cause: shown,
+    };
+    let progress = if finished {
+        100
+    } else if total == 0 {
+        0
+    } else {
+        ((total - left) * 100 / total).clamp(0, 99) as i32
+    };
+    let mut status = HostDrainStatus {
+        observed_generation: generation,
+        conditions: conditions(own, &standing, generation, input.now, &before.conditions),
+        hosts: hosts.into_iter().take(LIST_CAP).collect(),
+        guests: counts,
+        progress,
+        eta: input
+            .eta
+            .filter(|_| !finished)
+            .map(|eta| Span(Duration::from_secs(eta.as_secs().div_ceil(5) * 5))),
+        start_time: before
+            .start_time
+            .clone()
+            .or(Some(Time(whole_seconds(input.now)))),
+        blocked: blocked.into_iter().take(LIST_CAP).collect(),
+    };
+    steady_times(&mut status, before);
+    status
+}
+
+/// The time of a look is written anew only with something that people act on.
+fn steady_times(status: &mut HostDrainStatus, before: &HostDrainStatus) {
+    for host in &mut status.hosts {
+        let old = before.hosts.iter().find(|old| old.name == host.name);
+        if let Some(old) = old
+            && old.drained == host.drained
+            && old.guests == host.guests
+        {
+            host.observed_time.clone_from(&old.observed_time);
+        }
+    }
+}
+
+fn host(input: &Input<'_>, name: &HostName) -> DrainedHost {
+    let Some(state) = input.states.get(name) else {
+        return DrainedHost {
+            name: name.to_string(),
+            ..DrainedHost::default()
+        };
+    };
+    let active = state
+        .domains
+        .values()
+        .filter(|domain| domain.activity.active())
+        .count() as i64;
+    let busy = input.in_flight.get(name).copied().unwrap_or(0) > 0;
+    DrainedHost {
+        name: name.to_string(),
+        drained: state.link == Link::Up && state.facts.is_some() && active == 0 && !busy,
+        guests: GuestCounts {
+            active,
+            stopped: state.domains.len() as i64 - active,
+            managed_elsewhere: input.elsewhere.get(name).copied().unwrap_or(0),
+        },
+        observed_time: state.observed.map(|time| Time(whole_seconds(time))),
+    }
+}
+
+fn drained(input: &Input<'_>, hosts: &[DrainedHost], left: i64) -> (Answer, Cause) {
+    if !input.unknown.is_empty() {
+        return (
+            Answer::False,
+            Cause::new(
+                Reason::HostNotFound,
+                format!("no Host is named {}", input.unknown.join(", ")),
+            ),
+        );
+    }
+    if hosts.is_empty() {
+        return (
+            Answer::False,
+            Cause::new(Reason::NoHostsMatched, "no Host matches"),
+        );
+    }
+    let silent: Vec<&str> = input
+        .hosts
+        .iter()
+        .filter(|name| {
+            input
+                .states
+                .get(**name)
+                .is_none_or(|state| state.link != Link::Up || state.facts.is_none())
+        })
+        .map(|name| name.as_str())
+        .collect();
+    let names: Vec<&str> = input.hosts.iter().map(|name| name.as_str()).collect();
+    let seen_left: i64 = hosts
+        .iter()
+        .filter(|host| !silent.contains(&host.name.as_str()))
+        .map(|host| host.guests.active)
+        .sum();
+    if seen_left > 0 {
+        return (
+            Answer::False,
+            Cause::new(
+                Reason::GuestsLeft,
+                format!("{left} active guests on {}", names.join(", ")),
+            ),
+        );
+    }
+    if !silent.is_empty() {
+        return (
+            Answer::Unknown,
+            Cause::new(
+                Reason::HostUnreachable,
+                format!("{} does not answer", silent.join(", ")),
+            ),
+        );
+    }
+    if hosts.iter().any(|host| !host.drained) {
+        return (
+            Answer::False,
+            Cause::new(
+                Reason::MovesInFlight,
+                "no active guest is left; moves are still being finished",
+            ),
+        );
+    }
+    (
+        Answer::True,
+        Cause::new(
+            Reason::Completed,
+            format!("no active guest is on {}", names.join(", ")),
+        ),
+    )
+}
+
+fn blocked(input: &Input<'_>) -> Vec<BlockedGuest> {
+    let mut blocked: Vec<BlockedGuest> = input
+        .rejections
+        .iter()
+        .map(|(guest, rejection)| BlockedGuest {
+            guest: guest.clone(),
+            reason: rejection.cause.reason.to_string(),
+            message: sentence(&rejection.cause),
+            hosts: rejection.hosts.clone(),
+        })
+        .collect();
+    blocked.sort_by(|a, b| a.guest.cmp(&b.guest));
+    blocked
+}
