@@ -291,11 +291,15 @@ impl fmt::Display for Span {
         if millis == 0 {
             return f.pad("0s");
         }
-        if millis % 1000 != 0 {
+        if !millis.is_multiple_of(1000) {
             return f.pad(&format!("{millis}ms"));
         }
         let seconds = self.0.as_secs();
-        let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+        let parts = [
+            (seconds / 3600, "h"),
+            (seconds / 60 % 60, "m"),
+            (seconds % 60, "s"),
+        ];
         let text: String = parts
             .iter()
             .filter(|(number, _)| *number > 0)
@@ -351,7 +355,19 @@ mod tests {
         for (text, bytes) in good {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
         }
-        for text in ["", "500m", "1.5", "2GB", "-1", "1e3", "Gi", "1.", ".5Gi", "1 Gi", "99999999Pi"] {
+        for text in [
+            "",
+            "500m",
+            "1.5",
+            "2GB",
+            "-1",
+            "1e3",
+            "Gi",
+            "1.",
+            ".5Gi",
+            "1 Gi",
+            "99999999Pi",
+        ] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }
@@ -365,8 +381,17 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [("300ms", 300), ("90s", 90_000), ("1h30m", 5_400_000), ("0s", 0)] {
-            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(millis))), "{text}");
+        for (text, millis) in [
+            ("300ms", 300),
+            ("90s", 90_000),
+            ("1h30m", 5_400_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                text.parse(),
+                Ok(Span(Duration::from_millis(millis))),
+                "{text}"
+            );
         }
         for text in ["", "5", "5 s", "-1s", "1.5s", "3d", "s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");

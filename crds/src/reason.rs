@@ -209,7 +209,9 @@ impl fmt::Display for Reason {
 }
 
 /// A reason with its sentence. The hint is the reason's own unless there is a better one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
+)]
 #[error("{reason}: {message}")]
 pub struct Cause {
     /// The word.

@@ -210,6 +210,8 @@ impl MoveState {
                     bytes.left = Default::default();
                 }
                 self.status.evidence = Some(evidence);
+                // Encryption of memory and disks comes with credentials.
+                self.status.encrypted = Some(false);
                 self.finish(
                     MigrationPhase::Succeeded,
                     Cause::new(Reason::Completed, message),

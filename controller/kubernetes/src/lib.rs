@@ -1,1 +1,305 @@
-//! placeholder
+//! The Kubernetes side of the controller: watches in, statuses, objects and Events out, one lease.
+//!
+//! It moves facts and decides nothing about guests: what is declared goes to the engine as it is, what the engine
+//! shows goes onto the objects. Only this crate names a Kubernetes client; it knows no hypervisor.
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+mod desk;
+mod error;
+mod events;
+mod health;
+mod kinds;
+mod lease;
+mod objects;
+mod pause;
+mod session;
+mod statuses;
+mod stores;
+mod watches;
+mod writes;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
+use evenkeel_engine::{
+    Options,
+    port::{Hypervisors, ProcessIdentity},
+};
+use kube::Client;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+pub use crate::{client::Access, error::Error, lease::LeaseTimes};
+use crate::{
+    health::Health,
+    lease::{Contender, Guard, Held, Lost},
+    session::{Parts, Session},
+    stores::Stores,
+};
+
+/// How the controller runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The cluster.
+    pub access: Access,
+    /// Namespace of the lease; absent: the one of the pod or of the kubeconfig's context.
+    pub lease_namespace: Option<String>,
+    /// Name of the lease.
+    pub lease_name: String,
+    /// How the lease is held.
+    pub lease_times: LeaseTimes,
+    /// Who we are, for people: the pod's name.
+    pub identity: String,
+    /// The fleet's name, in claims and journals.
+    pub fleet: String,
+    /// The process we are, so that a neighbour can prove us dead.
+    pub process: Option<ProcessIdentity>,
+    /// Where `/healthz` and `/readyz` are served.
+    pub health: Option<SocketAddr>,
+    /// Where credentials are: `DIR/<secretName>/<key>`.
+    pub credentials: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            access: Access::default(),
+            lease_namespace: None,
+            lease_name: "evenkeel-controller".to_owned(),
+            lease_times: LeaseTimes::default(),
+            identity: "evenkeel".to_owned(),
+            fleet: "default".to_owned(),
+            process: None,
+            health: None,
+            credentials: None,
+        }
+    }
+}
+
+/// Pause between looks for the kinds, before they are there.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often an error that goes on is logged.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// Runs the controller until `shutdown` completes: waits for the kinds to be installed, then for the lease, and runs
+/// an engine for as long as it has it. When asked to stop it leaves moves to libvirt and gives the lease back.
+///
+/// # Errors
+/// Where no cluster is configured, the health address is taken, or a part of it ended that should not have: then the
+/// process should end too and be restarted.
+pub async fn run(
+    settings: Settings,
+    hypervisors: Arc<dyn Hypervisors>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let config = settings.access.configuration().await?;
+    let mut parts = Parts::default();
+    let health = Arc::new(Health::default());
+    if let Some(address) = settings.health {
+        let listener = health::listen(address).await?;
+        parts.start("the health server", health::serve(listener, health.clone()));
+    }
+    let namespace = settings
+        .lease_namespace
+        .clone()
+        .unwrap_or_else(|| config.default_namespace.clone());
+    // Each with connections of its own: a watch that hangs or a burst of writes must not cost the lease.
+    let controller = Controller {
+        contender: Contender::new(
+            client::build(config.clone())?,
+            &namespace,
+            &settings.lease_name,
+            &settings.identity,
+            settings.lease_times.clone(),
+        ),
+        calls: client::build(config.clone())?,
+        watches: client::build(config)?,
+        stores: Arc::default(),
+        anew: watch::Sender::new(0),
+        settings,
+        hypervisors,
+        health,
+        parts,
+    };
+    controller.run(shutdown).await
+}
+
+struct Controller {
+    settings: Settings,
+    hypervisors: Arc<dyn Hypervisors>,
+    contender: Contender,
+    calls: Client,
+    watches: Client,
+    stores: Arc<Stores>,
+    /// Tells the watches to start anew.
+    anew: watch::Sender<u64>,
+    health: Arc<Health>,
+    parts: Parts,
+}
+
+impl Controller {
+    async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        tokio::select! {
+            () = installed(&self.calls) => self.health.installed(),
+            error = self.parts.ended() => return Err(error),
+            () = &mut shutdown => return Ok(()),
+        }
+        self.watch();
+        tokio::select! {
+            () = self.stores.synced() => {}
+            error = self.parts.ended() => return Err(error),
+            () = &mut shutdown => return Ok(()),
+        }
+        loop {
+            let mut log = LeaseLog::new(&self.health);
+            let held = tokio::select! {
+                held = self.contender.acquire(|look| log.tell(look)) => held,
+                error = self.parts.ended() => return Err(error),
+                () = &mut shutdown => return Ok(()),
+            };
+            match self.lead(held, shutdown.as_mut()).await? {
+                Some(lost) => {
+                    tracing::warn!(
+                        ?lost,
+                        "the lease is lost: everything stops here, moves go on in libvirt"
+                    );
+                    // What cost the lease may have cost the watches their connections too.
+                    self.anew.send_modify(|count| *count += 1);
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn watch(&mut self) {
+        macro_rules! follow {
+            ($kind:ty, $part:literal) => {
+                let (client, stores) = (self.watches.clone(), self.stores.clone());
+                let (health, anew) = (self.health.clone(), self.anew.subscribe());
+                self.parts.start($part, async move {
+                    watches::follow::<$kind>(client, stores, health, anew).await;
+                    "the watch ended".to_owned()
+                });
+            };
+        }
+        follow!(Host, "the watch of hosts");
+        follow!(Guest, "the watch of guests");
+        follow!(GuestMigration, "the watch of moves");
+        follow!(HostDrain, "the watch of drains");
+    }
+
+    /// Runs an engine while the lease is ours. Nothing where it ended by request.
+    async fn lead(
+        &mut self,
+        mut held: Held,
+        shutdown: std::pin::Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Option<Lost>, Error> {
+        tracing::info!(epoch = held.epoch, "the lease is ours");
+        self.health.leading(true);
+        let until = watch::Sender::new(Some(held.until()));
+        let mut session = Session::start(
+            self.options(held.epoch),
+            self.hypervisors.clone(),
+            self.calls.clone(),
+            self.stores.clone(),
+            Guard::new(until.subscribe()),
+        );
+        let mut log = LeaseLog::new(&self.health);
+        let ended = tokio::select! {
+            lost = self.contender.keep(&mut held, &until, |look| log.tell(look)) => Ok(Some(lost)),
+            error = session.ended() => Err(error),
+            error = self.parts.ended() => Err(error),
+            () = shutdown => Ok(None),
+        };
+        self.health.leading(false);
+        if let Ok(Some(_)) = ended {
+            session.leave().await;
+            return ended;
+        }
+        // The lease is kept while the engine leaves, and goes only when nothing acts here any more.
+        let leave = session.leave();
+        tokio::select! {
+            () = leave => {}
+            _ = self.contender.keep(&mut held, &until, |_| {}) => {}
+        }
+        until.send_replace(None);
+        if let Err(error) = self.contender.release(held).await {
+            tracing::warn!(%error, "the lease could not be given back: others wait until it runs out");
+        }
+        ended
+    }
+
+    fn options(&self, epoch: u64) -> Options {
+        Options {
+            fleet: self.settings.fleet.clone(),
+            holder: format!("controller@{}", self.settings.identity),
+            process: self.settings.process.clone(),
+            epoch,
+            act: true,
+            from_files: false,
+            credentials: self.settings.credentials.clone(),
+        }
+    }
+}
+
+/// Logs trouble with the lease once, and then now and then.
+struct LeaseLog<'a> {
+    health: &'a Health,
+    told: Option<Instant>,
+}
+
+impl<'a> LeaseLog<'a> {
+    fn new(health: &'a Health) -> Self {
+        Self { health, told: None }
+    }
+
+    fn tell(&mut self, look: Result<(), &Error>) {
+        match look {
+            Ok(()) => {
+                self.health.lease_known();
+                self.told = None;
+            }
+            Err(error) if self.told.is_none_or(|told| told.elapsed() > REPEAT) => {
+                self.told = Some(Instant::now());
+                tracing::warn!(%error, "no word from the lease");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Waits until all kinds are installed.
+async fn installed(client: &Client) {
+    let mut told: Option<(String, Instant)> = None;
+    loop {
+        let found = timeout(Duration::from_secs(15), async {
+            futures::try_join!(
+                client::installed::<Host>(client),
+                client::installed::<Guest>(client),
+                client::installed::<GuestMigration>(client),
+                client::installed::<HostDrain>(client),
+            )
+        });
+        let error = match found.await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the API server does not answer".to_owned(),
+        };
+        let known = told
+            .as_ref()
+            .is_some_and(|(text, when)| *text == error && when.elapsed() < REPEAT);
+        if !known {
+            tracing::warn!("waiting: {error}");
+            told = Some((error, Instant::now()));
+        }
+        sleep(lease::jitter(LOOK)).await;
+    }
+}

@@ -2,9 +2,33 @@
 //!
 //! [`plan`] is a pure function of the fleet, the wishes, what is in flight and the time. It knows no clock, no
 //! network, no hypervisor and no Kubernetes; the same input gives the same plan, to the last word.
+//!
+//! The way of a plan: `wishes` turns what is asked into asks and refuses what can't be tried; `choose` gives each ask
+//! a target on a `board` of what is held, `targeted` and `repair` help where room is short; `schedule` lets the chosen
+//! moves run on virtual time, so that slots, links and room are right at every instant, and finds `rings` that can't
+//! be put in an order; `explain` says it in sentences. Whether a guest may go to a host is decided in one place,
+//! `fit`, for [`plan`] and for [`admit`].
 
 #![forbid(unsafe_code)]
 
+mod admit;
+mod board;
+mod bytes;
+mod capacity;
+mod choose;
+mod explain;
+mod fit;
 pub mod model;
+mod plan;
+mod pools;
+mod repair;
+mod rings;
+mod schedule;
+mod targeted;
+mod view;
+mod waits;
+mod wishes;
 
+pub use admit::admit;
 pub use model::*;
+pub use plan::plan;

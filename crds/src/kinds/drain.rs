@@ -23,15 +23,40 @@ use crate::{
     derive = "PartialEq",
     derive = "Default",
     doc = "These hosts must be empty, as long as this object is here.",
-    printcolumn(name = "Drained", type_ = "string", json_path = r#".status.conditions[?(@.type=="Drained")].status"#),
+    printcolumn(
+        name = "Drained",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Drained")].status"#
+    ),
     printcolumn(name = "Progress", type_ = "integer", json_path = ".status.progress"),
     printcolumn(name = "Left", type_ = "integer", json_path = ".status.guests.left"),
-    printcolumn(name = "Moving", type_ = "integer", json_path = ".status.guests.moving"),
-    printcolumn(name = "Blocked", type_ = "integer", json_path = ".status.guests.blocked"),
+    printcolumn(
+        name = "Moving",
+        type_ = "integer",
+        json_path = ".status.guests.moving"
+    ),
+    printcolumn(
+        name = "Blocked",
+        type_ = "integer",
+        json_path = ".status.guests.blocked"
+    ),
     printcolumn(name = "ETA", type_ = "string", json_path = ".status.eta"),
-    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Drained")].reason"#),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Drained")].message"#, priority = 1)
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Drained")].reason"#
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Drained")].message"#,
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

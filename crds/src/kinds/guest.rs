@@ -25,12 +25,35 @@ use crate::{quantity::Bytes, shared::conditions_schema};
     printcolumn(name = "Host", type_ = "string", json_path = ".status.host"),
     printcolumn(name = "VCPUs", type_ = "integer", json_path = ".status.vcpus"),
     printcolumn(name = "Memory", type_ = "string", json_path = ".status.memory"),
-    printcolumn(name = "Migratable", type_ = "string", json_path = r#".status.conditions[?(@.type=="Migratable")].status"#),
+    printcolumn(
+        name = "Migratable",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Migratable")].status"#
+    ),
     printcolumn(name = "Move", type_ = "string", json_path = ".status.move.name"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "UUID", type_ = "string", json_path = ".status.uuid", priority = 1),
-    printcolumn(name = "Networks", type_ = "string", json_path = ".status.networks", priority = 1),
-    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Migratable")].message"#, priority = 1)
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "UUID",
+        type_ = "string",
+        json_path = ".status.uuid",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Networks",
+        type_ = "string",
+        json_path = ".status.networks",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Migratable")].message"#,
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -39,7 +62,10 @@ use crate::{quantity::Bytes, shared::conditions_schema};
 pub struct GuestSpec {
     /// The domain's UUID; set once. Without it a manifest binds by name, if exactly one domain bears it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 36), regex(pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"))]
+    #[schemars(
+        length(max = 36),
+        regex(pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+    )]
     pub uuid: Option<String>,
     /// The domain's name; absent: the object's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]

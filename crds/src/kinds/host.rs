@@ -21,16 +21,45 @@ use crate::{quantity::Bytes, shared::conditions_schema};
     derive = "PartialEq",
     derive = "Default",
     doc = "A machine that runs libvirtd.",
-    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
-    printcolumn(name = "Guests", type_ = "integer", json_path = ".status.guests.active"),
-    printcolumn(name = "CPU", type_ = "string", json_path = ".status.capacity.cpu.summary"),
-    printcolumn(name = "Memory", type_ = "string", json_path = ".status.capacity.memory.summary"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Guests",
+        type_ = "integer",
+        json_path = ".status.guests.active"
+    ),
+    printcolumn(
+        name = "CPU",
+        type_ = "string",
+        json_path = ".status.capacity.cpu.summary"
+    ),
+    printcolumn(
+        name = "Memory",
+        type_ = "string",
+        json_path = ".status.capacity.memory.summary"
+    ),
     printcolumn(name = "In", type_ = "integer", json_path = ".status.moves.inbound"),
     printcolumn(name = "Out", type_ = "integer", json_path = ".status.moves.outbound"),
-    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
     printcolumn(name = "URI", type_ = "string", json_path = ".spec.uri", priority = 1),
-    printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].message"#, priority = 1)
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -38,7 +67,12 @@ use crate::{quantity::Bytes, shared::conditions_schema};
 )]
 pub struct HostSpec {
     /// How to reach its libvirtd: qemu+tls, qemu+ssh or qemu+tcp, path /system, no query.
-    #[schemars(length(min = 1, max = 300), regex(pattern = r"^(qemu\+(tls|ssh|tcp)|sim)://([a-z_][a-z0-9_-]{0,31}@)?([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/system$"))]
+    #[schemars(
+        length(min = 1, max = 300),
+        regex(
+            pattern = r"^(qemu\+(tls|ssh|tcp)|sim)://([a-z_][a-z0-9_-]{0,31}@)?([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/system$"
+        )
+    )]
     pub uri: String,
     /// Plain qemu+tcp is used only where this says true.
     #[serde(default)]
@@ -75,7 +109,10 @@ pub struct HostSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
     /// A Secret in the controller's namespace, or a directory below `--credentials`.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    )]
     pub secret_name: String,
 }
 
@@ -85,11 +122,19 @@ pub struct Credentials {
 pub struct HostMigration {
     /// How the other hosts' libvirtd reach this one; absent: `spec.uri`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 300), regex(pattern = r"^(qemu\+(tls|ssh|tcp)|sim)://([a-z_][a-z0-9_-]{0,31}@)?([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/system$"))]
+    #[schemars(
+        length(min = 1, max = 300),
+        regex(
+            pattern = r"^(qemu\+(tls|ssh|tcp)|sim)://([a-z_][a-z0-9_-]{0,31}@)?([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/system$"
+        )
+    )]
     pub uri: Option<String>,
     /// Address that memory and disks travel to; absent: the URI's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9a-fA-F:.]+)$"))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9a-fA-F:.]+)$")
+    )]
     pub address: Option<String>,
     /// Of the link, in bytes per second, shared by all moves in or out. At least 1Mi.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,7 +236,9 @@ pub struct NodeRef {
 }
 
 /// What on a node drains its host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum DrainOn {
     /// The node is cordoned.
     Cordon,

@@ -162,7 +162,10 @@ impl Host<'_> {
             return Ok(());
         }
         let mut pools = self.record().pools.iter();
-        pools.try_for_each(|pool| self.virsh(&["pool-refresh", "--pool", &pool.name]).map(drop))
+        pools.try_for_each(|pool| {
+            self.virsh(&["pool-refresh", "--pool", &pool.name])
+                .map(drop)
+        })
     }
 
     fn walk(&self, pool: &str, directory: &str, files: &mut Vec<HostFile>) -> Result<()> {

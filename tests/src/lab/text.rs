@@ -7,20 +7,24 @@ use anyhow::{Context, Error, Result, bail};
 use super::disk::DiskSpec;
 use super::storage::{PoolSpec, Room};
 
-/// Puts values in the place of `@KEY@` in a template, which has no other `@`. What a value contains is not looked at again.
+/// Puts values in the place of `@KEY@` in a template; any other `@` stays. What a value contains is not looked at
+/// again.
 pub(crate) fn render(template: &str, values: &[(&str, &str)]) -> String {
     let mut rendered = String::new();
-    // Every second piece lies between two marks.
-    for (place, piece) in template.split('@').enumerate() {
-        match values
-            .iter()
-            .find(|(key, _)| place % 2 == 1 && *key == piece)
-        {
-            Some((_, value)) => rendered.push_str(value),
-            None => rendered.push_str(piece),
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('@') {
+        rendered.push_str(before);
+        let key = after.split_once('@');
+        let value = key.and_then(|(key, _)| values.iter().find(|(name, _)| *name == key));
+        if let (Some((_, behind)), Some((_, value))) = (key, value) {
+            rendered.push_str(value);
+            rest = behind;
+        } else {
+            rendered.push('@');
+            rest = after;
         }
     }
-    rendered
+    rendered + rest
 }
 
 /// Text as XML wants it, in elements and in attributes.
@@ -112,6 +116,7 @@ mod tests {
     #[test]
     fn values_are_not_rendered_again() {
         assert_eq!(render("<@A@>@B@", &[("A", "@B@"), ("B", "b")]), "<@B@>b");
+        assert_eq!(render("\"$@\" @A@ @", &[("A", "a")]), "\"$@\" a @");
     }
 
     #[test]

@@ -78,11 +78,7 @@ impl Meter {
         if at != self.moved.1 {
             self.moved = (now, at);
         }
-        let percent = if total == 0 {
-            0
-        } else {
-            (done * 100 / total).min(99) as u8
-        };
+        let percent = (done * 100).checked_div(total).unwrap_or(0).min(99) as u8;
         self.best = self.best.max(percent);
         let rate = self.rate.filter(|rate| *rate >= 1.0);
         Progress {

@@ -107,7 +107,7 @@ impl Attempt {
             };
             tokio::select! {
                 result = finished => {
-                    return Some(result.unwrap_or_else(|_| Ok(())));
+                    return Some(result.unwrap_or(Ok(())));
                 }
                 event = self.lines.events.recv() => match event {
                     Some((host, event)) => {

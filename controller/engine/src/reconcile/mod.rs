@@ -71,6 +71,9 @@ const GATHER: Duration = Duration::from_millis(5);
 /// How often pools are looked at while a move waits for room in them.
 const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
 
+/// Both ends of a queue: the sender is cloned for each who writes to it.
+type Queue<T> = (mpsc::UnboundedSender<T>, mpsc::UnboundedReceiver<T>);
+
 pub(crate) struct Reconciler {
     options: Options,
     hypervisors: Arc<dyn Hypervisors>,
@@ -83,15 +86,9 @@ pub(crate) struct Reconciler {
     orphans: BTreeMap<Uuid, (Journal, Instant)>,
     views: watch::Sender<Arc<View>>,
     happenings: mpsc::UnboundedSender<Happening>,
-    notices: (
-        mpsc::UnboundedSender<Notice>,
-        mpsc::UnboundedReceiver<Notice>,
-    ),
-    reports: (
-        mpsc::UnboundedSender<(MigrationName, Report)>,
-        mpsc::UnboundedReceiver<(MigrationName, Report)>,
-    ),
-    inner: (mpsc::UnboundedSender<Inner>, mpsc::UnboundedReceiver<Inner>),
+    notices: Queue<Notice>,
+    reports: Queue<(MigrationName, Report)>,
+    inner: Queue<Inner>,
     commands: mpsc::UnboundedReceiver<Command>,
     started: Instant,
     started_at: Timestamp,

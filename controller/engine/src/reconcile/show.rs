@@ -280,7 +280,8 @@ impl Reconciler {
             if let Some(cause) = cause
                 && !matches!(
                     cause.reason,
-                    Reason::SlotsTaken
+                    Reason::Waiting
+                        | Reason::SlotsTaken
                         | Reason::ParallelLimit
                         | Reason::BackingOff
                         | Reason::Completed

@@ -16,7 +16,7 @@ use evenkeel_planner::{HostId, What, Wish};
 use uuid::Uuid;
 
 use super::{Pass, Reconciler};
-use crate::{guests::Guests, model::Model, moves::MoveState};
+use crate::{guests::Guests, hosts::Link, model::Model, moves::MoveState};
 
 /// What is wanted, resolved.
 #[derive(Debug, Default)]
@@ -158,6 +158,14 @@ impl Reconciler {
             match resolve(name, state, guests, model) {
                 Ok(wish) => wanted.wishes.push(wish),
                 Err(cause) => {
+                    // Nobody is missing before everybody was asked.
+                    let early = cause.reason == Reason::GuestNotFound
+                        && self.hosts.values().any(|host| host.link == Link::Unheard);
+                    let cause = if early {
+                        Cause::new(Reason::Waiting, "not all hosts have answered yet")
+                    } else {
+                        cause
+                    };
                     wanted.refused.insert(name.clone(), cause);
                 }
             }

@@ -1,0 +1,53 @@
+//! The kinds as the command line names them.
+
+use clap::ValueEnum;
+use evenkeel_crds::manifests;
+use serde_json::Value;
+
+/// What can be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Machines that run libvirtd
+    #[value(name = "hosts", aliases = ["host", "evh"])]
+    Host,
+    /// Domains
+    #[value(name = "guests", aliases = ["guest", "evg"])]
+    Guest,
+    /// Moves
+    #[value(name = "migrations", aliases = ["migration", "guestmigrations", "guestmigration", "moves", "move", "evm"])]
+    Migration,
+    /// Hosts that must be empty
+    #[value(name = "drains", aliases = ["drain", "hostdrains", "hostdrain", "evd"])]
+    Drain,
+}
+
+impl Kind {
+    /// The API's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "Host",
+            Self::Guest => "Guest",
+            Self::Migration => "GuestMigration",
+            Self::Drain => "HostDrain",
+        }
+    }
+
+    /// As the command line says it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Host => "hosts",
+            Self::Guest => "guests",
+            Self::Migration => "migrations",
+            Self::Drain => "drains",
+        }
+    }
+
+    /// Its CRD as JSON.
+    #[must_use]
+    pub fn crd(self) -> Value {
+        let crd = manifests::all().into_iter().map(|(_, crd)| crd).find(|crd| crd.spec.names.kind == self.as_str());
+        serde_json::to_value(crd).unwrap_or_default()
+    }
+}

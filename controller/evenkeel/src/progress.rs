@@ -1,0 +1,190 @@
+//! Moves as they go: bars on a terminal, else one line for each change.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use evenkeel_crds::{
+    GuestMigration, MigrationPhase,
+    names::MigrationName,
+    shared::{RequestedBy, find},
+};
+use evenkeel_engine::{Happening, MigrationView, View};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::{
+    output::{harmless, tell},
+    verdict::is_moving,
+};
+
+/// Shows moves.
+#[derive(Debug)]
+pub struct Progress {
+    bars: Option<Bars>,
+    /// What was last said of each move.
+    said: BTreeMap<MigrationName, (MigrationPhase, String)>,
+}
+
+#[derive(Debug)]
+struct Bars {
+    all: MultiProgress,
+    total: ProgressBar,
+    moves: BTreeMap<MigrationName, ProgressBar>,
+}
+
+impl Progress {
+    /// With bars if standard error is a terminal.
+    #[must_use]
+    pub fn new() -> Self {
+        let bars = io::stderr().is_terminal().then(|| {
+            let all = MultiProgress::new();
+            let total = all.add(ProgressBar::new(0).with_style(style("{prefix:<20} [{bar:24}] {pos}/{len} moves  {msg}")));
+            total.set_prefix("total");
+            Bars { all, total, moves: BTreeMap::new() }
+        });
+        Self { bars, said: BTreeMap::new() }
+    }
+
+    /// A line for people, above the bars.
+    pub fn say(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => drop(bars.all.println(harmless(text))),
+            None => tell(harmless(text)),
+        }
+    }
+
+    /// Shows what is.
+    pub fn show(&mut self, view: &View) {
+        for (name, migration) in &view.migrations {
+            let phase = migration.status.phase;
+            let word = reason(migration);
+            let last = self.said.get(name);
+            // What was so before we came is no news; nor is every word while nothing else changes.
+            let news = match last {
+                None => phase != MigrationPhase::Pending && !phase.is_final(),
+                Some((old, said)) => *old != phase || (phase == MigrationPhase::Pending && *said != word),
+            };
+            if news && (self.bars.is_none() || phase.is_final()) {
+                self.say(&line(name, migration));
+            }
+            self.said.insert(name.clone(), (phase, word));
+        }
+        let Some(bars) = &mut self.bars else { return };
+        let ended = view.migrations.values().filter(|migration| migration.status.phase.is_final()).count();
+        let open = view.migrations.len() - ended + view.plan.moves.iter().filter(|planned| planned.by.kind != "GuestMigration").count();
+        bars.total.set_length((ended + open) as u64);
+        bars.total.set_position(ended as u64);
+        for (name, migration) in view.migrations.iter().filter(|(_, migration)| is_moving(migration)) {
+            let bar = bars.moves.entry(name.clone()).or_insert_with(|| {
+                let bar = ProgressBar::new(100).with_style(style("{prefix:<20} [{bar:24}] {pos:>3} %  {msg}"));
+                bars.all.insert_before(&bars.total, bar)
+            });
+            bar.set_prefix(guest(migration));
+            bar.set_position(u64::try_from(migration.status.progress).unwrap_or(0));
+            bar.set_message(detail(migration));
+        }
+        bars.moves.retain(|name, bar| {
+            let running = view.migrations.get(name).is_some_and(|migration| is_moving(migration));
+            if !running {
+                bar.finish_and_clear();
+            }
+            running
+        });
+    }
+
+    /// Shows one move as an object of a cluster tells of it.
+    pub fn show_one(&mut self, object: &GuestMigration) {
+        let shown = MigrationView {
+            declared: true,
+            spec: object.spec.clone(),
+            requested_by: RequestedBy::default(),
+            status: object.status.clone().unwrap_or_default(),
+        };
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let migrations = BTreeMap::from([(name.into(), Arc::new(shown))]);
+        self.show(&View { migrations, ..View::default() });
+    }
+
+    /// Says what happened, where it is worth a look and the moves' own lines do not say it.
+    pub fn tell(&self, happenings: &[Happening]) {
+        for happening in happenings.iter().filter(|happening| happening.warning && happening.kind != "GuestMigration") {
+            self.say(&format!("{} {} {}: {}: {}", now(), happening.kind, happening.name, happening.reason, happening.message));
+        }
+    }
+
+    /// Takes the bars away.
+    pub fn end(&mut self) {
+        if let Some(bars) = &mut self.bars {
+            bars.moves.values().for_each(ProgressBar::finish_and_clear);
+            bars.total.finish_and_clear();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // A template of ours that does not parse shows as the default bar.
+    ProgressStyle::with_template(template).map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
+}
+
+fn now() -> String {
+    jiff::Zoned::now().strftime("%H:%M:%S").to_string()
+}
+
+/// The guest's name.
+#[must_use]
+pub fn guest(migration: &MigrationView) -> String {
+    migration.status.guest.clone().unwrap_or_else(|| migration.spec.guest.clone())
+}
+
+fn reason(migration: &MigrationView) -> String {
+    find(&migration.status.conditions, "Succeeded").map_or(String::new(), |condition| condition.reason.clone())
+}
+
+fn ends(migration: &MigrationView) -> String {
+    let status = &migration.status;
+    match (&status.source, &status.target) {
+        (Some(source), Some(target)) => format!("{source} -> {target}"),
+        (None, Some(target)) => format!("-> {target}"),
+        (Some(source), None) => format!("{source} ->"),
+        (None, None) => String::new(),
+    }
+}
+
+fn detail(migration: &MigrationView) -> String {
+    let status = &migration.status;
+    let mut parts = vec![ends(migration), status.phase.as_str().to_owned()];
+    if status.phase == MigrationPhase::Copying {
+        parts.extend(status.bytes.map(|bytes| format!("{}/{}", bytes.done.human(), bytes.total.human())));
+        parts.extend(status.rate.map(|rate| format!("{}/s", rate.human())));
+        parts.extend(status.eta.map(|eta| format!("{} left", crate::table::human(eta.0))));
+    }
+    parts.join("  ")
+}
+
+/// One line about a move's new phase.
+fn line(name: &str, migration: &MigrationView) -> String {
+    let status = &migration.status;
+    let mut text = format!("{} {}: {} ({}, {name})", now(), guest(migration), status.phase.as_str(), ends(migration));
+    match status.phase {
+        MigrationPhase::Succeeded => {
+            text.extend(status.downtime.map(|downtime| format!(": stood still for {downtime}")));
+        }
+        MigrationPhase::Pending | MigrationPhase::Failed | MigrationPhase::Aborted => {
+            let condition = find(&status.conditions, "Succeeded");
+            text.extend(condition.map(|condition| format!(": {}: {}", condition.reason, condition.message)));
+        }
+        _ => {}
+    }
+    text
+}
+
+/// How long a move took.
+#[must_use]
+pub fn time(migration: &MigrationView) -> Option<Duration> {
+    let status = &migration.status;
+    let (start, end) = (status.start_time.as_ref()?, status.completion_time.as_ref()?);
+    u64::try_from((end.0 - start.0).get_seconds()).ok().map(Duration::from_secs)
+}

@@ -1,0 +1,304 @@
+//! What keeps a domain from being migrated live. Deny by default.
+
+use evenkeel_crds::reason::{Cause, Reason};
+use evenkeel_engine::port::{DiskDevice, DiskFacts};
+use roxmltree::Node;
+
+use super::{
+    allow,
+    description::{self, DiskXml},
+};
+use crate::libvirt::xml;
+
+/// Obstacles in a domain's XML alone.
+pub(crate) fn in_xml(domain: Node<'_, '_>) -> Vec<Cause> {
+    let mut causes: Vec<Cause> = allow::unknown(domain)
+        .into_iter()
+        .map(|path| {
+            Cause::new(
+                Reason::UnknownFeature,
+                format!("its definition has `{path}`, which is not known here"),
+            )
+        })
+        .collect();
+    if let Some(os) = xml::child(domain, "os")
+        && let Some(file) = description::nvram(os)
+    {
+        causes.push(Cause::new(
+            Reason::DiskNotMovable,
+            format!("its firmware's variables in `{file}` (NVRAM) are not carried yet"),
+        ));
+    }
+    let devices = xml::child(domain, "devices");
+    for device in devices
+        .into_iter()
+        .flat_map(|devices| devices.children())
+        .filter(Node::is_element)
+    {
+        causes.extend(
+            device_obstacle(device).map(|what| Cause::new(Reason::DeviceNotMigratable, what)),
+        );
+        if xml::is(device, "disk") {
+            causes.extend(disk_element(device));
+        }
+    }
+    causes
+}
+
+/// What a device is called in a sentence.
+fn called(device: Node<'_, '_>) -> String {
+    xml::child(device, "alias")
+        .and_then(|alias| alias.attribute("name"))
+        .map(|alias| format!(" ({alias})"))
+        .unwrap_or_default()
+}
+
+fn device_obstacle(device: Node<'_, '_>) -> Option<String> {
+    let said = |name: &str| device.attribute(name).unwrap_or_default();
+    let kind = said("type");
+    let called = called(device);
+    match device.tag_name().name() {
+        "hostdev" => Some(format!(
+            "a device of the host is passed through to it: hostdev of type {kind}{called}"
+        )),
+        "filesystem" => {
+            let driver = xml::child(device, "driver")
+                .and_then(|driver| driver.attribute("type"))
+                .unwrap_or("path");
+            let tag = xml::child(device, "target")
+                .and_then(|target| target.attribute("dir"))
+                .unwrap_or_default();
+            Some(format!(
+                "it shares the directory `{tag}` with its host by {driver}, which can't be migrated"
+            ))
+        }
+        "shmem" => Some(format!(
+            "it has memory shared with its host: shmem `{}`",
+            said("name")
+        )),
+        "tpm" => Some("TPM state is not carried yet".to_owned()),
+        "memory" if !matches!(said("model"), "dimm") => Some(format!(
+            "it has a memory device of model {}{called}",
+            said("model")
+        )),
+        "interface" => match kind {
+            "network" | "bridge" | "user" => None,
+            _ => Some(format!(
+                "its interface {} is of type {kind}",
+                interface_name(device)
+            )),
+        },
+        "serial" | "parallel" | "console" | "channel" | "redirdev"
+            if matches!(kind, "dev" | "pipe" | "nmdm") =>
+        {
+            Some(format!(
+                "its {}{called} is a device of the host (type {kind})",
+                device.tag_name().name()
+            ))
+        }
+        "input" if matches!(kind, "passthrough" | "evdev") => Some(format!(
+            "an input device of the host is passed through to it{called}"
+        )),
+        "graphics" if kind == "egl-headless" || enabled(device, "gl", "enable") => {
+            Some("its display uses the host's graphics card (OpenGL)".to_owned())
+        }
+        "video"
+            if xml::child(device, "model")
+                .is_some_and(|model| enabled(model, "acceleration", "accel3d")) =>
+        {
+            Some(format!("its video device{called} uses 3D acceleration"))
+        }
+        "rng" => {
+            let backend = xml::child(device, "backend");
+            match backend.and_then(|backend| backend.attribute("model")) {
+                Some("egd") => Some("its random numbers come from a daemon of the host".to_owned()),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn enabled(node: Node<'_, '_>, child: &'static str, attribute: &str) -> bool {
+    xml::child(node, child).and_then(|node| node.attribute(attribute)) == Some("yes")
+}
+
+fn interface_name(device: Node<'_, '_>) -> String {
+    xml::child(device, "mac")
+        .and_then(|mac| mac.attribute("address"))
+        .unwrap_or("without address")
+        .to_owned()
+}
+
+/// Features of a disk element that we refuse whatever is behind it.
+fn disk_element(disk: Node<'_, '_>) -> Vec<Cause> {
+    let target = xml::child(disk, "target")
+        .and_then(|node| node.attribute("dev"))
+        .unwrap_or_default();
+    let mut causes = Vec::new();
+    if disk.attribute("device") == Some("lun") {
+        causes.push(Cause::new(
+            Reason::DeviceNotMigratable,
+            format!("its disk `{target}` passes SCSI commands through to the host's device"),
+        ));
+    }
+    let encrypted = disk.descendants().any(|node| xml::is(node, "encryption"));
+    if encrypted {
+        causes.push(Cause::new(
+            Reason::DiskNotMovable,
+            format!("its disk `{target}` is encrypted, and its secret is not carried"),
+        ));
+    }
+    if disk.descendants().any(|node| xml::is(node, "reservations")) {
+        causes.push(Cause::new(
+            Reason::DeviceNotMigratable,
+            format!("its disk `{target}` uses SCSI reservations"),
+        ));
+    }
+    causes
+}
+
+/// Obstacles in where a disk's content is.
+pub(crate) fn of_disk(disk: &DiskXml, facts: &DiskFacts) -> Option<Cause> {
+    let target = &disk.target;
+    let refused = |what: String| Some(Cause::new(Reason::DiskNotMovable, what));
+    match disk.kind.as_str() {
+        "file" => {}
+        "network" if disk.networked => return None,
+        "volume" => {
+            return refused(format!(
+                "its disk `{target}` is given by pool and volume name, which is not supported yet"
+            ));
+        }
+        kind => return refused(format!("its disk `{target}` is of type {kind}, not a file")),
+    }
+    let Some(path) = &facts.path else {
+        // An empty drive.
+        return None;
+    };
+    if disk.device == DiskDevice::Floppy && !disk.readonly {
+        return refused(format!("its floppy `{target}` is writable"));
+    }
+    if facts.readonly || facts.shared {
+        return None;
+    }
+    if disk.shareable {
+        return refused(format!(
+            "its disk `{target}` may be written by several guests (shareable)"
+        ));
+    }
+    if !matches!(facts.format.as_str(), "raw" | "qcow2") {
+        return refused(format!(
+            "its disk `{target}` has the format {}, neither raw nor qcow2",
+            facts.format
+        ));
+    }
+    if facts.pool.is_none() {
+        return refused(format!(
+            "its disk `{target}`, the file `{path}`, is in no active storage pool"
+        ));
+    }
+    None
+}
+
+/// Disks whose definition names another file than the running guest uses.
+pub(crate) fn of_definition(live: &[DiskXml], defined: &[DiskXml]) -> Vec<Cause> {
+    defined
+        .iter()
+        .filter_map(|disk| {
+            let running = live.iter().find(|running| running.target == disk.target);
+            let same = running.is_some_and(|running| running.path == disk.path && running.kind == disk.kind);
+            let harmless = disk.path.is_none() || disk.readonly;
+            (!same && !harmless).then(|| {
+                Cause::new(
+                    Reason::DiskNotMovable,
+                    format!(
+                        "its definition names `{}` as disk `{}`, which the running guest does not use",
+                        disk.path.as_deref().unwrap_or_default(),
+                        disk.target
+                    ),
+                )
+                .hint("restart the guest, or correct its definition (`virsh edit`)")
+            })
+        })
+        .collect()
+}
+
+/// Snapshots: libvirt leaves their description behind.
+pub(crate) fn of_snapshots(count: u32) -> Option<Cause> {
+    (count > 0).then(|| {
+        Cause::new(
+            Reason::DiskNotMovable,
+            format!(
+                "it has {count} snapshot{}, which libvirt does not carry",
+                if count == 1 { "" } else { "s" }
+            ),
+        )
+        .hint("delete its snapshots (`virsh snapshot-delete`)")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn reasons(devices: &str) -> Vec<Reason> {
+        let text = format!("<domain><devices>{devices}</devices></domain>");
+        let document = xml::parse(&text).unwrap();
+        in_xml(document.root_element())
+            .into_iter()
+            .map(|cause| cause.reason)
+            .collect()
+    }
+
+    #[test]
+    fn an_ordinary_guest_has_none() {
+        let document = xml::parse(include_str!("../../../fixtures/running.xml")).unwrap();
+        assert_eq!(in_xml(document.root_element()), []);
+    }
+
+    #[test]
+    fn devices() {
+        for devices in [
+            "<hostdev mode='subsystem' type='pci'><source><address/></source></hostdev>",
+            "<filesystem type='mount'><driver type='virtiofs'/><source dir='/x'/><target dir='y'/></filesystem>",
+            "<interface type='hostdev'/>",
+            "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>",
+            "<interface type='vhostuser'/>",
+            "<interface type='direct'><source dev='eth0' mode='bridge'/></interface>",
+            "<shmem name='s'><model type='ivshmem-plain'/></shmem>",
+            "<memory model='nvdimm'/>",
+            "<tpm model='tpm-crb'><backend type='emulator'/></tpm>",
+            "<serial type='dev'><source path='/dev/ttyS0'/></serial>",
+            "<video><model type='virtio'><acceleration accel3d='yes'/></model></video>",
+            "<disk type='block' device='lun'><target dev='sda'/></disk>",
+        ] {
+            assert_eq!(reasons(devices), [Reason::DeviceNotMigratable], "{devices}");
+        }
+        for devices in [
+            "<interface type='user'/>",
+            "<memory model='dimm'/>",
+            "<redirdev bus='usb' type='spicevmc'/>",
+            "<serial type='pty'><source path='/dev/pts/1'/></serial>",
+        ] {
+            assert_eq!(reasons(devices), [], "{devices}");
+        }
+    }
+
+    #[test]
+    fn nvram_and_encryption() {
+        let text = "<domain><os><loader readonly='yes' type='pflash'>/c</loader><nvram>/n</nvram></os></domain>";
+        let document = xml::parse(text).unwrap();
+        assert_eq!(
+            in_xml(document.root_element())[0].reason,
+            Reason::DiskNotMovable
+        );
+        assert_eq!(
+            reasons(
+                "<disk type='file'><source file='/x'><encryption format='luks'/></source><target dev='vda'/></disk>"
+            ),
+            [Reason::DiskNotMovable]
+        );
+    }
+}

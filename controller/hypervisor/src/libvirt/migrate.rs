@@ -1,0 +1,190 @@
+//! The migration call and what its job tells.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use evenkeel_crds::quantity::Bytes;
+use evenkeel_engine::port::{
+    CompletedFacts, Fault, JobFacts, MigrateRequest, PortError, PortResult,
+};
+use uuid::Uuid;
+use virt::{connect::Connect, domain::Domain, sys};
+
+use super::{
+    domain::{
+        self,
+        rewrite::{self, Definition},
+    },
+    fault::{Doing, OrFault, port_error},
+    link,
+    raw::{self, Migration},
+    uri::{self, HypervisorUri},
+};
+
+const MIB: u64 = 1 << 20;
+const KNOCK: Duration = Duration::from_secs(5);
+
+/// Migrates over a connection of its own and returns when libvirt's call does.
+///
+/// Of its own, for the call takes one of the few requests that libvirtd serves a client at a time for as long as the
+/// migration lasts.
+pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortResult<()> {
+    let invalid =
+        |cause: evenkeel_crds::reason::Cause| PortError::new(Fault::Invalid, cause.message);
+    // Whether plain TCP is allowed was decided where the Host was read.
+    let target = uri::check_uri(&request.target_uri, true).map_err(invalid)?;
+    let address = request
+        .target_address
+        .as_deref()
+        .map(uri::check_address)
+        .transpose()
+        .map_err(invalid)?
+        .map(|address| format!("tcp://{}", uri::bracketed(&address)));
+    link::knock(source, KNOCK)?;
+    let connection = link::open(source)?;
+    let domain = domain::find(&connection, request.domain)?;
+    let secret = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_MIGRATABLE;
+    let live = domain.xml_desc(secret).or_fault()?;
+    let persistent = domain
+        .xml_desc(secret | sys::VIR_DOMAIN_XML_INACTIVE)
+        .or_fault()?;
+    let live = rewrite::for_target(&live, Definition::Live, &request.disks, &request.mark)?;
+    let persistent = rewrite::for_target(
+        &persistent,
+        Definition::Persistent,
+        &request.disks,
+        &request.mark,
+    )?;
+    // QEMU keeps it for the migration that follows.
+    let downtime = u64::try_from(request.downtime.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1);
+    domain.migrate_set_max_downtime(downtime, 0).or_fault()?;
+    let migration = Migration {
+        target_uri: &target.for_libvirt(),
+        flags: flags(request),
+        address: address.as_deref(),
+        live_xml: &live,
+        persistent_xml: &persistent,
+        disks: request
+            .disks
+            .iter()
+            .map(|(target, _)| target.as_str())
+            .collect(),
+        bandwidth: request.bandwidth.map(|limit| limit.0.div_ceil(MIB).max(1)),
+    };
+    raw::migrate(&domain, &migration).map_err(|error| {
+        let ended = port_error(Doing::Migrate, &error);
+        // The same words come from our own connection and from the one between the two hosts.
+        if !connection.is_alive().unwrap_or(false) {
+            PortError::new(Fault::Unreachable, ended.message)
+        } else if ended.fault == Fault::Unreachable {
+            PortError::new(Fault::PeerFailed, ended.message)
+        } else {
+            ended
+        }
+    })
+}
+
+fn flags(request: &MigrateRequest) -> u32 {
+    let mut flags = sys::VIR_MIGRATE_LIVE
+        | sys::VIR_MIGRATE_PEER2PEER
+        | sys::VIR_MIGRATE_PERSIST_DEST
+        | sys::VIR_MIGRATE_UNDEFINE_SOURCE
+        | sys::VIR_MIGRATE_ABORT_ON_ERROR;
+    if !request.disks.is_empty() {
+        flags |= sys::VIR_MIGRATE_NON_SHARED_DISK;
+    }
+    if request.auto_converge {
+        flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;
+    }
+    flags
+}
+
+/// The running job, at the source.
+pub(crate) fn job(connect: &Connect, uuid: Uuid) -> PortResult<Option<JobFacts>> {
+    let Some(domain) = connect.lookup_domain_by_uuid(uuid).or_absent()? else {
+        return Ok(None);
+    };
+    let Some((kind, figures)) = stats(&domain, 0)? else {
+        return Ok(None);
+    };
+    Ok(domain::running(kind).then(|| job_facts(&figures)))
+}
+
+/// The statistics of the last finished migration, at the target; they are kept.
+pub(crate) fn completed(connect: &Connect, uuid: Uuid) -> PortResult<Option<CompletedFacts>> {
+    let Some(domain) = connect.lookup_domain_by_uuid(uuid).or_absent()? else {
+        return Ok(None);
+    };
+    let flags = sys::VIR_DOMAIN_JOB_STATS_COMPLETED | sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED;
+    let Some((kind, figures)) = stats(&domain, flags)? else {
+        return Ok(None);
+    };
+    Ok((kind.unsigned_abs() == sys::VIR_DOMAIN_JOB_COMPLETED).then(|| completed_facts(&figures)))
+}
+
+/// A domain's job statistics; nothing where it is not running or is the target's end.
+fn stats(domain: &Domain, flags: u32) -> PortResult<Option<(i32, BTreeMap<String, u64>)>> {
+    match raw::job(domain, flags).or_fault() {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.message.contains("only on the source host") => Ok(None),
+        Err(error) if matches!(error.fault, Fault::DomainStopped | Fault::NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn job_facts(figures: &BTreeMap<String, u64>) -> JobFacts {
+    let figure = |name: &str| figures.get(name).copied().unwrap_or(0);
+    JobFacts {
+        disk_done: Bytes(figure("disk_processed")),
+        disk_total: Bytes(figure("disk_total")),
+        disk_left: Bytes(figure("disk_remaining")),
+        memory_done: Bytes(figure("memory_processed")),
+        memory_total: Bytes(figure("memory_total")),
+        memory_left: Bytes(figure("memory_remaining")),
+        iteration: figure("memory_iteration"),
+        // In pages per second, unlike everything else.
+        dirty_rate: Bytes(
+            figure("memory_dirty_rate").saturating_mul(figure("memory_page_size").max(4096)),
+        ),
+    }
+}
+
+fn completed_facts(figures: &BTreeMap<String, u64>) -> CompletedFacts {
+    let figure = |name: &str| figures.get(name).copied().unwrap_or(0);
+    CompletedFacts {
+        downtime: figures.get("downtime").copied().map(Duration::from_millis),
+        bytes: Bytes(figure("disk_processed").saturating_add(figure("memory_processed"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(list: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        list.iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect()
+    }
+
+    #[test]
+    fn dirtying_is_told_in_pages() {
+        let facts = job_facts(&figures(&[
+            ("memory_dirty_rate", 10),
+            ("memory_page_size", 4096),
+        ]));
+        assert_eq!(facts.dirty_rate, Bytes(40960));
+    }
+
+    #[test]
+    fn what_travelled_is_disks_and_memory() {
+        let facts = completed_facts(&figures(&[
+            ("downtime", 39),
+            ("disk_processed", 5),
+            ("memory_processed", 7),
+        ]));
+        assert_eq!(facts.downtime, Some(Duration::from_millis(39)));
+        assert_eq!(facts.bytes, Bytes(12));
+    }
+}

@@ -1,0 +1,369 @@
+//! The engine's port, spoken to libvirt.
+//!
+//! Each host has connections and threads of its own (`session`, `worker`); a call goes to the lane it belongs to, so
+//! that what waits for a domain's lock, for QEMU or for a slow file system never holds up looking at the host.
+
+mod claim;
+mod domain;
+mod events;
+mod fault;
+mod host;
+mod journal;
+mod link;
+mod migrate;
+mod raw;
+mod session;
+mod storage;
+mod uri;
+mod worker;
+mod xml;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use evenkeel_crds::names::HostName;
+use evenkeel_engine::port::{
+    ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, HostFacts, Hypervisor, Hypervisors,
+    JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, News, Notice, PoolFacts,
+    PortError, PortResult, VolumeFacts,
+};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+use virt::domain::Domain;
+
+pub use self::uri::{HypervisorUri, Transport, check_address, check_uri};
+use self::{
+    fault::OrFault,
+    raw::Connection,
+    session::{Path, Session, Status},
+    storage::Freshness,
+};
+
+/// How long a look may take.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long anything else may take, but for a migration.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Makes connections to libvirt. One per process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Libvirt(());
+
+impl Libvirt {
+    /// Prepares libvirt's client library: its event loop, its error handler. Nothing is connected yet.
+    #[must_use]
+    pub fn new() -> Self {
+        // What went wrong here is told by the first connection.
+        let _ = link::start_event_loop();
+        Self(())
+    }
+}
+
+impl Hypervisors for Libvirt {
+    fn attach(
+        &self,
+        host: &HostName,
+        endpoint: &Endpoint,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Arc<dyn Hypervisor> {
+        // Whether plain TCP is allowed was decided where the Host was read; all the rest is checked again.
+        let started = check_uri(&endpoint.uri, true)
+            .map_err(|cause| PortError::new(Fault::Invalid, cause.message))
+            .and_then(|uri| Session::start(host.clone(), uri, notices.clone()));
+        if let Err(error) = &started {
+            let _ = notices.send(Notice {
+                host: host.clone(),
+                what: News::Lost(error.clone()),
+            });
+        }
+        Arc::new(Host {
+            session: started.map_err(Box::new),
+        })
+    }
+}
+
+/// The handle to one host. Dropping it ends everything it started, but for a migration under way.
+struct Host {
+    session: Result<Arc<Session>, Box<PortError>>,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.session {
+            Ok(session) => write!(f, "Host({} at {})", session.host, session.uri),
+            Err(error) => write!(f, "Host({error})"),
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Ok(session) = &self.session {
+            session.stop();
+        }
+    }
+}
+
+impl Host {
+    fn session(&self) -> PortResult<&Arc<Session>> {
+        self.session.as_ref().map_err(|error| (**error).clone())
+    }
+
+    /// Runs a call in a lane, over the lane's connection. Before the first connection is made, waits for it.
+    async fn call<T: Send + 'static>(
+        &self,
+        path: fn(&Session) -> &Path,
+        limit: Duration,
+        call: impl FnOnce(&Arc<Session>, &Arc<Connection>) -> PortResult<T> + Send + 'static,
+    ) -> PortResult<T> {
+        let session = self.session()?.clone();
+        let begun = Instant::now();
+        let mut status = session.status.subscribe();
+        let known = status.wait_for(|status| !matches!(status, Status::Connecting));
+        let known = tokio::time::timeout(limit, known)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .map(|status| status.clone());
+        match known {
+            Some(Status::Up | Status::Connecting) => {}
+            Some(Status::Down(error)) => return Err(error),
+            None => {
+                return Err(PortError::new(
+                    Fault::TimedOut,
+                    format!("not connected to {} yet", session.uri),
+                ));
+            }
+        }
+        let left = limit
+            .saturating_sub(begun.elapsed())
+            .max(Duration::from_millis(1));
+        let inside = session.clone();
+        let result = path(&session)
+            .lane
+            .call(left, move || {
+                let connection = inside.connection(path(&inside))?;
+                call(&inside, &connection)
+            })
+            .await;
+        if result
+            .as_ref()
+            .is_err_and(|error| error.fault == Fault::Unreachable)
+        {
+            session.suspect();
+        }
+        result
+    }
+
+    /// Does something to a domain.
+    async fn act(
+        &self,
+        domain: Uuid,
+        act: impl FnOnce(&Domain) -> Result<(), virt::error::Error> + Send + 'static,
+    ) -> PortResult<()> {
+        self.call(Session::acts, CALL, move |_, connection| {
+            act(&domain::find(connection, domain)?).or_fault()
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Host {
+    async fn observe(&self) -> PortResult<HostFacts> {
+        self.call(Session::files, CALL, |session, connection| {
+            host::observe(session, connection)
+        })
+        .await
+    }
+
+    async fn look(&self, domain: Uuid) -> PortResult<Option<DomainFacts>> {
+        self.call(Session::looks, LOOK, move |session, connection| {
+            domain::look(session, connection, domain)
+        })
+        .await
+    }
+
+    async fn references(&self, except: Option<Uuid>) -> PortResult<BTreeMap<String, Vec<String>>> {
+        self.call(Session::files, CALL, move |session, connection| {
+            domain::references(session, connection, except)
+        })
+        .await
+    }
+
+    async fn pools(&self) -> PortResult<Vec<PoolFacts>> {
+        self.call(Session::files, CALL, |_, connection| {
+            let pools = storage::pools(connection, Freshness::Refreshed)?;
+            Ok(pools.into_iter().map(|pool| pool.facts).collect())
+        })
+        .await
+    }
+
+    async fn claim(&self) -> PortResult<Option<ClaimRecord>> {
+        self.call(Session::looks, LOOK, |_, connection| {
+            claim::read(connection)
+        })
+        .await
+    }
+
+    async fn put_claim(&self, claim: &ClaimRecord) -> PortResult<()> {
+        let claim = claim.clone();
+        // With the looks: a beat must not wait behind what waits for a domain.
+        self.call(Session::looks, CALL, move |_, connection| {
+            claim::put(connection, &claim)
+        })
+        .await
+    }
+
+    async fn remove_claim(&self, id: Uuid) -> PortResult<()> {
+        self.call(Session::looks, CALL, move |_, connection| {
+            claim::remove(connection, id)
+        })
+        .await
+    }
+
+    async fn journals(&self) -> PortResult<Vec<JournalEntry>> {
+        self.call(Session::files, CALL, |_, connection| {
+            journal::list(connection)
+        })
+        .await
+    }
+
+    async fn create_journal(&self, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
+        let (pool, text) = (pool.to_owned(), text.to_owned());
+        self.call(Session::files, CALL, move |_, connection| {
+            journal::create(connection, &pool, id, &text)
+        })
+        .await
+    }
+
+    async fn rewrite_journal(&self, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
+        let (pool, text) = (pool.to_owned(), text.to_owned());
+        self.call(Session::files, CALL, move |_, connection| {
+            journal::rewrite(connection, &pool, id, &text)
+        })
+        .await
+    }
+
+    async fn remove_journal(&self, pool: &str, id: Uuid) -> PortResult<()> {
+        let pool = pool.to_owned();
+        self.call(Session::files, CALL, move |_, connection| {
+            journal::remove(connection, &pool, id)
+        })
+        .await
+    }
+
+    async fn volume(&self, path: &str) -> PortResult<Option<VolumeFacts>> {
+        let path = path.to_owned();
+        self.call(Session::files, CALL, move |_, connection| {
+            storage::volume(connection, &path)
+        })
+        .await
+    }
+
+    async fn create_volume(&self, volume: &NewVolume) -> PortResult<String> {
+        let volume = volume.clone();
+        self.call(Session::files, CALL, move |_, connection| {
+            storage::create(connection, &volume)
+        })
+        .await
+    }
+
+    async fn delete_volume(&self, path: &str) -> PortResult<()> {
+        let path = path.to_owned();
+        self.call(Session::files, CALL, move |_, connection| {
+            storage::delete(connection, &path)
+        })
+        .await
+    }
+
+    async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()> {
+        let mark = mark.cloned();
+        self.call(Session::acts, CALL, move |_, connection| {
+            domain::set_mark(connection, domain, mark.as_ref())
+        })
+        .await
+    }
+
+    async fn set_last_move(&self, domain: Uuid, last: &LastMove) -> PortResult<()> {
+        let last = last.clone();
+        self.call(Session::acts, CALL, move |_, connection| {
+            domain::set_last_move(connection, domain, &last)
+        })
+        .await
+    }
+
+    async fn set_autostart(&self, domain: Uuid, on: bool) -> PortResult<()> {
+        self.act(domain, move |domain| domain.set_autostart(on))
+            .await
+    }
+
+    async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
+        let source = self.session()?.uri.clone();
+        let request = request.clone();
+        let (answer, answered) = oneshot::channel();
+        thread::Builder::new()
+            .name(format!("ek-move-{}", request.domain))
+            .spawn(move || {
+                let _ = answer.send(worker::guarded(|| migrate::migrate(&source, &request)));
+            })
+            .map_err(|error| {
+                PortError::new(
+                    Fault::Other,
+                    format!("no thread for the migration: {error}"),
+                )
+            })?;
+        answered.await.unwrap_or_else(|_| {
+            Err(PortError::new(
+                Fault::Other,
+                "the migration's thread ended without a word",
+            ))
+        })
+    }
+
+    async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>> {
+        self.call(Session::probes, LOOK, move |_, connection| {
+            migrate::job(connection, domain)
+        })
+        .await
+    }
+
+    async fn completed(&self, domain: Uuid) -> PortResult<Option<CompletedFacts>> {
+        self.call(Session::probes, LOOK, move |_, connection| {
+            migrate::completed(connection, domain)
+        })
+        .await
+    }
+
+    async fn abort(&self, domain: Uuid) -> PortResult<()> {
+        self.act(domain, raw::abort_job).await
+    }
+
+    async fn suspend(&self, domain: Uuid) -> PortResult<()> {
+        self.act(domain, Domain::suspend).await
+    }
+
+    async fn resume(&self, domain: Uuid) -> PortResult<()> {
+        self.act(domain, Domain::resume).await
+    }
+
+    async fn shutdown(&self, domain: Uuid) -> PortResult<()> {
+        self.act(domain, Domain::shutdown).await
+    }
+
+    async fn destroy(&self, domain: Uuid) -> PortResult<()> {
+        self.act(domain, Domain::destroy).await
+    }
+
+    async fn undefine(&self, domain: Uuid) -> PortResult<()> {
+        self.call(Session::acts, CALL, move |_, connection| {
+            domain::undefine(connection, domain)
+        })
+        .await
+    }
+}

@@ -1,0 +1,696 @@
+//! The only file with unsafe code: what the `virt` crate lacks, leaks or does unsoundly, called on `virt::sys`.
+//!
+//! Every function here takes a living object of the `virt` crate, copies what libvirt returns into values of our own
+//! and frees what libvirt allocated. Callbacks run on the event loop's thread; they copy and hand on, nothing else.
+#![allow(unsafe_code)]
+
+use std::{
+    collections::BTreeMap,
+    ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
+    mem::ManuallyDrop,
+    panic::{AssertUnwindSafe, catch_unwind},
+    ptr,
+};
+
+use uuid::Uuid;
+use virt::{connect::Connect, domain::Domain, error::Error, sys};
+
+/// What libvirt's event loop told, copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RawEvent {
+    /// A domain's lifecycle: event and detail as libvirt numbers them.
+    Lifecycle(Uuid, c_int, c_int),
+    /// The guest rebooted.
+    Reboot(Uuid),
+    /// A block job changed its state.
+    BlockJob(Uuid),
+    /// An iteration over memory ended.
+    Iteration(Uuid),
+    /// A job ended.
+    JobCompleted(Uuid),
+    /// Something in the domain's description changed: metadata, devices, agent, addresses.
+    Changed(Uuid),
+    /// A pool or network was started, stopped, defined or removed.
+    Surroundings,
+    /// The connection was closed.
+    Closed,
+}
+
+/// Where events go. Must neither block nor panic; if it panics all the same, the event is dropped.
+pub(crate) type Sink = std::sync::Arc<dyn Fn(RawEvent) + Send + Sync>;
+
+/// A registered callback, to be taken back before the connection is closed.
+#[derive(Debug, Clone, Copy)]
+enum Registration {
+    Domain(c_int),
+    Pool(c_int),
+    Network(c_int),
+    Close,
+}
+
+/// A connection that closes itself without panicking, its callbacks taken back first.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    connect: ManuallyDrop<Connect>,
+    registrations: Vec<Registration>,
+}
+
+impl Connection {
+    pub(crate) fn new(connect: Connect) -> Self {
+        Self {
+            connect: ManuallyDrop::new(connect),
+            registrations: Vec::new(),
+        }
+    }
+}
+
+impl std::ops::Deref for Connection {
+    type Target = Connect;
+    fn deref(&self) -> &Connect {
+        &self.connect
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is owned by `self.connect`, valid until the close below; the ids came from the
+        // registrations on this very connection and each is taken back once. Each registration holds a reference of
+        // its own to the connection, which libvirt releases here. `connect` is not dropped, so it is closed once.
+        unsafe {
+            let connect = self.connect.as_ptr();
+            for registration in self.registrations.drain(..) {
+                match registration {
+                    Registration::Domain(id) => {
+                        sys::virConnectDomainEventDeregisterAny(connect, id);
+                    }
+                    Registration::Pool(id) => {
+                        sys::virConnectStoragePoolEventDeregisterAny(connect, id);
+                    }
+                    Registration::Network(id) => {
+                        sys::virConnectNetworkEventDeregisterAny(connect, id);
+                    }
+                    Registration::Close => {
+                        sys::virConnectUnregisterCloseCallback(connect, Some(on_close));
+                    }
+                }
+            }
+            sys::virConnectClose(connect);
+        }
+    }
+}
+
+// ---- events ----
+
+/// Frees a sink that a registration owned.
+unsafe extern "C" fn free_sink(opaque: *mut c_void) {
+    // SAFETY: `opaque` is the `Box<Sink>` made into a raw pointer in `hold`; libvirt calls this once, after the last
+    // callback that uses it.
+    drop(unsafe { Box::from_raw(opaque.cast::<Sink>()) });
+}
+
+fn hold(sink: &Sink) -> *mut c_void {
+    Box::into_raw(Box::new(sink.clone())).cast()
+}
+
+/// Hands an event to the sink behind `opaque`.
+///
+/// # Safety
+/// `opaque` must be a `Box<Sink>` of `hold` that has not been freed.
+unsafe fn tell(opaque: *mut c_void, event: RawEvent) {
+    // SAFETY: by this function's contract; libvirt frees the sink only after the last callback returned.
+    let sink = unsafe { &*opaque.cast::<Sink>() };
+    let _ = catch_unwind(AssertUnwindSafe(|| sink(event)));
+}
+
+/// The UUID of the domain an event is about.
+///
+/// # Safety
+/// `domain` must be a domain that lives for the duration of the call.
+unsafe fn uuid_of(domain: sys::virDomainPtr) -> Option<Uuid> {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the buffer has VIR_UUID_BUFLEN (16) bytes; the domain lives by this function's contract.
+    let fine = unsafe { sys::virDomainGetUUID(domain, bytes.as_mut_ptr()) } == 0;
+    fine.then(|| Uuid::from_bytes(bytes))
+}
+
+unsafe extern "C" fn on_lifecycle(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    event: c_int,
+    detail: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    // SAFETY: libvirt passes a living domain and the opaque pointer given at registration.
+    unsafe {
+        if let Some(uuid) = uuid_of(domain) {
+            tell(opaque, RawEvent::Lifecycle(uuid, event, detail));
+        }
+    }
+    0
+}
+
+/// Callbacks that say no more than which domain. Their further arguments differ; each has libvirt's exact signature.
+macro_rules! domain_callback {
+    ($name:ident, $event:ident $(, $argument:ty)*) => {
+        unsafe extern "C" fn $name(
+            _: sys::virConnectPtr,
+            domain: sys::virDomainPtr,
+            $(_: $argument,)*
+            opaque: *mut c_void,
+        ) {
+            // SAFETY: libvirt passes a living domain and the opaque pointer given at registration.
+            unsafe {
+                if let Some(uuid) = uuid_of(domain) {
+                    tell(opaque, RawEvent::$event(uuid));
+                }
+            }
+        }
+    };
+}
+
+domain_callback!(on_reboot, Reboot);
+domain_callback!(on_block_job, BlockJob, *const c_char, c_int, c_int);
+domain_callback!(on_iteration, Iteration, c_int);
+domain_callback!(
+    on_job_completed,
+    JobCompleted,
+    sys::virTypedParameterPtr,
+    c_int
+);
+domain_callback!(on_metadata, Changed, c_int, *const c_char);
+domain_callback!(on_device, Changed, *const c_char);
+domain_callback!(on_agent, Changed, c_int, c_int);
+domain_callback!(
+    on_disk_change,
+    Changed,
+    *const c_char,
+    *const c_char,
+    *const c_char,
+    c_int
+);
+domain_callback!(on_tray_change, Changed, *const c_char, c_int);
+
+unsafe extern "C" fn on_pool(
+    _: sys::virConnectPtr,
+    _: sys::virStoragePoolPtr,
+    _: c_int,
+    _: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: libvirt passes the opaque pointer given at registration.
+    unsafe { tell(opaque, RawEvent::Surroundings) }
+}
+
+unsafe extern "C" fn on_network(
+    _: sys::virConnectPtr,
+    _: sys::virNetworkPtr,
+    _: c_int,
+    _: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: libvirt passes the opaque pointer given at registration.
+    unsafe { tell(opaque, RawEvent::Surroundings) }
+}
+
+unsafe extern "C" fn on_close(_: sys::virConnectPtr, _: c_int, opaque: *mut c_void) {
+    // SAFETY: libvirt passes the opaque pointer given at registration.
+    unsafe { tell(opaque, RawEvent::Closed) }
+}
+
+/// Erases a domain callback's signature, as libvirt's registration wants it.
+macro_rules! generic {
+    ($callback:expr) => {{
+        let pointer = $callback as *const c_void;
+        // SAFETY: libvirt calls the function back with the signature that belongs to the event id it is registered
+        // for; the pairs are in `subscribe` and follow libvirt-domain.h.
+        unsafe { std::mem::transmute::<*const c_void, sys::virConnectDomainEventGenericCallback>(pointer) }
+    }};
+}
+
+/// Registers for everything the port tells about. What the host does not have is left out; an error only where
+/// not even domains' lifecycle can be watched.
+pub(crate) fn subscribe(connection: &mut Connection, sink: &Sink) -> Result<(), Error> {
+    let domain_events: [(
+        sys::virDomainEventID,
+        sys::virConnectDomainEventGenericCallback,
+    ); 11] = [
+        (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, generic!(on_lifecycle)),
+        (sys::VIR_DOMAIN_EVENT_ID_REBOOT, generic!(on_reboot)),
+        (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, generic!(on_block_job)),
+        (
+            sys::VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION,
+            generic!(on_iteration),
+        ),
+        (
+            sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED,
+            generic!(on_job_completed),
+        ),
+        (
+            sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
+            generic!(on_metadata),
+        ),
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, generic!(on_device)),
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, generic!(on_device)),
+        (sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, generic!(on_agent)),
+        (
+            sys::VIR_DOMAIN_EVENT_ID_DISK_CHANGE,
+            generic!(on_disk_change),
+        ),
+        (
+            sys::VIR_DOMAIN_EVENT_ID_TRAY_CHANGE,
+            generic!(on_tray_change),
+        ),
+    ];
+    // SAFETY (here and in the blocks below): the connection lives; `opaque` is a fresh `Box<Sink>` which libvirt owns
+    // from a successful registration on and frees with `free_sink`; after a failed one it is still ours and freed here.
+    let register = |call: &dyn Fn(sys::virConnectPtr, *mut c_void) -> c_int| {
+        let opaque = hold(sink);
+        // SAFETY: see above.
+        let id = call(unsafe { connection.connect.as_ptr() }, opaque);
+        if id < 0 {
+            let error = Error::last_error();
+            // SAFETY: see above; registration failed, so nobody else has the pointer.
+            unsafe { free_sink(opaque) };
+            return Err(error);
+        }
+        Ok(id)
+    };
+    let mut registrations = Vec::new();
+    let close = register(&|connect, opaque| {
+        // SAFETY: see above.
+        unsafe {
+            sys::virConnectRegisterCloseCallback(connect, Some(on_close), opaque, Some(free_sink))
+        }
+    });
+    if close.is_ok() {
+        registrations.push(Registration::Close);
+    }
+    let mut lifecycle = Ok(());
+    for (id, callback) in domain_events {
+        let outcome = register(&|connect, opaque| {
+            // SAFETY: see above; no domain means all domains.
+            unsafe {
+                sys::virConnectDomainEventRegisterAny(
+                    connect,
+                    ptr::null_mut(),
+                    id as c_int,
+                    callback,
+                    opaque,
+                    Some(free_sink),
+                )
+            }
+        });
+        match outcome {
+            Ok(id) => registrations.push(Registration::Domain(id)),
+            Err(error) if id == sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE => lifecycle = Err(error),
+            Err(_) => {}
+        }
+    }
+    let pool = register(&|connect, opaque| {
+        let callback = on_pool as *const c_void;
+        // SAFETY: see above; the signature belongs to the lifecycle event.
+        unsafe {
+            sys::virConnectStoragePoolEventRegisterAny(
+                connect,
+                ptr::null_mut(),
+                sys::VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE as c_int,
+                std::mem::transmute::<*const c_void, sys::virConnectStoragePoolEventGenericCallback>(
+                    callback,
+                ),
+                opaque,
+                Some(free_sink),
+            )
+        }
+    });
+    registrations.extend(pool.ok().map(Registration::Pool));
+    let network = register(&|connect, opaque| {
+        let callback = on_network as *const c_void;
+        // SAFETY: see above; the signature belongs to the lifecycle event.
+        unsafe {
+            sys::virConnectNetworkEventRegisterAny(
+                connect,
+                ptr::null_mut(),
+                sys::VIR_NETWORK_EVENT_ID_LIFECYCLE as c_int,
+                std::mem::transmute::<*const c_void, sys::virConnectNetworkEventGenericCallback>(
+                    callback,
+                ),
+                opaque,
+                Some(free_sink),
+            )
+        }
+    });
+    registrations.extend(network.ok().map(Registration::Network));
+    connection.registrations.extend(registrations);
+    lifecycle
+}
+
+// ---- typed parameters ----
+
+/// A list of libvirt's typed parameters, owned and freed by us.
+struct Parameters {
+    list: sys::virTypedParameterPtr,
+    length: c_int,
+    room: c_int,
+}
+
+impl Parameters {
+    fn new() -> Self {
+        Self {
+            list: ptr::null_mut(),
+            length: 0,
+            room: 0,
+        }
+    }
+
+    fn text(&mut self, name: &CStr, value: &str) -> Result<(), Error> {
+        let value = CString::new(value)?;
+        // SAFETY: the list, its length and its room are libvirt's own between calls; name and value are terminated
+        // and copied by libvirt.
+        let done = unsafe {
+            sys::virTypedParamsAddString(
+                &mut self.list,
+                &mut self.length,
+                &mut self.room,
+                name.as_ptr(),
+                value.as_ptr(),
+            )
+        };
+        if done < 0 {
+            Err(Error::last_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn number(&mut self, name: &CStr, value: u64) -> Result<(), Error> {
+        // SAFETY: as in `text`.
+        let done = unsafe {
+            sys::virTypedParamsAddULLong(
+                &mut self.list,
+                &mut self.length,
+                &mut self.room,
+                name.as_ptr(),
+                value,
+            )
+        };
+        if done < 0 {
+            Err(Error::last_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// All whole numbers in the list by name.
+    fn numbers(&self) -> BTreeMap<String, u64> {
+        let mut numbers = BTreeMap::new();
+        for index in 0..usize::try_from(self.length).unwrap_or(0) {
+            // SAFETY: libvirt gave a list of `length` parameters; a field is a terminated text in its array, and the
+            // union's member is chosen by the type beside it.
+            unsafe {
+                let parameter = &*self.list.add(index);
+                let name = CStr::from_ptr(parameter.field.as_ptr())
+                    .to_string_lossy()
+                    .into_owned();
+                let value = match parameter.type_ as sys::virTypedParameterType {
+                    sys::VIR_TYPED_PARAM_INT => u64::try_from(parameter.value.i).ok(),
+                    sys::VIR_TYPED_PARAM_UINT => Some(u64::from(parameter.value.ui)),
+                    sys::VIR_TYPED_PARAM_LLONG => u64::try_from(parameter.value.l).ok(),
+                    sys::VIR_TYPED_PARAM_ULLONG => Some(parameter.value.ul),
+                    sys::VIR_TYPED_PARAM_BOOLEAN => Some(u64::from(parameter.value.b != 0)),
+                    _ => None,
+                };
+                if let Some(value) = value {
+                    numbers.insert(name, value);
+                }
+            }
+        }
+        numbers
+    }
+}
+
+impl Drop for Parameters {
+    fn drop(&mut self) {
+        // SAFETY: the list is libvirt's own with `length` entries, or null, which is allowed.
+        unsafe { sys::virTypedParamsFree(self.list, self.length) };
+    }
+}
+
+// ---- domains ----
+
+/// A domain's state and the reason for it, as libvirt numbers them.
+pub(crate) fn state(domain: &Domain) -> Result<(c_int, c_int), Error> {
+    let (mut state, mut reason) = (0, 0);
+    // SAFETY: the domain lives; both pointers are to our own integers.
+    let done = unsafe { sys::virDomainGetState(domain.as_ptr(), &mut state, &mut reason, 0) };
+    if done < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok((state, reason))
+    }
+}
+
+/// A disk's virtual size and what it occupies, as QEMU or the file tells.
+pub(crate) fn block_info(domain: &Domain, disk: &str) -> Result<(u64, u64), Error> {
+    let disk = CString::new(disk)?;
+    let mut info = sys::virDomainBlockInfo {
+        capacity: 0,
+        allocation: 0,
+        physical: 0,
+    };
+    // SAFETY: the domain lives, the name is terminated, `info` is ours.
+    let done = unsafe { sys::virDomainGetBlockInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) };
+    if done < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok((info.capacity, info.allocation))
+    }
+}
+
+/// Whether a block job runs on a disk.
+pub(crate) fn has_block_job(domain: &Domain, disk: &str) -> Result<bool, Error> {
+    let disk = CString::new(disk)?;
+    let mut info = sys::virDomainBlockJobInfo {
+        type_: 0,
+        bandwidth: 0,
+        cur: 0,
+        end: 0,
+    };
+    // SAFETY: the domain lives, the name is terminated, `info` is ours.
+    let found =
+        unsafe { sys::virDomainGetBlockJobInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) };
+    if found < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok(found == 1)
+    }
+}
+
+/// A domain's job: its type as libvirt numbers it, and its figures by libvirt's names.
+pub(crate) fn job(domain: &Domain, flags: u32) -> Result<(c_int, BTreeMap<String, u64>), Error> {
+    let mut kind = 0;
+    let mut parameters = Parameters::new();
+    // SAFETY: the domain lives; libvirt fills the list, which `parameters` frees.
+    let done = unsafe {
+        sys::virDomainGetJobStats(
+            domain.as_ptr(),
+            &mut kind,
+            &mut parameters.list,
+            &mut parameters.length,
+            flags as c_uint,
+        )
+    };
+    if done < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok((kind, parameters.numbers()))
+    }
+}
+
+/// Asks for the domain's job to be aborted.
+pub(crate) fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain lives.
+    let done = unsafe { sys::virDomainAbortJob(domain.as_ptr()) };
+    if done < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// What `migrate` is called with.
+#[derive(Debug)]
+pub(crate) struct Migration<'a> {
+    pub(crate) target_uri: &'a str,
+    pub(crate) flags: u32,
+    pub(crate) address: Option<&'a str>,
+    pub(crate) live_xml: &'a str,
+    pub(crate) persistent_xml: &'a str,
+    pub(crate) disks: Vec<&'a str>,
+    /// In MiB per second.
+    pub(crate) bandwidth: Option<u64>,
+}
+
+/// Migrates; returns when libvirt's call does.
+pub(crate) fn migrate(domain: &Domain, migration: &Migration<'_>) -> Result<(), Error> {
+    let target = CString::new(migration.target_uri)?;
+    let mut parameters = Parameters::new();
+    parameters.text(sys::VIR_MIGRATE_PARAM_DEST_XML, migration.live_xml)?;
+    parameters.text(sys::VIR_MIGRATE_PARAM_PERSIST_XML, migration.persistent_xml)?;
+    if let Some(address) = migration.address {
+        parameters.text(sys::VIR_MIGRATE_PARAM_URI, address)?;
+    }
+    for disk in &migration.disks {
+        parameters.text(sys::VIR_MIGRATE_PARAM_MIGRATE_DISKS, disk)?;
+    }
+    if let Some(bandwidth) = migration.bandwidth {
+        parameters.number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth)?;
+    }
+    // SAFETY: the domain lives; target and parameters outlive the call, which only reads them.
+    let done = unsafe {
+        sys::virDomainMigrateToURI3(
+            domain.as_ptr(),
+            target.as_ptr(),
+            parameters.list,
+            parameters.length as c_uint,
+            migration.flags as c_uint,
+        )
+    };
+    if done < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Addresses of a domain's interfaces by MAC address, from the source given.
+pub(crate) fn addresses(
+    domain: &Domain,
+    source: u32,
+) -> Result<BTreeMap<String, Vec<String>>, Error> {
+    let mut list: *mut sys::virDomainInterfacePtr = ptr::null_mut();
+    // SAFETY: the domain lives; libvirt fills the list.
+    let count = unsafe {
+        sys::virDomainInterfaceAddresses(domain.as_ptr(), &mut list, source as c_uint, 0)
+    };
+    if count < 0 {
+        return Err(Error::last_error());
+    }
+    let mut found = BTreeMap::<String, Vec<String>>::new();
+    for index in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: libvirt gave `count` interfaces, each with `naddrs` addresses; texts are terminated, and may be
+        // null where noted. Each interface is freed once, and the list after them.
+        unsafe {
+            let interface = *list.add(index);
+            if !(*interface).hwaddr.is_null() {
+                let mac = CStr::from_ptr((*interface).hwaddr)
+                    .to_string_lossy()
+                    .to_ascii_lowercase();
+                let addresses = found.entry(mac).or_default();
+                for at in 0..(*interface).naddrs as usize {
+                    let address = &*(*interface).addrs.add(at);
+                    if !address.addr.is_null() {
+                        addresses.push(CStr::from_ptr(address.addr).to_string_lossy().into_owned());
+                    }
+                }
+            }
+            sys::virDomainInterfaceFree(interface);
+        }
+    }
+    // SAFETY: the list itself was allocated by libvirt with malloc.
+    unsafe { libc::free(list.cast()) };
+    Ok(found)
+}
+
+// ---- the host ----
+
+/// The host's CPU times since its boot, by name, in nanoseconds, all CPUs summed.
+pub(crate) fn cpu_times(connect: &Connect) -> Result<BTreeMap<String, u64>, Error> {
+    let mut count = 0;
+    // SAFETY: the connection lives; without a list libvirt tells how many entries there are.
+    let done = unsafe {
+        sys::virNodeGetCPUStats(
+            connect.as_ptr(),
+            sys::VIR_NODE_CPU_STATS_ALL_CPUS,
+            ptr::null_mut(),
+            &mut count,
+            0,
+        )
+    };
+    if done < 0 {
+        return Err(Error::last_error());
+    }
+    let empty = sys::virNodeCPUStats {
+        field: [0; 80],
+        value: 0,
+    };
+    let mut list = vec![empty; usize::try_from(count).unwrap_or(0)];
+    // SAFETY: the list has `count` entries.
+    let done = unsafe {
+        sys::virNodeGetCPUStats(
+            connect.as_ptr(),
+            sys::VIR_NODE_CPU_STATS_ALL_CPUS,
+            list.as_mut_ptr(),
+            &mut count,
+            0,
+        )
+    };
+    if done < 0 {
+        return Err(Error::last_error());
+    }
+    list.truncate(usize::try_from(count).unwrap_or(0));
+    Ok(list
+        .iter()
+        .map(|entry| (field(&entry.field), entry.value))
+        .collect())
+}
+
+/// The host's memory by name, in KiB.
+pub(crate) fn memory_figures(connect: &Connect) -> Result<BTreeMap<String, u64>, Error> {
+    let mut count = 0;
+    // SAFETY: the connection lives; without a list libvirt tells how many entries there are.
+    let done = unsafe {
+        sys::virNodeGetMemoryStats(
+            connect.as_ptr(),
+            sys::VIR_NODE_MEMORY_STATS_ALL_CELLS,
+            ptr::null_mut(),
+            &mut count,
+            0,
+        )
+    };
+    if done < 0 {
+        return Err(Error::last_error());
+    }
+    let empty = sys::virNodeMemoryStats {
+        field: [0; 80],
+        value: 0,
+    };
+    let mut list = vec![empty; usize::try_from(count).unwrap_or(0)];
+    // SAFETY: the list has `count` entries.
+    let done = unsafe {
+        sys::virNodeGetMemoryStats(
+            connect.as_ptr(),
+            sys::VIR_NODE_MEMORY_STATS_ALL_CELLS,
+            list.as_mut_ptr(),
+            &mut count,
+            0,
+        )
+    };
+    if done < 0 {
+        return Err(Error::last_error());
+    }
+    list.truncate(usize::try_from(count).unwrap_or(0));
+    Ok(list
+        .iter()
+        .map(|entry| (field(&entry.field), entry.value))
+        .collect())
+}
+
+/// A name in one of libvirt's fixed arrays, up to its end or its first NUL.
+fn field(name: &[c_char]) -> String {
+    let bytes: Vec<u8> = name
+        .iter()
+        .take_while(|c| **c != 0)
+        .map(|c| *c as u8)
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,354 @@
+//! Pools and volumes.
+//!
+//! libvirt's pools remember: a file made or removed behind its back is only seen after a refresh. So everything that
+//! is believed, made or removed here is refreshed first.
+
+use std::{thread, time::Duration};
+
+use evenkeel_crds::quantity::Bytes;
+use evenkeel_engine::port::{Fault, NewVolume, PoolFacts, PortError, PortResult, VolumeFacts};
+use virt::{connect::Connect, storage_pool::StoragePool, storage_vol::StorageVol, sys};
+
+use super::{fault::OrFault, xml};
+
+/// Pool types whose files other hosts see too.
+const SHARED_KINDS: &[&str] = &[
+    "netfs",
+    "gluster",
+    "rbd",
+    "sheepdog",
+    "iscsi",
+    "iscsi-direct",
+    "vstorage",
+];
+/// Pool types whose content is refreshed before it is believed.
+const REFRESHED_KINDS: &[&str] = &["dir", "fs", "netfs", "gluster", "vstorage"];
+/// While a volume is being built libvirt refuses to refresh its pool; that takes a moment.
+const BUSY_TRIES: u32 = 40;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether pools are refreshed before they are described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// Yes.
+    Refreshed,
+    /// No: as libvirt remembers them.
+    AsListed,
+}
+
+/// A pool and libvirt's object for it.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) facts: PoolFacts,
+    object: StoragePool,
+}
+
+impl Pool {
+    /// Sees what is really there.
+    pub(crate) fn refresh(&self) -> PortResult<()> {
+        for _ in 1..BUSY_TRIES {
+            match self.object.refresh(0).or_fault() {
+                Err(error) if error.fault == Fault::Busy => thread::sleep(BUSY_PAUSE),
+                done => return done,
+            }
+        }
+        self.object.refresh(0).or_fault()
+    }
+
+    /// The volume of that name, as libvirt remembers.
+    pub(crate) fn lookup(&self, name: &str) -> PortResult<Option<StorageVol>> {
+        self.object.lookup_storage_vol_by_name(name).or_absent()
+    }
+
+    /// Every volume with its name, as libvirt remembers.
+    pub(crate) fn volumes(&self) -> PortResult<Vec<(String, StorageVol)>> {
+        // Not `list_volumes`, which stops at 1024 names.
+        let listed = self.object.list_all_volumes(0).or_fault()?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|volume| Some((volume.name().ok()?, volume)))
+            .collect())
+    }
+
+    /// Makes a volume from its XML. [`Fault::Exists`] where the name is taken, by a file libvirt knows or not.
+    pub(crate) fn create(&self, description: &str) -> PortResult<StorageVol> {
+        StorageVol::create_xml(&self.object, description, 0).or_fault()
+    }
+
+    /// The name of a file right in this pool's directory.
+    fn name_of<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = match self.facts.path.as_str() {
+            "/" | "" => return None,
+            directory => path.strip_prefix(directory)?.strip_prefix('/')?,
+        };
+        (!rest.is_empty() && !rest.contains('/')).then_some(rest)
+    }
+}
+
+/// Every pool.
+pub(crate) fn pools(connect: &Connect, freshness: Freshness) -> PortResult<Vec<Pool>> {
+    let mut pools = Vec::new();
+    for (flag, active) in [
+        (sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE, true),
+        (sys::VIR_CONNECT_LIST_STORAGE_POOLS_INACTIVE, false),
+    ] {
+        let listed = match connect.list_all_storage_pools(flag).or_fault() {
+            // No storage driver: no pools.
+            Err(error) if error.fault == Fault::Unsupported => return Ok(pools),
+            listed => listed?,
+        };
+        for object in listed {
+            if let Some(pool) = describe(object, active, freshness)? {
+                pools.push(pool);
+            }
+        }
+    }
+    Ok(pools)
+}
+
+/// One pool; nothing where it went away meanwhile.
+fn describe(object: StoragePool, active: bool, freshness: Freshness) -> PortResult<Option<Pool>> {
+    let mut pool = match read(object, active)? {
+        Some(pool) => pool,
+        None => return Ok(None),
+    };
+    if active
+        && freshness == Freshness::Refreshed
+        && REFRESHED_KINDS.contains(&pool.facts.kind.as_str())
+    {
+        match pool.refresh() {
+            Ok(()) => match read(pool.object, active)? {
+                Some(fresh) => pool = fresh,
+                None => return Ok(None),
+            },
+            Err(error) if matches!(error.fault, Fault::Unreachable | Fault::TimedOut) => {
+                return Err(error);
+            }
+            Err(error) if error.fault == Fault::Busy => {}
+            // Its directory can't be read: libvirt stops such a pool, and we don't believe what it listed before.
+            Err(error) => {
+                tracing::warn!(pool = pool.facts.name, %error, "a storage pool could not be refreshed");
+                pool.facts.active = false;
+            }
+        }
+    }
+    Ok(Some(pool))
+}
+
+fn read(object: StoragePool, active: bool) -> PortResult<Option<Pool>> {
+    let Some(description) = object.xml_desc(0).or_absent()? else {
+        return Ok(None);
+    };
+    let facts = pool_facts(&description, active)?;
+    Ok(Some(Pool { facts, object }))
+}
+
+fn pool_facts(description: &str, active: bool) -> PortResult<PoolFacts> {
+    let document = xml::parse(description)?;
+    let root = document.root_element();
+    let kind = root.attribute("type").unwrap_or_default().to_owned();
+    let size = |name| {
+        xml::child(root, name)
+            .and_then(xml::amount)
+            .unwrap_or_default()
+    };
+    Ok(PoolFacts {
+        name: xml::text(root, &["name"]).unwrap_or_default().to_owned(),
+        path: xml::text(root, &["target", "path"])
+            .map(xml::tidy_path)
+            .unwrap_or_default(),
+        active,
+        total: size("capacity"),
+        available: size("available"),
+        shared: SHARED_KINDS.contains(&kind.as_str()),
+        kind,
+    })
+}
+
+/// The active pool with the longest path that holds a file, and the file's name in it. Nothing for a file in a
+/// subdirectory of a pool: it is no volume.
+pub(crate) fn owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> Option<(&'p Pool, &'f str)> {
+    pools
+        .iter()
+        .filter(|pool| pool.facts.active)
+        .filter_map(|pool| Some((pool, pool.name_of(path)?)))
+        .max_by_key(|(pool, _)| pool.facts.path.len())
+}
+
+/// The active pool of that name.
+pub(crate) fn named<'p>(pools: &'p [Pool], name: &str) -> PortResult<&'p Pool> {
+    pools
+        .iter()
+        .find(|pool| pool.facts.name == name && pool.facts.active)
+        .ok_or_else(|| {
+            PortError::new(
+                Fault::NotFound,
+                format!("there is no active storage pool `{name}`"),
+            )
+        })
+}
+
+/// The pool that holds a file, refreshed, and the file's name in it.
+fn fresh_owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> PortResult<(&'p Pool, &'f str)> {
+    let (pool, name) = owner(pools, path).ok_or_else(|| {
+        PortError::new(
+            Fault::Unsupported,
+            format!("`{path}` is in no active storage pool"),
+        )
+    })?;
+    pool.refresh()?;
+    Ok((pool, name))
+}
+
+/// A file in a pool, refreshed first.
+pub(crate) fn volume(connect: &Connect, path: &str) -> PortResult<Option<VolumeFacts>> {
+    let pools = pools(connect, Freshness::AsListed)?;
+    let path = xml::tidy_path(path);
+    let (pool, name) = fresh_owner(&pools, &path)?;
+    match pool.lookup(name)? {
+        Some(volume) => Ok(volume.info().or_absent()?.map(|info| VolumeFacts {
+            capacity: Bytes(info.capacity),
+            allocated: Bytes(info.allocation),
+        })),
+        None => Ok(None),
+    }
+}
+
+/// Makes an empty thin volume, exclusively, and returns its path.
+pub(crate) fn create(connect: &Connect, volume: &NewVolume) -> PortResult<String> {
+    let description = volume_xml(volume)?;
+    let pools = pools(connect, Freshness::AsListed)?;
+    let pool = named(&pools, &volume.pool)?;
+    pool.refresh()?;
+    if pool.lookup(&volume.name)?.is_some() {
+        return Err(PortError::new(
+            Fault::Exists,
+            format!(
+                "there is a `{}` in the storage pool `{}` already",
+                volume.name, volume.pool
+            ),
+        ));
+    }
+    pool.create(&description)?.path().or_fault()
+}
+
+fn volume_xml(volume: &NewVolume) -> PortResult<String> {
+    let invalid = |what: String| Err(PortError::new(Fault::Invalid, what));
+    let name = &volume.name;
+    if name.is_empty()
+        || name == "."
+        || name == ".."
+        || name.contains('/')
+        || name.chars().any(char::is_control)
+    {
+        return invalid(format!(
+            "`{}` is no name for a volume",
+            name.escape_default()
+        ));
+    }
+    let compat = match volume.format.as_str() {
+        "qcow2" => "<compat>1.1</compat>",
+        "raw" => "",
+        other => {
+            return invalid(format!(
+                "volumes of format `{}` are not made",
+                other.escape_default()
+            ));
+        }
+    };
+    Ok(format!(
+        "<volume type='file'><name>{}</name><capacity unit='bytes'>{}</capacity><allocation unit='bytes'>0</allocation>\
+         <target><format type='{}'/>{compat}</target></volume>",
+        xml::escape(name),
+        volume.capacity.0,
+        volume.format,
+    ))
+}
+
+/// Removes a volume by its path; no error where it is gone.
+pub(crate) fn delete(connect: &Connect, path: &str) -> PortResult<()> {
+    let pools = pools(connect, Freshness::AsListed)?;
+    let path = xml::tidy_path(path);
+    let (pool, name) = fresh_owner(&pools, &path)?;
+    delete_named(pool, name)
+}
+
+/// Removes a volume of a refreshed pool; no error where it is gone.
+pub(crate) fn delete_named(pool: &Pool, name: &str) -> PortResult<()> {
+    let Some(volume) = pool.lookup(name)? else {
+        return Ok(());
+    };
+    match volume.delete(0).or_fault() {
+        Ok(()) => Ok(()),
+        Err(error) if error.fault == Fault::NotFound => Ok(()),
+        Err(error) => {
+            // Somebody else may have removed it between the two calls.
+            pool.refresh()?;
+            match pool.lookup(name)? {
+                None => Ok(()),
+                Some(_) => Err(error),
+            }
+        }
+    }
+}
+
+/// The file below a volume, if it has one.
+pub(crate) fn backing_of(volume: &StorageVol) -> PortResult<Option<String>> {
+    let Some(description) = volume.xml_desc(0).or_absent()? else {
+        return Ok(None);
+    };
+    let document = xml::parse(&description)?;
+    Ok(xml::text(document.root_element(), &["backingStore", "path"]).map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_pool() {
+        let facts = pool_facts(
+            "<pool type='dir'><name>default</name><capacity unit='bytes'>1000</capacity>\
+             <allocation unit='bytes'>400</allocation><available unit='bytes'>600</available>\
+             <target><path>/var/lib//libvirt/images/</path></target></pool>",
+            true,
+        )
+        .unwrap();
+        assert_eq!(facts.path, "/var/lib/libvirt/images");
+        assert_eq!((facts.total, facts.available), (Bytes(1000), Bytes(600)));
+        assert!(!facts.shared);
+        assert!(
+            pool_facts("<pool type='netfs'><name>n</name></pool>", true)
+                .unwrap()
+                .shared
+        );
+    }
+
+    #[test]
+    fn volumes_to_be_made() {
+        let volume = |name: &str, format: &str| NewVolume {
+            pool: "p".into(),
+            name: name.into(),
+            format: format.into(),
+            capacity: Bytes(5),
+        };
+        assert!(
+            volume_xml(&volume("a'b<c", "qcow2"))
+                .unwrap()
+                .contains("a&apos;b&lt;c")
+        );
+        for (name, format) in [
+            ("", "raw"),
+            ("..", "raw"),
+            ("a/b", "raw"),
+            ("a\n", "raw"),
+            ("a", "vmdk"),
+        ] {
+            assert_eq!(
+                volume_xml(&volume(name, format)).unwrap_err().fault,
+                Fault::Invalid
+            );
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What the watches have seen, in one place: every object, and who wants to hear of changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use evenkeel_engine::Wishes;
+use tokio::sync::{mpsc, watch};
+
+use crate::kinds::{Key, Kind, Object};
+
+/// One object came, changed or went.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    Seen(Object),
+    Gone(Key),
+    /// It could not be read; what was known of it before stays.
+    Unreadable(Unreadable),
+}
+
+/// An object that is not of the shape its kind should have.
+#[derive(Debug, Clone)]
+pub(crate) struct Unreadable {
+    pub(crate) key: Key,
+    pub(crate) uid: String,
+    pub(crate) error: String,
+}
+
+/// The objects of all kinds.
+#[derive(Debug)]
+pub(crate) struct Stores {
+    inner: Mutex<Inner>,
+    /// Rises with each change that the engine should know of.
+    revision: watch::Sender<u64>,
+    synced: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    objects: BTreeMap<Key, Object>,
+    unreadable: BTreeMap<Key, (u64, Unreadable)>,
+    /// During a relisting of a kind: what was listed so far.
+    listed: BTreeMap<Kind, BTreeSet<Arc<str>>>,
+    synced: BTreeSet<Kind>,
+    listeners: Vec<mpsc::UnboundedSender<Change>>,
+}
+
+impl Inner {
+    fn tell(&mut self, change: &Change) {
+        self.listeners
+            .retain(|listener| listener.send(change.clone()).is_ok());
+    }
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            revision: watch::Sender::new(0),
+            synced: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Stores {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A listing of a kind begins.
+    pub(crate) fn listing(&self, kind: Kind) {
+        self.lock().listed.insert(kind, BTreeSet::new());
+    }
+
+    /// A listing of a kind is complete: what it did not name is gone.
+    pub(crate) fn listing_done(&self, kind: Kind) {
+        let mut inner = self.lock();
+        let listed = inner.listed.remove(&kind).unwrap_or_default();
+        let known = inner.objects.keys().chain(inner.unreadable.keys());
+        let gone: BTreeSet<Key> = known
+            .filter(|key| key.kind == kind && !listed.contains(&key.name))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.remove(&mut inner, key);
+        }
+        inner.synced.insert(kind);
+        if inner.synced.len() == Kind::ALL.len() {
+            self.synced.send_replace(true);
+        }
+    }
+
+    /// An object as it is now.
+    pub(crate) fn put(&self, object: Object) {
+        let mut inner = self.lock();
+        let key = object.key();
+        if let Some(listed) = inner.listed.get_mut(&key.kind) {
+            listed.insert(key.name.clone());
+        }
+        inner.unreadable.remove(&key);
+        let before = inner.objects.insert(key, object.clone());
+        let same = before.is_some_and(|before| before.same_wish(&object));
+        inner.tell(&Change::Seen(object));
+        if !same {
+            self.revision.send_modify(|revision| *revision += 1);
+        }
+    }
+
+    /// An object that can't be read. What was known of it before stays: to forget a host because a newer field of
+    /// its manifest is unknown to us would make its guests look lost. True if this version of it is news.
+    pub(crate) fn put_unreadable(&self, version: u64, what: Unreadable) -> bool {
+        let mut inner = self.lock();
+        let key = what.key.clone();
+        if let Some(listed) = inner.listed.get_mut(&key.kind) {
+            listed.insert(key.name.clone());
+        }
+        let before = inner.unreadable.insert(key, (version, what.clone()));
+        let news = before.is_none_or(|(before, _)| before != version);
+        if news {
+            inner.tell(&Change::Unreadable(what));
+        }
+        news
+    }
+
+    /// An object is gone.
+    pub(crate) fn take(&self, key: Key) {
+        let mut inner = self.lock();
+        self.remove(&mut inner, key);
+    }
+
+    fn remove(&self, inner: &mut Inner, key: Key) {
+        inner.unreadable.remove(&key);
+        if inner.objects.remove(&key).is_some() {
+            inner.tell(&Change::Gone(key));
+            self.revision.send_modify(|revision| *revision += 1);
+        }
+    }
+
+    /// An object by its key.
+    pub(crate) fn find(&self, key: &Key) -> Option<Object> {
+        self.lock().objects.get(key).cloned()
+    }
+
+    /// Everything known now, and every change from now on.
+    pub(crate) fn subscribe(&self) -> (Vec<Object>, mpsc::UnboundedReceiver<Change>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut inner = self.lock();
+        for (_, what) in inner.unreadable.values() {
+            let _ = sender.send(Change::Unreadable(what.clone()));
+        }
+        inner.listeners.push(sender);
+        (inner.objects.values().cloned().collect(), receiver)
+    }
+
+    /// Everything declared, as the engine reads it.
+    pub(crate) fn wishes(&self) -> Wishes {
+        let mut wishes = Wishes::default();
+        for (key, object) in &self.lock().objects {
+            let name = key.name.as_ref().to_owned();
+            match object {
+                Object::Host(host) => drop(wishes.hosts.insert(name, host.clone())),
+                Object::Guest(guest) => drop(wishes.guests.insert(name, guest.clone())),
+                Object::Migration(migration) => {
+                    drop(wishes.migrations.insert(name, migration.clone()));
+                }
+                Object::Drain(drain) => drop(wishes.drains.insert(name, drain.clone())),
+            }
+        }
+        wishes
+    }
+
+    /// Changes whenever the wishes did.
+    pub(crate) fn revision(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Waits until every kind was listed once.
+    pub(crate) async fn synced(&self) {
+        // The sender lives as long as `self`, so waiting can't fail.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+}

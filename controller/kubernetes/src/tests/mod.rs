@@ -1,0 +1,7 @@
+//! Tests of the parts together; those that need a real API server are in `real`.
+
+mod desk;
+mod lease;
+mod make;
+mod real;
+mod statuses;

@@ -1,0 +1,44 @@
+//! How many bytes a move sends, and how fast.
+//!
+//! The model: every allocated byte of the disks travels once. Memory travels once, and what the guest dirties
+//! meanwhile travels again, and what it dirties meanwhile again: memory x (1 + d/r + (d/r)^2 + ...) = memory x r/(r - d)
+//! for a dirty rate d and a rate r of the slower known link alone, at most three times the memory. An unknown dirty
+//! rate counts as none.
+
+use evenkeel_crds::quantity::Bytes;
+
+use crate::model::{Fleet, Guest, HostId};
+
+/// The most often that memory is taken to travel.
+const MEMORY_CAP: u128 = 3;
+
+/// The rate of a move that has both links for itself; a link of unknown bandwidth does not count.
+pub(crate) fn rate(fleet: &Fleet, source: HostId, target: HostId) -> Option<u64> {
+    let bandwidth = |host: HostId| fleet.hosts[host.at()].bandwidth.map(|rate| rate.0.max(1));
+    match (bandwidth(source), bandwidth(target)) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// What is expected to travel.
+pub(crate) fn travels(guest: &Guest, rate: Option<u64>) -> Bytes {
+    let disks: u128 = guest
+        .disks
+        .iter()
+        .map(|disk| u128::from(disk.allocated.0))
+        .sum();
+    let memory = if guest.active {
+        u128::from(guest.memory.0)
+    } else {
+        0
+    };
+    let memory = match (rate, guest.dirty_rate) {
+        (Some(rate), Some(dirty)) if dirty.0 < rate => {
+            (memory * u128::from(rate) / u128::from(rate - dirty.0)).min(memory * MEMORY_CAP)
+        }
+        (Some(_), Some(_)) => memory * MEMORY_CAP,
+        _ => memory,
+    };
+    Bytes(u64::try_from(disks + memory).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,235 @@
+//! What is promised at each host and pool: what is there, what is on its way in, and what will leave.
+//!
+//! A move holds capacity at both ends until it has ended: the target's is taken when it is planned or started, the
+//! source's comes back only with its end. Sums are kept wide enough that no sum of 64-bit amounts can overflow.
+
+use crate::model::{Fleet, Guest, GuestId, HostId, Ledger};
+
+/// Which room is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Nothing has left yet.
+    Now,
+    /// Everything that is planned to leave has left.
+    Later,
+}
+
+/// Where each host's pools lie in one long list, and which file system (budget) each pool shares.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    /// The first pool of each host, and one past the last.
+    first: Vec<usize>,
+    /// Each pool's budget.
+    budget: Vec<usize>,
+    /// What each budget has free: the least that one of its open pools shows.
+    space: Vec<i128>,
+}
+
+impl Layout {
+    pub(crate) fn new(fleet: &Fleet) -> Self {
+        let mut layout = Self {
+            first: vec![0],
+            budget: Vec::new(),
+            space: Vec::new(),
+        };
+        for host in &fleet.hosts {
+            let base = layout.space.len();
+            let mut numbers: Vec<u32> = Vec::new();
+            for pool in &host.pools {
+                let place = numbers.iter().position(|number| *number == pool.budget);
+                let place = place.unwrap_or_else(|| {
+                    numbers.push(pool.budget);
+                    layout.space.push(i128::MAX);
+                    numbers.len() - 1
+                });
+                layout.budget.push(base + place);
+                if pool.closed.is_none() {
+                    let space = &mut layout.space[base + place];
+                    *space = (*space).min(i128::from(pool.available.0));
+                }
+            }
+            layout.first.push(layout.budget.len());
+        }
+        for space in &mut layout.space {
+            if *space == i128::MAX {
+                *space = 0;
+            }
+        }
+        layout
+    }
+
+    /// The place in the long list of a host's pool.
+    pub(crate) fn pool(&self, host: HostId, index: usize) -> usize {
+        self.first[host.at()] + index
+    }
+
+    /// The host's own index of a pool in the long list.
+    pub(crate) fn index(&self, host: HostId, pool: usize) -> usize {
+        pool - self.first[host.at()]
+    }
+
+    /// The budget a pool shares.
+    pub(crate) fn budget(&self, pool: usize) -> usize {
+        self.budget[pool]
+    }
+
+    /// What the pool's budget had free before any move.
+    pub(crate) fn space(&self, pool: usize) -> i128 {
+        self.space[self.budget[pool]]
+    }
+
+    /// The pool of that name.
+    pub(crate) fn named(&self, fleet: &Fleet, host: HostId, name: &str) -> Option<usize> {
+        let pools = &fleet.hosts[host.at()].pools;
+        let index = pools.iter().position(|pool| pool.name == name)?;
+        Some(self.pool(host, index))
+    }
+}
+
+/// CPU and memory that a guest takes: none when it is stopped.
+pub(crate) fn demand(guest: &Guest) -> (i128, i128) {
+    if guest.active {
+        (i128::from(guest.cpu_milli), i128::from(guest.memory.0))
+    } else {
+        (0, 0)
+    }
+}
+
+/// One amount per host, pool and budget.
+#[derive(Debug, Clone)]
+struct Amounts {
+    cpu: Vec<i128>,
+    memory: Vec<i128>,
+    sizes: Vec<i128>,
+    space: Vec<i128>,
+}
+
+impl Amounts {
+    fn zero(layout: &Layout) -> Self {
+        let hosts = layout.first.len() - 1;
+        Self {
+            cpu: vec![0; hosts],
+            memory: vec![0; hosts],
+            sizes: vec![0; layout.budget.len()],
+            space: vec![0; layout.space.len()],
+        }
+    }
+
+    /// What goes from the source with the guest: CPU, memory, the disks' size and what they occupy.
+    fn source(&mut self, fleet: &Fleet, layout: &Layout, guest: &Guest, sign: i128) {
+        let (cpu, memory) = demand(guest);
+        self.cpu[guest.host.at()] += sign * cpu;
+        self.memory[guest.host.at()] += sign * memory;
+        for disk in &guest.disks {
+            let pool = disk.pool.as_deref();
+            if let Some(pool) = pool.and_then(|name| layout.named(fleet, guest.host, name)) {
+                self.sizes[pool] += sign * i128::from(disk.virtual_size.0);
+                self.space[layout.budget(pool)] += sign * i128::from(disk.allocated.0);
+            }
+        }
+    }
+}
+
+/// What is held everywhere, and what is planned to leave.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
+    held: Amounts,
+    leaving: Amounts,
+}
+
+impl Room {
+    /// What is held now, moves in flight counted at both ends.
+    pub(crate) fn new(fleet: &Fleet, layout: &Layout, ledger: &Ledger) -> Self {
+        let mut room = Self {
+            held: Amounts::zero(layout),
+            leaving: Amounts::zero(layout),
+        };
+        for (at, host) in fleet.hosts.iter().enumerate() {
+            room.held.cpu[at] = i128::from(host.cpu_used_milli);
+            room.held.memory[at] = i128::from(host.memory_used.0);
+            for (index, pool) in host.pools.iter().enumerate() {
+                room.held.sizes[layout.first[at] + index] = i128::from(pool.virtual_used.0);
+            }
+        }
+        for flight in &ledger.in_flight {
+            let target = flight.target.at();
+            room.held.cpu[target] += i128::from(flight.cpu_milli);
+            room.held.memory[target] += i128::from(flight.memory.0);
+            for (name, hold) in &flight.pools {
+                if let Some(pool) = layout.named(fleet, flight.target, name) {
+                    room.held.sizes[pool] += i128::from(hold.virtual_size.0);
+                    room.held.space[layout.budget(pool)] += i128::from(hold.to_come.0);
+                }
+            }
+            let guest = &fleet.guests[flight.guest.at()];
+            // After the switch the guest is counted at the target, and nothing of it is left to be freed here.
+            if guest.host == flight.source {
+                room.leaving.source(fleet, layout, guest, 1);
+            }
+        }
+        room
+    }
+
+    /// Takes (1) or gives back (-1) what the guest needs at a target, its disks in these pools.
+    pub(crate) fn hold(
+        &mut self,
+        layout: &Layout,
+        guest: &Guest,
+        target: HostId,
+        pools: &[usize],
+        sign: i128,
+    ) {
+        let (cpu, memory) = demand(guest);
+        self.held.cpu[target.at()] += sign * cpu;
+        self.held.memory[target.at()] += sign * memory;
+        for (disk, pool) in guest.disks.iter().zip(pools) {
+            let size = sign * i128::from(disk.virtual_size.0);
+            self.held.sizes[*pool] += size;
+            self.held.space[layout.budget(*pool)] += size;
+        }
+    }
+
+    /// Plans (1) that the guest leaves its host, or plans it no longer (-1).
+    pub(crate) fn leave(&mut self, fleet: &Fleet, layout: &Layout, guest: GuestId, sign: i128) {
+        self.leaving
+            .source(fleet, layout, &fleet.guests[guest.at()], sign);
+    }
+
+    /// The guest has left its host: what it held there is free.
+    pub(crate) fn left(&mut self, fleet: &Fleet, layout: &Layout, guest: GuestId) {
+        self.held
+            .source(fleet, layout, &fleet.guests[guest.at()], -1);
+    }
+
+    /// CPU promised at a host.
+    pub(crate) fn cpu(&self, host: HostId, when: When) -> i128 {
+        at(&self.held.cpu, &self.leaving.cpu, host.at(), when)
+    }
+
+    /// Memory promised at a host.
+    pub(crate) fn memory(&self, host: HostId, when: When) -> i128 {
+        at(&self.held.memory, &self.leaving.memory, host.at(), when)
+    }
+
+    /// Virtual sizes in a pool.
+    pub(crate) fn sizes(&self, pool: usize, when: When) -> i128 {
+        at(&self.held.sizes, &self.leaving.sizes, pool, when)
+    }
+
+    /// What moves take of the free space of a pool's budget.
+    pub(crate) fn taken(&self, layout: &Layout, pool: usize, when: When) -> i128 {
+        at(
+            &self.held.space,
+            &self.leaving.space,
+            layout.budget(pool),
+            when,
+        )
+    }
+}
+
+fn at(held: &[i128], leaving: &[i128], index: usize, when: When) -> i128 {
+    match when {
+        When::Now => held[index],
+        When::Later => held[index] - leaving[index],
+    }
+}

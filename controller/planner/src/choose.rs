@@ -1,0 +1,235 @@
+//! Which target each guest goes to.
+//!
+//! All targets of a guest cost about the same bytes, so a host is chosen that has room at once before one that has it
+//! later; then one that keeps the fleet level; among hosts about as full, one whose inbound slots and link have the
+//! least to do, so that the whole ends soon; then by name. Where not all find a place that way, the guests are packed
+//! tightly instead, and what is still left over is placed by moving single guests of the plan elsewhere (`repair`).
+
+use std::cmp::Reverse;
+
+use crate::board::Board;
+use crate::capacity::{When, demand};
+use crate::fit::Refusal;
+use crate::model::HostId;
+use crate::repair;
+use crate::schedule::NOMINAL_RATE;
+use crate::wishes::Ask;
+
+/// What a choice is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Hosts about equally full.
+    Level,
+    /// As little as possible left on the hosts that are used.
+    Tight,
+}
+
+/// Fullness is counted in these parts of a host.
+const FULL: i128 = 10_000;
+/// Hosts whose fullness differs by less than this count as equally full.
+const STEP: i128 = FULL / 32;
+
+type Score = (bool, i128, i128, i128, i128, usize);
+
+/// The best host for an ask, its pools in `chosen`.
+pub(crate) fn best(
+    board: &Board<'_, '_>,
+    ask: &Ask<'_>,
+    aim: Aim,
+    chosen: &mut Vec<usize>,
+) -> Option<HostId> {
+    let view = board.view;
+    let own = view.guest(ask.guest).host;
+    let mut scratch = Vec::new();
+    let mut found: Option<(Score, HostId)> = None;
+    for host in view.open.iter().copied().filter(|host| *host != own) {
+        if let Some(when) = board.way(ask, host, &mut scratch) {
+            let score = score(board, ask, host, &scratch, when, aim);
+            if found.is_none_or(|(least, _)| score < least) {
+                found = Some((score, host));
+                std::mem::swap(chosen, &mut scratch);
+            }
+        }
+    }
+    found.map(|(_, host)| host)
+}
+
+fn score(
+    board: &Board<'_, '_>,
+    ask: &Ask<'_>,
+    host: HostId,
+    pools: &[usize],
+    when: When,
+    aim: Aim,
+) -> Score {
+    let view = board.view;
+    let facts = view.host(host);
+    let fullness = fullness(board, ask, host, pools, when);
+    let waves = (board.into[host.at()].len() as i128 + i128::from(view.inbound[host.at()]))
+        / i128::from(facts.max_inbound.max(1));
+    let bytes = board.load[host.at()] + u128::from(board.bytes(ask.guest, host).0);
+    let rate = facts.bandwidth.map_or(NOMINAL_RATE, |rate| rate.0.max(1));
+    let time = i128::try_from(bytes / u128::from(rate)).unwrap_or(i128::MAX);
+    let later = when == When::Later;
+    let rank = view.rank[host.at()];
+    match aim {
+        Aim::Level => (later, fullness / STEP, waves, time, fullness, rank),
+        Aim::Tight => (later, FULL - fullness, waves, time, 0, rank),
+    }
+}
+
+/// How full the fullest of the host's memory, CPU and pools in question would be.
+fn fullness(
+    board: &Board<'_, '_>,
+    ask: &Ask<'_>,
+    host: HostId,
+    pools: &[usize],
+    when: When,
+) -> i128 {
+    let view = board.view;
+    let guest = view.guest(ask.guest);
+    let facts = view.host(host);
+    let (cpu, memory) = demand(guest);
+    let share = |used: i128, limit: i128| used.max(0) * FULL / limit.max(1);
+    let mut most = share(
+        board.room.memory(host, when) + memory,
+        i128::from(facts.memory_limit.0),
+    );
+    let cpu = share(
+        board.room.cpu(host, when) + cpu,
+        i128::from(facts.cpu_limit_milli),
+    );
+    most = most.max(cpu);
+    for (disk, pool) in guest.disks.iter().zip(pools) {
+        let size = i128::from(disk.virtual_size.0);
+        // What a pool holds in all is not known: what moves take of its free space stands for it.
+        let taken = board.room.taken(&view.layout, *pool, when) + size;
+        most = most.max(share(taken, view.layout.space(*pool)));
+        let limit = view.host(host).pools[view.layout.index(host, *pool)].virtual_limit;
+        if let Some(limit) = limit {
+            let sizes = board.room.sizes(*pool, when) + size;
+            most = most.max(share(sizes, i128::from(limit.0)));
+        }
+    }
+    most.min(FULL)
+}
+
+/// Places what can be placed of these asks, which leave the choice of the target to us.
+pub(crate) fn spread<'v, 'a>(
+    board: Board<'v, 'a>,
+    asks: &[Ask<'a>],
+    wanted: &[usize],
+) -> Board<'v, 'a> {
+    let level = pass(board.clone(), asks, wanted, Aim::Level);
+    if missed(&level, asks, wanted).is_empty() {
+        return level;
+    }
+    let mut tightest: Vec<usize> = wanted.to_vec();
+    tightest.sort_by_key(|index| {
+        Reverse((
+            priority(&board, asks, *index),
+            greatest_share(&board, &asks[*index]),
+        ))
+    });
+    let others = [
+        pass(board.clone(), asks, wanted, Aim::Tight),
+        pass(board.clone(), asks, &tightest, Aim::Level),
+        pass(board, asks, &tightest, Aim::Tight),
+    ];
+    let mut chosen = level;
+    for other in others {
+        if missed(&other, asks, wanted) < missed(&chosen, asks, wanted) {
+            chosen = other;
+        }
+    }
+    repair::eject(&mut chosen, asks, wanted);
+    chosen
+}
+
+fn priority(board: &Board<'_, '_>, asks: &[Ask<'_>], index: usize) -> i32 {
+    board.view.guest(asks[index].guest).priority
+}
+
+/// The priorities of those left over, highest first: the lesser list is the better.
+fn missed(board: &Board<'_, '_>, asks: &[Ask<'_>], wanted: &[usize]) -> Vec<i32> {
+    let left = wanted.iter().filter(|index| open(board, asks, **index));
+    let mut missed: Vec<i32> = left.map(|index| priority(board, asks, *index)).collect();
+    missed.sort_by_key(|priority| Reverse(*priority));
+    missed
+}
+
+/// Whether an ask waits for a place still.
+pub(crate) fn open(board: &Board<'_, '_>, asks: &[Ask<'_>], index: usize) -> bool {
+    board.mover(asks[index].guest).is_none()
+}
+
+fn pass<'v, 'a>(
+    mut board: Board<'v, 'a>,
+    asks: &[Ask<'a>],
+    order: &[usize],
+    aim: Aim,
+) -> Board<'v, 'a> {
+    for index in order {
+        if open(&board, asks, *index) {
+            put(&mut board, asks, *index, aim);
+        }
+    }
+    board
+}
+
+/// Places one ask at its best host. True if there is one.
+pub(crate) fn put<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>], index: usize, aim: Aim) -> bool {
+    let mut pools = Vec::new();
+    match best(board, &asks[index], aim, &mut pools) {
+        Some(host) => {
+            board.place(index, &asks[index], host, pools);
+            true
+        }
+        None => false,
+    }
+}
+
+/// The largest share of what an average open host has free that the guest takes, in any resource.
+fn greatest_share(board: &Board<'_, '_>, ask: &Ask<'_>) -> i128 {
+    let view = board.view;
+    let guest = view.guest(ask.guest);
+    let (cpu, memory) = demand(guest);
+    let (mut cpus, mut memories, mut space) = (0, 0, 0);
+    for host in &view.open {
+        let facts = view.host(*host);
+        cpus += i128::from(facts.cpu_limit_milli) - board.room.cpu(*host, When::Later);
+        memories += i128::from(facts.memory_limit.0) - board.room.memory(*host, When::Later);
+        for index in 0..facts.pools.len() {
+            let pool = view.layout.pool(*host, index);
+            space += view.layout.space(pool) - board.room.taken(&view.layout, pool, When::Later);
+        }
+    }
+    let disks = guest.disks.iter();
+    let disks: i128 = disks.map(|disk| i128::from(disk.virtual_size.0)).sum();
+    let share = |needs: i128, free: i128| needs.saturating_mul(FULL * FULL) / free.max(1);
+    share(memory, memories)
+        .max(share(cpu, cpus))
+        .max(share(disks, space))
+}
+
+/// Whether a refusal is about room, which a move elsewhere could make.
+pub(crate) fn about_room(refusal: Refusal) -> bool {
+    use crate::pools::DiskWhy;
+    match refusal {
+        Refusal::Memory { .. } | Refusal::Cpu { .. } => true,
+        Refusal::Disk(disk) => matches!(disk.why, DiskWhy::Space { .. } | DiskWhy::Sizes { .. }),
+        Refusal::OutOfReach
+        | Refusal::Closed
+        | Refusal::Draining
+        | Refusal::NoSlots
+        | Refusal::Avoided
+        | Refusal::NameTaken
+        | Refusal::DefinedThere
+        | Refusal::NoEmulator
+        | Refusal::NoMachine
+        | Refusal::Older
+        | Refusal::OtherCpu
+        | Refusal::NoNetwork
+        | Refusal::Ring => false,
+    }
+}

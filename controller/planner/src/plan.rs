@@ -1,0 +1,229 @@
+//! A plan from beginning to end: sort, place, run, and again without the rings that were found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use evenkeel_crds::quantity::Bytes;
+use evenkeel_crds::reason::{Cause, Reason};
+
+use crate::board::{Banned, Board, Placed};
+use crate::choose::spread;
+use crate::explain;
+use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, Wish};
+use crate::rings;
+use crate::schedule::{self, Job, Outcome, Run};
+use crate::targeted;
+use crate::view::View;
+use crate::wishes::{self, Ask, Asked, rejection};
+
+/// Orders that are tried before moves that wait for each other count as a ring.
+const ORDERS: usize = 3;
+
+/// What shall be done now, what waits and for what, and what can't be done and why.
+///
+/// `now` is a monotonic time on the scale of the ledger's `until`. Ids in wishes and ledger must be the fleet's own.
+///
+/// What can be relied on:
+/// - The moves that wait for nothing may all start at once: with all that is in flight no host and no pool is over a
+///   limit. The same holds at every later instant if moves start as planned.
+/// - At most one move per guest. A guest of a drain has a move, or a rejection by each drain of its host, or is in
+///   flight for it. A guest in flight for another wish is rejected with `GuestBusy`.
+/// - Where several drains share a host, the first by kind and name asks for its guests; the smallest limit counts.
+/// - The order of wishes makes no difference.
+#[must_use]
+pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> Plan {
+    let asked = wishes::sort(fleet, wishes, ledger);
+    let guests: BTreeSet<GuestId> = asked.asks.iter().map(|ask| ask.guest).collect();
+    let view = View::new(fleet, ledger, &asked.draining, &guests, now);
+    let mut banned = Banned::new();
+    loop {
+        let empty = Board::new(&view, &banned, asked.asks.len());
+        let board = place(empty.clone(), &asked.asks);
+        let fixed = fixed_pools(&board, &asked.asks);
+        let jobs = jobs(&board, &asked.asks, &fixed);
+        match order(&empty, jobs, &asked) {
+            Ok((jobs, runs, makespan)) => {
+                return assemble(&board, &asked, &jobs, runs, makespan);
+            }
+            Err(found) => banned.extend(found),
+        }
+    }
+}
+
+/// Explicit moves with a target, explicit moves without, drains.
+fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
+    let of = |wanted: &dyn Fn(&Ask<'a>) -> bool| -> Vec<usize> {
+        let all = asks.iter().enumerate();
+        all.filter(|(_, ask)| wanted(ask))
+            .map(|(index, _)| index)
+            .collect()
+    };
+    let targeted = of(&|ask| ask.target.is_some());
+    targeted::place(&mut board, asks, &targeted);
+    let mut board = spread(board, asks, &of(&|ask| ask.target.is_none() && !ask.drain));
+    targeted::retry(&mut board, asks, &targeted);
+    spread(board, asks, &of(&|ask| ask.drain))
+}
+
+/// For each ask that is placed, its pools by name.
+fn fixed_pools(board: &Board<'_, '_>, asks: &[Ask<'_>]) -> Vec<BTreeMap<String, String>> {
+    let view = board.view;
+    let by_name = |(ask, placed): (&Ask<'_>, &Option<Placed>)| {
+        let Some(placed) = placed else {
+            return BTreeMap::new();
+        };
+        let pools = &view.host(placed.target).pools;
+        let name = |pool: usize| pools[view.layout.index(placed.target, pool)].name.clone();
+        let disks = view.guest(ask.guest).disks.iter().zip(&placed.pools);
+        disks
+            .map(|(disk, pool)| (disk.target.clone(), name(*pool)))
+            .collect()
+    };
+    asks.iter().zip(&board.placed).map(by_name).collect()
+}
+
+/// The jobs of all asks that are placed, in the order in which they are asked to start.
+fn jobs<'a>(
+    board: &Board<'_, '_>,
+    asks: &[Ask<'a>],
+    fixed: &'a [BTreeMap<String, String>],
+) -> Vec<Job<'a>> {
+    let view = board.view;
+    let placed = board.placed.iter().enumerate();
+    placed
+        .filter_map(|(index, placed)| Some((index, placed.as_ref()?)))
+        .map(|(index, placed)| {
+            let mut ask = asks[index].clone();
+            ask.overrides = &fixed[index];
+            let guest = ask.guest;
+            let rest = view.rest(guest);
+            Job {
+                ask,
+                source: view.guest(guest).host,
+                target: placed.target,
+                pools: placed.pools.clone(),
+                bytes: board.bytes(guest, placed.target).0,
+                rest: rest.map_or(0, |rest| {
+                    schedule::micros(rest.until.saturating_sub(view.now))
+                }),
+            }
+        })
+        .collect()
+}
+
+type Ordered<'a> = (Vec<Job<'a>>, Vec<Run>, Option<Duration>);
+
+/// Puts the jobs in an order in which all of them run, or tells the rings that are in the way.
+fn order<'a>(
+    empty: &Board<'_, 'a>,
+    mut jobs: Vec<Job<'a>>,
+    asked: &Asked<'a>,
+) -> Result<Ordered<'a>, Banned> {
+    let mut stuck = Vec::new();
+    for _ in 0..ORDERS {
+        match schedule::run(empty.clone(), &jobs, &asked.limits) {
+            Outcome::Done(runs, makespan) => return Ok((jobs, runs, makespan)),
+            Outcome::Stuck(waiting) => {
+                let in_front = (0..waiting.len()).eq(waiting.iter().copied());
+                stuck = waiting;
+                if in_front {
+                    break;
+                }
+                // What was left waiting goes first: it may be that something took its room on the way.
+                let (first, rest): (Vec<_>, Vec<_>) = jobs
+                    .into_iter()
+                    .enumerate()
+                    .partition(|(index, _)| stuck.contains(index));
+                stuck = (0..first.len()).collect();
+                jobs = first.into_iter().chain(rest).map(|(_, job)| job).collect();
+            }
+        }
+    }
+    let mut found = Banned::new();
+    for ring in rings::find(&jobs, &stuck) {
+        for member in &ring {
+            let sentence = rings::sentence(empty.view, &jobs, &ring, *member);
+            found.insert((jobs[*member].ask.guest, jobs[*member].target), sentence);
+        }
+    }
+    Err(found)
+}
+
+fn assemble(
+    board: &Board<'_, '_>,
+    asked: &Asked<'_>,
+    jobs: &[Job<'_>],
+    runs: Vec<Run>,
+    makespan: Option<Duration>,
+) -> Plan {
+    let mut plan = Plan {
+        moves: Vec::with_capacity(runs.len()),
+        rejections: rejections(board, asked),
+        satisfied: asked.satisfied.clone(),
+        makespan,
+        bytes: Bytes(0),
+    };
+    for run in runs {
+        let job = &jobs[run.job];
+        plan.bytes = Bytes(plan.bytes.0.saturating_add(job.bytes));
+        plan.moves.push(Move {
+            by: job.ask.by.clone(),
+            guest: job.ask.guest,
+            source: job.source,
+            target: job.target,
+            pools: job.ask.overrides.clone(),
+            bytes: Bytes(job.bytes),
+            start: run.start,
+            duration: run.duration,
+            waits: run.waits,
+        });
+    }
+    plan
+}
+
+fn rejections(board: &Board<'_, '_>, asked: &Asked<'_>) -> Vec<Rejection> {
+    let view = board.view;
+    let mut all = asked.refused.clone();
+    let stuck = asked.stuck.iter();
+    all.extend(
+        stuck
+            .filter(|stuck| board.mover(stuck.guest).is_none())
+            .cloned(),
+    );
+    for (index, ask) in asked.asks.iter().enumerate() {
+        match board.mover(ask.guest) {
+            None => all.extend(explain::rejections(board, ask)),
+            Some(mover) if mover == index || ask.drain => {}
+            Some(mover) => {
+                let other = &asked.asks[mover];
+                if other.drain {
+                    // Looked at as if the drain did not move it.
+                    let mut without = board.clone();
+                    without.remove(mover, other);
+                    all.extend(explain::rejections(&without, ask));
+                } else {
+                    let name = &view.guest(ask.guest).name;
+                    let message = format!(
+                        "{name} is to be moved by {} already",
+                        explain::who(other.by)
+                    );
+                    all.push(rejection(
+                        ask.by,
+                        ask.guest,
+                        Cause::new(Reason::GuestBusy, message),
+                    ));
+                }
+            }
+        }
+    }
+    all.sort_by(|one, other| {
+        let key = |rejection: &Rejection| {
+            (
+                view.guest(rejection.guest).name.clone(),
+                rejection.by.clone(),
+            )
+        };
+        key(one).cmp(&key(other))
+    });
+    all
+}

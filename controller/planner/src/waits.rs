@@ -1,0 +1,72 @@
+//! Why a planned move does not start at once, as sentences.
+
+use evenkeel_crds::reason::{Cause, Reason};
+
+use crate::explain::{list, refusal, span, who};
+use crate::schedule::{Block, Simulation};
+
+/// What the job waits for.
+pub(crate) fn cause(world: &Simulation<'_, '_, '_>, index: usize, block: Block) -> Cause {
+    let job = &world.jobs[index];
+    let view = world.board.view;
+    let guest = &view.guest(job.ask.guest).name;
+    let source = view.host(job.source);
+    let target = view.host(job.target);
+    match block {
+        Block::Rest => match view.rest(job.ask.guest) {
+            Some(rest) => Cause::new(
+                Reason::BackingOff,
+                format!(
+                    "{guest} rests {} more after {}",
+                    span(rest.until.saturating_sub(view.now)),
+                    rest.cause
+                ),
+            )
+            .hint(rest.cause.hint.clone()),
+            None => Cause::new(Reason::BackingOff, format!("{guest} rests")),
+        },
+        Block::Room(refused) => {
+            let mut cause = refusal(&world.board, &job.ask, job.target, refused);
+            let leaving: Vec<&str> = world
+                .leaving(job.target)
+                .into_iter()
+                .map(|id| view.guest(id).name.as_str())
+                .collect();
+            cause.message = format!(
+                "{}; it waits for {} to leave {}",
+                cause.message,
+                list(&leaving),
+                target.name
+            );
+            cause.hint(format!("it starts when there is room on {}", target.name))
+        }
+        Block::Outbound => Cause::new(
+            Reason::SlotsTaken,
+            format!(
+                "{} of {} moves from {} are under way: {guest} waits for one of them to end",
+                world.outbound[job.source.at()],
+                source.max_outbound,
+                source.name
+            ),
+        ),
+        Block::Inbound => Cause::new(
+            Reason::SlotsTaken,
+            format!(
+                "{} of {} moves to {} are under way: {guest} waits for one of them to end",
+                world.inbound[job.target.at()],
+                target.max_inbound,
+                target.name
+            ),
+        ),
+        Block::Parallel(limit) => Cause::new(
+            Reason::ParallelLimit,
+            format!(
+                "{} of {} moves of {} are under way: {guest} on {} waits for one of them to end",
+                world.parallel[limit],
+                world.limits[limit].parallel,
+                who(world.limits[limit].by),
+                source.name
+            ),
+        ),
+    }
+}
