@@ -47,7 +47,7 @@ async fn typed<K: client::Object + Serialize>(client: &Client, name: Option<&str
         Some(name) => vec![serde_json::to_value(client::get::<K>(client, name).await?)?],
         None => {
             let all = client::list::<K>(client).await?;
-            all.values().map(serde_json::to_value).collect::<Result<_, _>>()?
+            all.values().map(|object| serde_json::to_value(&**object)).collect::<Result<_, _>>()?
         }
     };
     Ok(objects)

@@ -200,8 +200,9 @@ async fn drain_in_cluster(common: &Common, hosts: &[String], no_wait: bool, limi
     }
     let mut worst = Exit::Done;
     for host in hosts {
+        let name = name_for(host);
         let exit = tokio::select! {
-            exit = watch(&client, &name_for(host), limits) => exit?,
+            exit = watch(&client, &name, limits) => exit?,
             () = signals.next() => {
                 output::tell(format_args!("Left to the controller: `evenkeel undrain {}` ends it.", hosts.join(" ")));
                 return Ok(Exit::Interrupted);

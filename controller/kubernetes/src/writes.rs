@@ -116,7 +116,7 @@ impl Writes {
             .guard
             .call(CALL, api.patch(name, &params, &Patch::Apply(body)))
             .await?;
-        tracing::info!(guest = name, "a domain was found: its Guest is made");
+        tracing::debug!(guest = name, "a domain was found: its Guest is made");
         Ok(Outcome::Object(known(guest)))
     }
 

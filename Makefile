@@ -1,0 +1,48 @@
+# Everything a person or a pipeline runs. `make help` lists it.
+SHELL := /bin/bash
+export CARGO_TERM_COLOR ?= auto
+CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
+
+.PHONY: help demo demo-cluster test unit end-to-end lint generate check-generated chart bench tools packages clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: packages ## three real hosts, six guests: drain one host by manifest, no cluster
+	tests/scripts/demo.sh
+
+demo-cluster: packages tools ## the same by kubectl, under a real Kubernetes
+	tests/scripts/demo-cluster.sh
+
+test: packages tools ## everything: unit tests, real hosts, a real API server
+	tests/scripts/test.sh
+
+unit: ## only what needs neither root nor hosts
+	cargo test --workspace --lib --bins
+
+lint: ## format, clippy with warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+generate: ## write the CRDs from the types
+	EVENKEEL_WRITE_CRDS=1 cargo test -q -p evenkeel-crds --lib checked_in
+	mkdir -p charts/evenkeel/crds && cp crds/manifests/*.yaml charts/evenkeel/crds/
+
+check-generated: ## fail where generated files are not what the types say
+	cargo test -q -p evenkeel-crds --lib checked_in
+	diff -r crds/manifests charts/evenkeel/crds
+
+chart: tools ## lint the chart
+	tests/scripts/build-cluster.sh --run helm lint --strict charts/evenkeel
+
+bench: packages ## paired against a shell loop over virsh migrate
+	tests/scripts/bench.sh
+
+packages:
+	@tests/scripts/install.sh
+
+tools:
+	@tests/scripts/build-cluster.sh
+
+clean: ## what a build leaves in this folder
+	cargo clean
