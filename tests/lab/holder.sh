@@ -25,10 +25,6 @@ mount --bind "$data/srv" /srv
 mount --bind "$data/hosts" /etc/hosts
 mount --bind "$boot" /var/lib/libvirt/boot
 mount -o remount,bind,ro /var/lib/libvirt/boot
-if [ -e "$data/emulator.sh" ]; then
-    mount --bind /usr/bin/qemu-system-x86_64 "$data/usr/bin/qemu-system-x86_64"
-    mount --bind "$data/emulator.sh" /usr/bin/qemu-system-x86_64
-fi
 # The old /sys shows the devices of the machine's own network.
 mount -t sysfs sysfs /sys
 ip link set lo up

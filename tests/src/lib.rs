@@ -1,4 +1,6 @@
-//! placeholder
+//! What tests, demos and benchmarks stand on: real hosts, a real Kubernetes, and the program under test.
 
 pub mod cluster;
+pub mod evenkeel;
 pub mod lab;
+pub mod witness;

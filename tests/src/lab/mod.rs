@@ -16,6 +16,10 @@
 //! # }
 //! ```
 //!
+//! A limit that is QEMU's, not ours: under software emulation QEMU 7.2 loses guest memory in migrations slowed to a
+//! few MB/s (see `tests/lab/init`). Let moves last by giving disks more data, or keep bandwidth times permitted
+//! downtime over 4 MB; a guest that was rebooted or fell silent after a slower move is no proof against the mover.
+//!
 //! The lab knows libvirt only through `virsh`, `libvirtd` and QEMU's tools, never through Evenkeel's own code: what
 //! it says about a guest is a second opinion.
 

@@ -1,7 +1,6 @@
 //! How a host comes into being: its private directories, its namespaces, its cable; and how its power goes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -17,7 +16,6 @@ use super::{layout, storage};
 const HOLDER: &str = include_str!("../../lab/holder.sh");
 const MACHINE: &str = include_str!("../../lab/machine.sh");
 const LIBVIRTD: &str = include_str!("../../lab/libvirtd.conf");
-const EMULATOR: &str = include_str!("../../lab/emulator.sh");
 const QEMU: &str = include_str!("../../lab/qemu.conf");
 const NETWORK: &str = include_str!("../../lab/network.xml");
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,9 +51,6 @@ impl Host<'_> {
             fs::create_dir_all(data.join("lib").join(private))?;
         }
         fs::write(data.join("hosts"), hosts_file)?;
-        if std::env::var_os("EVENKEEL_LAB_MTTCG").is_none() {
-            self.cover_emulator()?;
-        }
         self.write_configuration(libvirtd_options)?;
         let mut pools = String::new();
         for (place, pool) in self.record().pools.iter().enumerate() {
@@ -84,22 +79,6 @@ impl Host<'_> {
         .map(Path::to_owned);
         self.launch(&script, &words, "held")?;
         self.connect()
-    }
-
-    /// Puts our own start of QEMU in the place of QEMU, see the script. The real one lies where it finds its
-    /// firmware and modules, relative to itself.
-    fn cover_emulator(&self) -> Result<()> {
-        let usr = self.data().join("usr");
-        fs::create_dir_all(usr.join("bin"))?;
-        for directory in ["lib", "share"] {
-            std::os::unix::fs::symlink(Path::new("/usr").join(directory), usr.join(directory))?;
-        }
-        let real = usr.join("bin/qemu-system-x86_64");
-        fs::write(&real, "")?;
-        let script = self.data().join("emulator.sh");
-        fs::write(&script, render(EMULATOR, &[("REAL", &real.to_string_lossy())]))?;
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
-        Ok(())
     }
 
     fn write_configuration(&self, libvirtd_options: &str) -> Result<()> {

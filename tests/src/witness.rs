@@ -1,0 +1,68 @@
+//! What must be true of a lab after anything happened, asked of the hosts themselves and never of Evenkeel.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::lab::Lab;
+
+/// Every guest runs exactly once, of one boot, without a gap in its counter; its disks are whole where it runs.
+///
+/// # Errors
+/// Fails with the first guest that is not so.
+pub fn all_is_well(lab: &Lab) -> Result<()> {
+    for guest in lab.guests() {
+        let host = guest.host()?;
+        let counting = guest.counting_on(Duration::from_millis(700))?;
+        ensure!(
+            counting.iter().map(String::as_str).eq([host.name()]),
+            "{} counts on {counting:?} and runs on {}",
+            guest.name(),
+            host.name()
+        );
+        ensure!(guest.qemu_hosts()? == [host.name()], "{} has QEMUs on {:?}", guest.name(), guest.qemu_hosts()?);
+        let continuity = guest.continuity()?;
+        ensure!(continuity.is_unbroken(), "{}: {continuity:?}", guest.name());
+        let copies = guest.copies()?;
+        ensure!(copies.len() == 1, "{} has copies {copies:?}", guest.name());
+        for index in 0..guest.spec().disks.len() {
+            let target = format!("vd{}", (b'a' + index as u8) as char);
+            let report = guest.disk_report(&host, &target)?;
+            ensure!(
+                report.first_difference.is_none(),
+                "{} {target}: {report:?}",
+                guest.name()
+            );
+            ensure!(index > 0 || report.is_intact(), "{} {target}: {report:?}", guest.name());
+        }
+    }
+    Ok(())
+}
+
+/// No file in any pool that no guest uses, no journal, no claim, no job.
+///
+/// # Errors
+/// Fails with what is left.
+pub fn nothing_is_left(lab: &Lab) -> Result<()> {
+    for host in lab.hosts() {
+        let mut used = Vec::new();
+        for guest in lab.guests() {
+            if guest.copy_on(&host)?.state.is_some() {
+                for index in 0..guest.spec().disks.len() {
+                    used.push(guest.disk_path(&host, &format!("vd{}", (b'a' + index as u8) as char))?);
+                }
+            }
+        }
+        for file in host.list_files()? {
+            ensure!(
+                used.contains(&file.path) || file.path.contains("base"),
+                "{} has {} which no guest there uses",
+                host.name(),
+                file.path
+            );
+        }
+        let secrets = host.virsh(&["secret-list"])?;
+        ensure!(!secrets.contains("evenkeel"), "{} is still claimed: {secrets}", host.name());
+    }
+    Ok(())
+}
