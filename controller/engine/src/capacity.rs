@@ -98,8 +98,9 @@ pub(crate) fn out_of_reach(
         ));
     }
     match &state.link {
+        // Nobody is called silent before it was asked.
         Link::Unheard => Some(Cause::new(
-            Reason::HostUnreachable,
+            Reason::Waiting,
             format!("{name} has not answered yet"),
         )),
         Link::Down(cause) => Some(cause.clone()),

@@ -5,7 +5,7 @@
 //! is newer in the same fleet, or no new beat came for [`BREAK_AFTER`] by our own monotonic clock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -39,6 +39,8 @@ pub struct Claims {
     held: Mutex<BTreeMap<HostName, Arc<Held>>>,
     /// What was seen of others' claims: id, beat, and since when.
     others: Mutex<BTreeMap<HostName, Other>>,
+    /// Our own claims' ids, so that a look that comes late takes none of them for another's.
+    own: Mutex<BTreeSet<Uuid>>,
 }
 
 /// Another's claim, as first seen with this beat.
@@ -47,6 +49,8 @@ pub struct Other {
     /// What it says.
     pub record: ClaimRecord,
     since: Instant,
+    /// Whether its holder is proven dead: then it is in nobody's way.
+    dead: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +94,7 @@ impl Claims {
             options,
             held: Mutex::default(),
             others: Mutex::default(),
+            own: Mutex::default(),
         })
     }
 
@@ -131,8 +136,27 @@ impl Claims {
         host: &HostName,
         hypervisor: &Arc<dyn Hypervisor>,
     ) -> Result<Standing, Cause> {
+        let id = Uuid::new_v4();
+        lock(&self.own).insert(id);
+        let taken = self.try_take(id, host, hypervisor).await;
+        // One that may have been made although the call failed is still ours.
+        if taken
+            .as_ref()
+            .is_err_and(|cause| cause.reason == Reason::ClaimedByOther)
+        {
+            lock(&self.own).remove(&id);
+        }
+        taken
+    }
+
+    async fn try_take(
+        &self,
+        id: Uuid,
+        host: &HostName,
+        hypervisor: &Arc<dyn Hypervisor>,
+    ) -> Result<Standing, Cause> {
         let record = ClaimRecord {
-            id: Uuid::new_v4(),
+            id,
             fleet: self.options.fleet.clone(),
             holder: self.options.holder.clone(),
             process: self.options.process.clone(),
@@ -159,7 +183,8 @@ impl Claims {
             else {
                 continue;
             };
-            if !self.may_break(host, &other) {
+            let forgotten = lock(&self.own).contains(&other.id);
+            if !forgotten && !self.may_break(host, &other) {
                 return Err(claimed(host, &other));
             }
             tracing::warn!(%host, holder = %other.holder, "breaking a claim whose holder is dead");
@@ -176,24 +201,21 @@ impl Claims {
 
     /// Notes another's claim; whether it is proven dead.
     fn may_break(&self, host: &HostName, other: &ClaimRecord) -> bool {
-        if other.process.as_ref().is_some_and(process::proven_dead) {
-            return true;
-        }
-        if other.fleet == self.options.fleet && other.epoch < self.options.epoch {
-            return true;
-        }
-        let mut others = lock(&self.others);
-        let seen = others.entry(host.clone()).or_insert_with(|| Other {
+        let gone = other.process.as_ref().is_some_and(process::proven_dead);
+        let older = other.fleet == self.options.fleet && other.epoch < self.options.epoch;
+        let fresh = || Other {
             record: other.clone(),
             since: Instant::now(),
-        });
+            dead: false,
+        };
+        let mut others = lock(&self.others);
+        let seen = others.entry(host.clone()).or_insert_with(fresh);
         if seen.record.id != other.id || seen.record.beat != other.beat {
-            *seen = Other {
-                record: other.clone(),
-                since: Instant::now(),
-            };
+            *seen = fresh();
         }
-        seen.since.elapsed() >= BREAK_AFTER
+        // Kept although it is in nobody's way any more: the next who wants the host breaks it by what was seen here.
+        seen.dead = gone || older || seen.since.elapsed() >= BREAK_AFTER;
+        seen.dead
     }
 
     /// Hosts that another holds, as last seen.
@@ -201,21 +223,21 @@ impl Claims {
     pub fn others(&self) -> BTreeMap<HostName, ClaimRecord> {
         lock(&self.others)
             .iter()
+            .filter(|(_, other)| !other.dead)
             .map(|(host, other)| (host.clone(), other.record.clone()))
             .collect()
     }
 
     /// Looks again at a host that another holds. Whether it is free for us now.
     pub async fn look_again(&self, host: &HostName, hypervisor: &Arc<dyn Hypervisor>) -> bool {
-        let free = match hypervisor.claim().await {
-            Ok(None) => true,
-            Ok(Some(other)) => self.may_break(host, &other),
+        match hypervisor.claim().await {
+            Ok(Some(other)) if !lock(&self.own).contains(&other.id) => self.may_break(host, &other),
+            Ok(_) => {
+                lock(&self.others).remove(host);
+                true
+            }
             Err(_) => false,
-        };
-        if free {
-            lock(&self.others).remove(host);
         }
-        free
     }
 
     /// Renews what is in use and gives back what is not. Call it every second or so.
@@ -245,10 +267,14 @@ impl Claims {
             }
             all.remove(host);
         }
-        if let Some(standing) = state.take()
-            && let Err(error) = held.hypervisor.remove_claim(standing.record.id).await
-        {
-            tracing::warn!(%host, %error, "the claim could not be given back; it is broken by others after a minute");
+        if let Some(standing) = state.take() {
+            let id = standing.record.id;
+            match held.hypervisor.remove_claim(id).await {
+                Ok(()) => drop(lock(&self.own).remove(&id)),
+                Err(error) => {
+                    tracing::warn!(%host, %error, "the claim could not be given back; it is broken by others after a minute");
+                }
+            }
         }
     }
 }
@@ -273,6 +299,10 @@ async fn renew(host: &HostName, held: &Held) {
                 record: next,
                 renewed: before,
             };
+        }
+        Err(error) if error.fault == Fault::Exists => {
+            tracing::warn!(%host, "the claim was broken by another");
+            *state = None;
         }
         Err(error) => tracing::warn!(%host, %error, "the claim could not be renewed"),
     }

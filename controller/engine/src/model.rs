@@ -141,6 +141,7 @@ fn guest(
             .or_else(|| held(entry, sources.now)),
         cpu_milli: u64::from(facts.vcpus) * 1000,
         memory: Bytes(facts.memory.0 + facts.memory_overhead.0),
+        overhead: facts.memory_overhead,
         disks: facts
             .disks
             .iter()

@@ -32,8 +32,11 @@ const ATTEMPTS: i32 = 5;
 const BACKOFF: Duration = Duration::from_secs(2);
 /// Longest pause after a failure.
 const BACKOFF_CAP: Duration = Duration::from_secs(120);
-/// How soon something is tried again that only waits for a change nobody announces, such as a file to go away.
+/// How soon something is tried again that only waits for a change nobody announces, such as a file to go away. It
+/// doubles while the cause stays the same.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// Longest pause between two such looks.
+const LOOK_AGAIN_CAP: Duration = Duration::from_secs(24);
 
 /// A move.
 #[derive(Debug)]
@@ -58,6 +61,10 @@ pub(crate) struct MoveState {
     pub(crate) avoid: BTreeMap<HostName, (Cause, Instant)>,
     /// Why it is being aborted, if that is not a user's wish.
     pub(crate) abort_cause: Option<Cause>,
+    /// Why it was last tried in vain without that counting, and how often in a row.
+    vain: Option<(Reason, u32)>,
+    /// Phases and start as they were before the attempt under way: one in vain leaves no trace there.
+    before: (usize, Option<Time>),
     /// Not shown: it only finishes what an earlier attempt left behind.
     pub(crate) hidden: bool,
     /// What becomes of the copy when its drain goes, as the drain last said.
@@ -100,6 +107,8 @@ impl MoveState {
             rest: None,
             avoid: BTreeMap::new(),
             abort_cause: None,
+            vain: None,
+            before: (0, None),
             hidden: false,
             release: OnRelease::default(),
         }
@@ -141,6 +150,7 @@ impl MoveState {
         });
         let surplus = self.status.attempts.len().saturating_sub(ATTEMPTS_CAP);
         self.status.attempts.drain(..surplus);
+        self.before = (self.status.phases.len(), self.status.start_time.clone());
         self.running = Some(running);
         self.rest = None;
     }
@@ -247,12 +257,23 @@ impl MoveState {
         if class == Class::Terminal {
             return self.finish(MigrationPhase::Failed, cause, now);
         }
-        self.enter(MigrationPhase::Pending, now);
         let counts = tried && matches!(class, Class::Retry | Class::AvoidTarget);
         if !counts {
-            self.rest = Some((cause, Instant::now() + LOOK_AGAIN));
+            let (phases, start) = std::mem::take(&mut self.before);
+            self.status.phases.truncate(phases);
+            self.status.start_time = start;
+            self.status.phase = MigrationPhase::Pending;
+            let times = match self.vain {
+                Some((reason, times)) if tried && reason == cause.reason => times + 1,
+                _ => 0,
+            };
+            self.vain = Some((cause.reason, times));
+            let pause = LOOK_AGAIN.saturating_mul(1 << times.min(8));
+            self.rest = Some((cause, Instant::now() + pause.min(LOOK_AGAIN_CAP)));
             return;
         }
+        self.vain = None;
+        self.enter(MigrationPhase::Pending, now);
         self.status.failed_attempts += 1;
         if self.status.failed_attempts >= ATTEMPTS {
             let message = format!("failed {ATTEMPTS} times, at last: {}", cause.message);

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use crate::{
     arguments::{Apply, Common, Limits},
     exit::Exit,
-    manifests::{Manifests, Stamp},
-    output,
+    manifests::{Manifests, Stamp, WrongManifests},
     outcome::Applied,
+    output,
     plan::{self, Plan},
     progress::Progress,
     session::{Manner, Session},
@@ -43,7 +43,9 @@ pub struct Task {
 /// Where there are no manifests, they are wrong, or the hosts can't be asked at all.
 pub async fn run(common: &Common, arguments: &Apply) -> anyhow::Result<Exit> {
     if common.files.is_empty() {
-        bail!("apply needs -f FILE|DIR; in a cluster, write the objects with kubectl apply and its controller does the rest");
+        bail!(
+            "apply needs -f FILE|DIR; in a cluster, write the objects with kubectl apply and its controller does the rest"
+        );
     }
     let manifests = plan::load(common)?;
     let task = Task {
@@ -65,7 +67,8 @@ pub async fn converge(common: &Common, manifests: Manifests, task: &Task) -> any
         plan = look(common, &manifests, task) => plan?,
         () = signals.next() => return Ok(Exit::Interrupted),
     };
-    if common.output.is_none() {
+    // Without a move the end of it says all there is to say.
+    if common.output.is_none() && !plan.moves.is_empty() {
         output::print(&plan)?;
     }
     if task.ask && !plan.moves.is_empty() {
@@ -80,7 +83,12 @@ pub async fn converge(common: &Common, manifests: Manifests, task: &Task) -> any
             () = signals.next() => return Ok(Exit::Interrupted),
         }
     }
-    let session = Session::start(manifests.wishes.clone(), task.command, Manner::Act, common.credentials.clone())?;
+    let session = Session::start(
+        manifests.wishes.clone(),
+        task.command,
+        Manner::Act,
+        common.credentials.clone(),
+    )?;
     let run = Run {
         common,
         task,
@@ -99,11 +107,17 @@ pub async fn converge(common: &Common, manifests: Manifests, task: &Task) -> any
 }
 
 async fn look(common: &Common, manifests: &Manifests, task: &Task) -> anyhow::Result<Plan> {
-    let mut session =
-        Session::start(manifests.wishes.clone(), task.command, Manner::Look, common.credentials.clone())?;
+    let mut session = Session::start(
+        manifests.wishes.clone(),
+        task.command,
+        Manner::Look,
+        common.credentials.clone(),
+    )?;
     let view = session.settled().await;
     session.leave().await;
-    Ok(Plan::of(&*view?, &manifests.wishes, |kind, name| manifests.place(kind, name)))
+    Ok(Plan::of(&*view?, &manifests.wishes, |kind, name| {
+        manifests.place(kind, name)
+    }))
 }
 
 fn confirmed() -> anyhow::Result<bool> {
@@ -138,7 +152,13 @@ impl Run<'_> {
         let exit = self.follow().await;
         self.progress.end();
         let view = self.session.view();
-        let Self { common, manifests, session, mut signals, .. } = self;
+        let Self {
+            common,
+            manifests,
+            session,
+            mut signals,
+            ..
+        } = self;
         if let Ok(Exit::Interrupted) = exit {
             output::tell("Giving the hosts back ...");
         }
@@ -157,6 +177,8 @@ impl Run<'_> {
             settled = self.session.settled() => drop(settled?),
             () = self.signals.next() => return Ok(Exit::Interrupted),
         }
+        // What was said while the hosts were still being asked is no news.
+        drop(self.session.happenings());
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -177,10 +199,15 @@ impl Run<'_> {
 
     /// Whether it is over.
     fn step(&mut self, view: &Arc<View>) -> Option<Exit> {
-        let late = self.task.limits.timeout.is_some_and(|limit| self.started.elapsed() >= limit);
+        let late = self
+            .task
+            .limits
+            .timeout
+            .is_some_and(|limit| self.started.elapsed() >= limit);
         let stage = verdict::of_apply(view, &self.manifests.wishes, self.task.limits.wait);
         if late && self.ending.is_none() && stage != Stage::Converged {
-            self.progress.say("The time is up: nothing new starts, what runs is finished.");
+            self.progress
+                .say("The time is up: nothing new starts, what runs is finished.");
             self.session.hold();
             self.ending = Some(Exit::Deadline);
         }
@@ -213,7 +240,10 @@ impl Run<'_> {
                 _ => "Nothing more can be done now; watching. Ctrl-C ends it.",
             });
             for obstacle in verdict::obstacles(view, &self.manifests.wishes) {
-                self.progress.say(&format!("  {} {}: {}", obstacle.kind, obstacle.name, obstacle.cause));
+                self.progress.say(&format!(
+                    "  {} {}: {}",
+                    obstacle.kind, obstacle.name, obstacle.cause
+                ));
             }
             self.reported = Some(stage);
         }
@@ -234,7 +264,8 @@ impl Run<'_> {
             }
             2 => {
                 self.session.abort_all();
-                self.progress.say("Aborting what has not begun to switch; the rest is finished.");
+                self.progress
+                    .say("Aborting what has not begun to switch; the rest is finished.");
             }
             _ => self.progress.say(&format!(
                 "Still at it, {} since it began.",
@@ -249,7 +280,9 @@ impl Run<'_> {
         if !self.task.watch || self.ending.is_some() {
             return;
         }
-        let Ok(stamp) = Stamp::now(&self.common.files) else { return };
+        let Ok(stamp) = Stamp::now(&self.common.files) else {
+            return;
+        };
         if stamp == self.manifests.stamp || self.refused.as_ref() == Some(&stamp) {
             return;
         }
@@ -261,7 +294,16 @@ impl Run<'_> {
                 self.refused = None;
             }
             Err(error) => {
-                self.progress.say(&format!("{error:#}; going on with what was there before"));
+                match error.downcast_ref::<WrongManifests>() {
+                    Some(WrongManifests(wrongs)) => {
+                        for wrong in wrongs {
+                            self.progress.say(&wrong.to_string());
+                        }
+                    }
+                    None => self.progress.say(&format!("{error:#}")),
+                }
+                self.progress
+                    .say("Going on with the manifests as they were before.");
                 self.refused = Some(stamp);
             }
         }

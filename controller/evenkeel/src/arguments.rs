@@ -192,15 +192,26 @@ pub enum LogFormat {
 pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Arguments, Exit> {
     let words: Vec<OsString> = words.into_iter().collect();
     let mut command = Arguments::command();
-    let plugin = words.first().and_then(|word| Path::new(word).file_name()).is_some_and(|name| name == PLUGIN);
+    let plugin = words
+        .first()
+        .and_then(|word| Path::new(word).file_name())
+        .is_some_and(|name| name == PLUGIN);
     if plugin {
-        command = command.name("kubectl evenkeel").bin_name("kubectl evenkeel");
+        command = command
+            .name("kubectl evenkeel")
+            .bin_name("kubectl evenkeel");
     }
-    let read = command.try_get_matches_from(words).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let read = command
+        .try_get_matches_from(words)
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
     read.map_err(|error| {
         // Where help can't be printed, nobody reads it.
         let _ = error.print();
-        if error.use_stderr() { Exit::Error } else { Exit::Done }
+        if error.use_stderr() {
+            Exit::Error
+        } else {
+            Exit::Done
+        }
     })
 }
 
@@ -219,7 +230,9 @@ pub fn complete(shell: Shell) -> anyhow::Result<Exit> {
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    text.parse::<Span>().map(|span| span.0).map_err(|error| error.to_string())
+    text.parse::<Span>()
+        .map(|span| span.0)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -234,8 +247,15 @@ mod tests {
     #[test]
     fn short_names_of_kinds_work() {
         for word in ["hosts", "host", "evh"] {
-            let arguments = Arguments::try_parse_from(["evenkeel", "get", word, "-f", "x"]).unwrap();
-            assert!(matches!(arguments.command, Command::Get { kind: Kind::Host, .. }));
+            let arguments =
+                Arguments::try_parse_from(["evenkeel", "get", word, "-f", "x"]).unwrap();
+            assert!(matches!(
+                arguments.command,
+                Command::Get {
+                    kind: Kind::Host,
+                    ..
+                }
+            ));
         }
     }
 

@@ -33,7 +33,11 @@ pub fn access(common: &Common) -> Access {
 ///
 /// # Errors
 /// Where the cluster does not answer, refuses, or has no such object.
-pub async fn objects(client: &Client, kind: Kind, name: Option<&str>) -> anyhow::Result<Vec<Value>> {
+pub async fn objects(
+    client: &Client,
+    kind: Kind,
+    name: Option<&str>,
+) -> anyhow::Result<Vec<Value>> {
     match kind {
         Kind::Host => typed::<Host>(client, name).await,
         Kind::Guest => typed::<Guest>(client, name).await,
@@ -42,14 +46,25 @@ pub async fn objects(client: &Client, kind: Kind, name: Option<&str>) -> anyhow:
     }
 }
 
-async fn typed<K: client::Object + Serialize>(client: &Client, name: Option<&str>) -> anyhow::Result<Vec<Value>> {
-    let objects: Vec<Value> = match name {
+async fn typed<K: client::Object + Serialize>(
+    client: &Client,
+    name: Option<&str>,
+) -> anyhow::Result<Vec<Value>> {
+    let mut objects: Vec<Value> = match name {
         Some(name) => vec![serde_json::to_value(client::get::<K>(client, name).await?)?],
-        None => {
-            let all = client::list::<K>(client).await?;
-            all.values().map(|object| serde_json::to_value(&**object)).collect::<Result<_, _>>()?
-        }
+        None => client::list::<K>(client)
+            .await?
+            .values()
+            .map(|object| serde_json::to_value(&**object))
+            .collect::<Result<_, _>>()?,
     };
+    // Who wrote which field is for the API server, as kubectl has it.
+    for metadata in objects
+        .iter_mut()
+        .filter_map(|object| object["metadata"].as_object_mut())
+    {
+        metadata.remove("managedFields");
+    }
     Ok(objects)
 }
 

@@ -24,13 +24,17 @@ pub async fn run(common: &Common, arguments: &Controller) -> anyhow::Result<Exit
         access: cluster::access(common),
         lease_namespace: arguments.lease_namespace.clone(),
         lease_name: arguments.lease_name.clone(),
-        identity: env::var("POD_NAME").unwrap_or_else(|_| format!("{}:{}", machine(), std::process::id())),
+        identity: env::var("POD_NAME")
+            .unwrap_or_else(|_| format!("{}:{}", machine(), std::process::id())),
         fleet: arguments.fleet.clone(),
         process: process::own_identity(),
         health: Some(arguments.health_address),
         credentials: common.credentials.clone(),
         ..Settings::default()
     };
-    evenkeel_kubernetes::run(settings, hypervisors::open()?, async move { signals.next().await }).await?;
+    evenkeel_kubernetes::run(settings, hypervisors::open(), async move {
+        signals.next().await
+    })
+    .await?;
     Ok(Exit::Done)
 }

@@ -23,7 +23,9 @@ pub async fn run(common: &Common, kind: Kind, name: &str) -> anyhow::Result<Exit
     let seen = get::see(common, kind, Some(name)).await?;
     for object in &seen.objects {
         match common.output {
-            Some(Format::Json) => output::print(format_args!("{}\n", serde_json::to_string_pretty(object)?))?,
+            Some(Format::Json) => {
+                output::print(format_args!("{}\n", serde_json::to_string_pretty(object)?))?
+            }
             Some(Format::Yaml) => output::print(serde_saphyr::to_string(object)?)?,
             Some(Format::Wide) | None => output::print(describe(object, &seen.happenings))?,
         }
@@ -35,10 +37,17 @@ pub async fn run(common: &Common, kind: Kind, name: &str) -> anyhow::Result<Exit
 #[must_use]
 pub fn describe(object: &Value, happenings: &[Happening]) -> String {
     let mut text = String::new();
-    let (kind, name) = (object["kind"].as_str().unwrap_or_default(), get::name_of(object));
+    let (kind, name) = (
+        object["kind"].as_str().unwrap_or_default(),
+        get::name_of(object),
+    );
     let _ = writeln!(text, "{kind} {name}");
-    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let (amiss, fine): (Vec<&Value>, Vec<&Value>) = conditions.iter().partition(|condition| is_amiss(condition));
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let (amiss, fine): (Vec<&Value>, Vec<&Value>) =
+        conditions.iter().partition(|condition| is_amiss(condition));
     if !amiss.is_empty() {
         text.push_str("\nNot as it should be:\n");
         for condition in amiss {
@@ -65,16 +74,43 @@ pub fn describe(object: &Value, happenings: &[Happening]) -> String {
         text.push_str("\nAs it should be:\n");
         for condition in fine {
             let word = |name: &str| condition[name].as_str().unwrap_or_default();
-            let _ = writeln!(text, "  {}={}  {}  {}", word("type"), word("status"), word("reason"), harmless(word("message")));
+            let line = format!(
+                "  {}={}  {}  {}",
+                word("type"),
+                word("status"),
+                word("reason"),
+                harmless(word("message"))
+            );
+            let _ = writeln!(text, "{}", line.trim_end());
         }
     }
-    let mine: Vec<&Happening> =
-        happenings.iter().filter(|happening| happening.kind == kind && happening.name == name).collect();
+    // Said while the host was still being asked, and no longer so.
+    let outdated = |happening: &Happening| {
+        let word = happening.reason.as_str();
+        happening.reason == Reason::HostUnreachable
+            && !conditions
+                .iter()
+                .any(|condition| condition["reason"] == word)
+    };
+    let mine: Vec<&Happening> = happenings
+        .iter()
+        .filter(|happening| happening.kind == kind && happening.name == name)
+        .filter(|happening| !outdated(happening))
+        .collect();
     if !mine.is_empty() {
         text.push_str("\nEvents of this look:\n");
         for happening in mine {
-            let weight = if happening.warning { "Warning" } else { "Normal" };
-            let _ = writeln!(text, "  {weight}  {}  {}", happening.reason, harmless(&happening.message));
+            let weight = if happening.warning {
+                "Warning"
+            } else {
+                "Normal"
+            };
+            let _ = writeln!(
+                text,
+                "  {weight}  {}  {}",
+                happening.reason,
+                harmless(&happening.message)
+            );
         }
     }
     text
@@ -85,14 +121,24 @@ const BAD_WHEN_TRUE: [&str; 4] = ["Reconciling", "Stalled", "ClaimedByOther", "S
 
 fn is_amiss(condition: &Value) -> bool {
     let kind = condition["type"].as_str().unwrap_or_default();
-    let wanted = if BAD_WHEN_TRUE.contains(&kind) { "False" } else { "True" };
+    let wanted = if BAD_WHEN_TRUE.contains(&kind) {
+        "False"
+    } else {
+        "True"
+    };
     condition["status"] != wanted
 }
 
 fn write_reason(text: &mut String, condition: &Value) {
     let word = |name: &str| condition[name].as_str().unwrap_or_default();
     let reason = word("reason");
-    let _ = writeln!(text, "  {}={}: {reason}: {}", word("type"), word("status"), harmless(word("message")));
+    let _ = writeln!(
+        text,
+        "  {}={}: {reason}: {}",
+        word("type"),
+        word("status"),
+        harmless(word("message"))
+    );
     let hint = Reason::parse(reason).map_or("", Reason::hint);
     if !hint.is_empty() && !word("message").contains(hint) {
         let _ = writeln!(text, "      hint: {hint}");
@@ -123,7 +169,13 @@ fn scalar(value: &Value) -> Option<String> {
         Value::Array(items) => {
             let items: Option<Vec<String>> = items
                 .iter()
-                .map(|item| if item.is_object() || item.is_array() { None } else { scalar(item) })
+                .map(|item| {
+                    if item.is_object() || item.is_array() {
+                        None
+                    } else {
+                        scalar(item)
+                    }
+                })
                 .collect();
             items.map(|items| items.join(", "))
         }
@@ -159,7 +211,9 @@ fn tree(text: &mut String, value: &Value, indent: usize) {
 
 /// A list of objects as a table, with a column for each field that any of them has.
 fn listing(text: &mut String, name: &str, list: &Value) {
-    let Some(items) = list.as_array().filter(|items| !items.is_empty()) else { return };
+    let Some(items) = list.as_array().filter(|items| !items.is_empty()) else {
+        return;
+    };
     let mut columns: Vec<&String> = Vec::new();
     for item in items {
         for (field, value) in item.as_object().into_iter().flatten() {
@@ -169,10 +223,19 @@ fn listing(text: &mut String, name: &str, list: &Value) {
         }
     }
     // Sentences last, so that the rest is aligned.
-    columns.sort_by_key(|field| matches!(field.as_str(), "message" | "hint" | "path" | "file" | "backing"));
+    columns.sort_by_key(|field| {
+        matches!(
+            field.as_str(),
+            "message" | "hint" | "path" | "file" | "backing"
+        )
+    });
     let mut table = Table::new(columns.iter().map(|field| field.to_uppercase())).indented(2);
     for item in items {
-        table.row(columns.iter().map(|field| scalar(&item[field.as_str()]).unwrap_or_default()));
+        table.row(
+            columns
+                .iter()
+                .map(|field| scalar(&item[field.as_str()]).unwrap_or_default()),
+        );
     }
     let mut title = name.to_owned();
     title[..1].make_ascii_uppercase();
@@ -183,7 +246,13 @@ fn listing(text: &mut String, name: &str, list: &Value) {
             for example in count["examples"].as_array().into_iter().flatten() {
                 let word = |value: &Value| harmless(value.as_str().unwrap_or_default());
                 let guest = word(&item["guest"]);
-                let _ = writeln!(text, "    {guest}: {}: {}: {}", word(&example["host"]), word(&count["reason"]), word(&example["message"]));
+                let _ = writeln!(
+                    text,
+                    "    {guest}: {}: {}: {}",
+                    word(&example["host"]),
+                    word(&count["reason"]),
+                    word(&example["message"])
+                );
             }
         }
     }

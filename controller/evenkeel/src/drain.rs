@@ -33,7 +33,12 @@ const MARK: &str = "# Written by `evenkeel drain`; `evenkeel undrain` removes it
 ///
 /// # Errors
 /// Where there is no such host, a file is in the way, or the hosts or the cluster can't be asked at all.
-pub async fn drain(common: &Common, hosts: &[String], no_wait: bool, limits: &Limits) -> anyhow::Result<Exit> {
+pub async fn drain(
+    common: &Common,
+    hosts: &[String],
+    no_wait: bool,
+    limits: &Limits,
+) -> anyhow::Result<Exit> {
     for host in hosts {
         if !is_object_name(host) {
             bail!("{host:?} is not the name of a Host");
@@ -54,7 +59,12 @@ pub async fn drain(common: &Common, hosts: &[String], no_wait: bool, limits: &Li
         return Ok(Exit::Done);
     }
     let manifests = plan::load(common)?;
-    let task = Task { command: "drain", watch: false, ask: false, limits: limits.clone() };
+    let task = Task {
+        command: "drain",
+        watch: false,
+        ask: false,
+        limits: limits.clone(),
+    };
     apply::converge(common, manifests, &task).await
 }
 
@@ -92,15 +102,19 @@ fn name_for(host: &str) -> String {
 /// The directory that drains are written to.
 fn folder(common: &Common) -> anyhow::Result<PathBuf> {
     let folder = common.files.iter().find(|path| path.is_dir());
-    folder.cloned().context("a drain is a file of its own, so -f must name a directory")
+    folder
+        .cloned()
+        .context("a drain is a file of its own, so -f must name a directory")
 }
 
 fn known(manifests: &Manifests, host: &str) -> anyhow::Result<()> {
     let hosts = &manifests.wishes.hosts;
     if !hosts.contains_key(host) {
         let names = || hosts.keys().map(String::as_str);
-        let hint = nearest(host, names())
-            .map_or_else(|| format!("there are {}", names().collect::<Vec<_>>().join(", ")), |meant| format!("did you mean {meant}?"));
+        let hint = nearest(host, names()).map_or_else(
+            || format!("there are {}", names().collect::<Vec<_>>().join(", ")),
+            |meant| format!("did you mean {meant}?"),
+        );
         bail!("the manifests name no Host {host}: {hint}");
     }
     Ok(())
@@ -122,7 +136,9 @@ fn write(folder: &Path, manifests: &Manifests, host: &str) -> anyhow::Result<()>
     if let Some(place) = manifests.place("HostDrain", &name) {
         let drain = &manifests.wishes.drains[&name];
         if !covers(manifests, drain, host) {
-            bail!("{place}: HostDrain {name} is there already and does not drain {host}: change or remove it first");
+            bail!(
+                "{place}: HostDrain {name} is there already and does not drain {host}: change or remove it first"
+            );
         }
         output::tell(format_args!("{place}: HostDrain {name} is there already."));
         return Ok(());
@@ -132,10 +148,16 @@ fn write(folder: &Path, manifests: &Manifests, host: &str) -> anyhow::Result<()>
         .write(true)
         .create_new(true)
         .open(&path)
-        .and_then(|mut file| file.write_all(text_for(host).as_bytes()).and_then(|()| file.sync_all()));
+        .and_then(|mut file| {
+            file.write_all(text_for(host).as_bytes())
+                .and_then(|()| file.sync_all())
+        });
     match written {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            bail!("{} exists and is not the HostDrain {name}: move it out of the way", path.display())
+            bail!(
+                "{} exists and is not the HostDrain {name}: move it out of the way",
+                path.display()
+            )
         }
         other => other.with_context(|| format!("can't write {}", path.display()))?,
     }
@@ -145,24 +167,47 @@ fn write(folder: &Path, manifests: &Manifests, host: &str) -> anyhow::Result<()>
 
 fn remove(folder: &Path, manifests: &Manifests, host: &str) -> anyhow::Result<()> {
     let (name, path) = (name_for(host), file_of(folder, host));
-    match (manifests.place("HostDrain", &name), fs::read_to_string(&path)) {
+    match (
+        manifests.place("HostDrain", &name),
+        fs::read_to_string(&path),
+    ) {
         (Some(place), Ok(text)) if Path::new(&*place.file) == path => {
-            let alone = manifests.places.values().filter(|other| other.file == place.file).count() == 1;
+            let alone = manifests
+                .places
+                .values()
+                .filter(|other| other.file == place.file)
+                .count()
+                == 1;
             if !text.starts_with(MARK) || !alone {
-                bail!("{place}: HostDrain {name} was not written by `evenkeel drain` alone: remove it there yourself");
+                bail!(
+                    "{place}: HostDrain {name} was not written by `evenkeel drain` alone: remove it there yourself"
+                );
             }
             fs::remove_file(&path).with_context(|| format!("can't remove {}", path.display()))?;
             output::print(format_args!("{} removed.\n", path.display()))?;
         }
         (Some(place), _) => {
-            bail!("{place}: HostDrain {name} was not written by `evenkeel drain`: remove it there yourself")
+            bail!(
+                "{place}: HostDrain {name} was not written by `evenkeel drain`: remove it there yourself"
+            )
         }
-        (None, _) => output::print(format_args!("There is no HostDrain {name}: nothing to do.\n"))?,
+        (None, _) => output::print(format_args!(
+            "There is no HostDrain {name}: nothing to do.\n"
+        ))?,
     }
-    for (other, drain) in manifests.wishes.drains.iter().filter(|(other, _)| **other != name) {
+    for (other, drain) in manifests
+        .wishes
+        .drains
+        .iter()
+        .filter(|(other, _)| **other != name)
+    {
         if covers(manifests, drain, host) {
-            let place = manifests.place("HostDrain", other).map_or(String::new(), |place| format!("{place}: "));
-            output::tell(format_args!("{place}HostDrain {other} still drains {host}."));
+            let place = manifests
+                .place("HostDrain", other)
+                .map_or(String::new(), |place| format!("{place}: "));
+            output::tell(format_args!(
+                "{place}HostDrain {other} still drains {host}."
+            ));
         }
     }
     Ok(())
@@ -173,13 +218,22 @@ fn covers(manifests: &Manifests, drain: &HostDrain, host: &str) -> bool {
     let Picker { names, selector } = &drain.spec.hosts;
     let labels = || {
         let object = manifests.wishes.hosts.get(host);
-        object.and_then(|object| object.metadata.labels.clone()).unwrap_or_default()
+        object
+            .and_then(|object| object.metadata.labels.clone())
+            .unwrap_or_default()
     };
     names.iter().flatten().any(|name| name == host)
-        || selector.as_ref().is_some_and(|selector| selector.matches(&labels()))
+        || selector
+            .as_ref()
+            .is_some_and(|selector| selector.matches(&labels()))
 }
 
-async fn drain_in_cluster(common: &Common, hosts: &[String], no_wait: bool, limits: &Limits) -> anyhow::Result<Exit> {
+async fn drain_in_cluster(
+    common: &Common,
+    hosts: &[String],
+    no_wait: bool,
+    limits: &Limits,
+) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
     let client = cluster::connect(common).await?;
     for host in hosts {
@@ -188,9 +242,14 @@ async fn drain_in_cluster(common: &Common, hosts: &[String], no_wait: bool, limi
     for host in hosts {
         let name = name_for(host);
         let names = Some(vec![host.clone()]);
-        let picker = Picker { names, selector: None };
+        let picker = Picker {
+            names,
+            selector: None,
+        };
         match client::create(&client, HostDrain::new(&name, spec(picker)?)).await {
-            Err(error) if cluster::exists(&error) => output::tell(format_args!("HostDrain {name} is there already.")),
+            Err(error) if cluster::exists(&error) => {
+                output::tell(format_args!("HostDrain {name} is there already."))
+            }
             Err(error) => return Err(error.into()),
             Ok(_) => output::tell(format_args!("HostDrain {name} created.")),
         }
@@ -215,13 +274,17 @@ async fn drain_in_cluster(common: &Common, hosts: &[String], no_wait: bool, limi
 
 /// A spec with the CRD's own defaults.
 fn spec(hosts: Picker) -> anyhow::Result<HostDrainSpec> {
-    Ok(serde_json::from_value(serde_json::json!({ "hosts": hosts }))?)
+    Ok(serde_json::from_value(
+        serde_json::json!({ "hosts": hosts }),
+    )?)
 }
 
 async fn watch(client: &cluster::Client, name: &str, limits: &Limits) -> anyhow::Result<Exit> {
     let (mut said, mut last) = (String::new(), HostDrainStatus::default());
     let ended = cluster::wait_until::<HostDrain>(client, name, limits.timeout, |object| {
-        let Some(status) = object.and_then(|object| object.status.clone()) else { return false };
+        let Some(status) = object.and_then(|object| object.status.clone()) else {
+            return false;
+        };
         let line = line(name, &status);
         if line != said {
             output::tell(output::harmless(&line));
@@ -237,7 +300,10 @@ async fn watch(client: &cluster::Client, name: &str, limits: &Limits) -> anyhow:
     }
     let exit = exit_of(&last, limits.wait).unwrap_or(Exit::Impossible);
     for blocked in &last.blocked {
-        let line = format!("{name}: {}: {}: {}", blocked.guest, blocked.reason, blocked.message);
+        let line = format!(
+            "{name}: {}: {}: {}",
+            blocked.guest, blocked.reason, blocked.message
+        );
         output::print(format_args!("{}\n", output::harmless(&line)))?;
     }
     if exit == Exit::Done {
@@ -248,7 +314,8 @@ async fn watch(client: &cluster::Client, name: &str, limits: &Limits) -> anyhow:
 
 /// How a drain ends here; nothing while it goes on.
 fn exit_of(status: &HostDrainStatus, wait: bool) -> Option<Exit> {
-    let condition = |kind: &str| find(&status.conditions, kind).filter(|condition| condition.status == "True");
+    let condition =
+        |kind: &str| find(&status.conditions, kind).filter(|condition| condition.status == "True");
     if condition("Drained").is_some() {
         return Some(Exit::Done);
     }
@@ -258,7 +325,11 @@ fn exit_of(status: &HostDrainStatus, wait: bool) -> Option<Exit> {
     }
     let claimed = Reason::ClaimedByOther.as_str();
     let by_claim = stalled.reason == claimed
-        || (!status.blocked.is_empty() && status.blocked.iter().all(|blocked| blocked.reason == claimed));
+        || (!status.blocked.is_empty()
+            && status
+                .blocked
+                .iter()
+                .all(|blocked| blocked.reason == claimed));
     match (by_claim, wait) {
         (_, true) => None,
         (true, false) => Some(Exit::Claimed),
@@ -273,7 +344,10 @@ fn line(name: &str, status: &HostDrainStatus) -> String {
         let rounded = Duration::from_secs(eta.0.as_secs().div_ceil(60) * 60);
         format!(", about {}", human(rounded))
     });
-    format!("{name}: {} left of {}, {} moving, {} blocked{eta}", counts.left, counts.total, counts.moving, counts.blocked)
+    format!(
+        "{name}: {} left of {}, {} moving, {} blocked{eta}",
+        counts.left, counts.total, counts.moving, counts.blocked
+    )
 }
 
 #[cfg(test)]
@@ -284,14 +358,16 @@ mod tests {
 
     const HOSTS: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Host\nmetadata: {name: h1, labels: {rack: a}}\nspec: {uri: qemu+tls://h1/system}\n";
 
-    fn fleet(more: &[(&str, &str)]) -> (tempfile::TempDir, impl Fn() -> Manifests) {
+    fn fleet(more: &[(&str, &str)]) -> (tempfile::TempDir, impl Fn() -> Manifests + use<>) {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("hosts.yaml"), HOSTS).unwrap();
         for (name, text) in more {
             fs::write(folder.path().join(name), text).unwrap();
         }
         let path = folder.path().to_owned();
-        (folder, move || Manifests::load(&[path.clone()]).unwrap())
+        (folder, move || {
+            Manifests::load(std::slice::from_ref(&path)).unwrap()
+        })
     }
 
     #[test]
@@ -300,7 +376,10 @@ mod tests {
         write(folder.path(), &load(), "h1").unwrap();
         let manifests = load();
         let drain = &manifests.wishes.drains["drain-h1"];
-        assert_eq!((drain.spec.hosts.names.clone(), drain.spec.parallel), (Some(vec!["h1".into()]), 4));
+        assert_eq!(
+            (drain.spec.hosts.names.clone(), drain.spec.parallel),
+            (Some(vec!["h1".into()]), 4)
+        );
         write(folder.path(), &manifests, "h1").unwrap();
         remove(folder.path(), &manifests, "h1").unwrap();
         assert!(load().wishes.drains.is_empty());
@@ -312,20 +391,41 @@ mod tests {
         let text = text_for("h1").replace(MARK, "# mine");
         let (folder, load) = fleet(&[("drain-h1.yaml", &text)]);
         let error = remove(folder.path(), &load(), "h1").unwrap_err();
-        assert!(error.to_string().contains("was not written by `evenkeel drain`"), "{error}");
-        let (folder, load) = fleet(&[("drain-h1.yaml", &format!("{}---\n{}", text_for("h1"), text_for("h2")))]);
+        assert!(
+            error
+                .to_string()
+                .contains("was not written by `evenkeel drain`"),
+            "{error}"
+        );
+        let (folder, load) = fleet(&[(
+            "drain-h1.yaml",
+            &format!("{}---\n{}", text_for("h1"), text_for("h2")),
+        )]);
         assert!(remove(folder.path(), &load(), "h1").is_err());
         let (folder, load) = fleet(&[("drains.yaml", &text_for("h1"))]);
-        assert!(remove(folder.path(), &load(), "h1").unwrap_err().to_string().contains("drains.yaml:2:1"));
+        assert!(
+            remove(folder.path(), &load(), "h1")
+                .unwrap_err()
+                .to_string()
+                .contains("drains.yaml:2:1")
+        );
         let (folder, load) = fleet(&[("drain-h1.yaml", "# nothing yet\n")]);
-        assert!(write(folder.path(), &load(), "h1").unwrap_err().to_string().contains("move it out of the way"));
+        assert!(
+            write(folder.path(), &load(), "h1")
+                .unwrap_err()
+                .to_string()
+                .contains("move it out of the way")
+        );
     }
 
     #[test]
     fn hosts_are_known_by_name() {
         let (_folder, load) = fleet(&[]);
         let error = known(&load(), "h2").unwrap_err();
-        assert_eq!(error.to_string(), "the manifests name no Host h2: did you mean h1?");
+        assert_eq!(
+            error.to_string(),
+            "the manifests name no Host h2: did you mean h1?"
+        );
     }
 
     #[test]
@@ -334,7 +434,10 @@ mod tests {
         let mut drain = HostDrain::default();
         let selector: evenkeel_crds::shared::Selector =
             serde_json::from_value(serde_json::json!({"matchLabels": {"rack": "a"}})).unwrap();
-        drain.spec.hosts = Picker { names: None, selector: Some(selector) };
+        drain.spec.hosts = Picker {
+            names: None,
+            selector: Some(selector),
+        };
         assert!(covers(&load(), &Arc::new(drain), "h1"));
     }
 }

@@ -32,16 +32,27 @@ pub async fn see(common: &Common, kind: Kind, name: Option<&str>) -> anyhow::Res
     if common.files.is_empty() {
         let client = cluster::connect(common).await?;
         let objects = cluster::objects(&client, kind, name).await?;
-        return Ok(Seen { objects, happenings: Vec::new() });
+        return Ok(Seen {
+            objects,
+            happenings: Vec::new(),
+        });
     }
     let manifests = plan::load(common)?;
-    let mut session = Session::start(manifests.wishes.clone(), "get", Manner::Look, common.credentials.clone())?;
+    let mut session = Session::start(
+        manifests.wishes.clone(),
+        "get",
+        Manner::Look,
+        common.credentials.clone(),
+    )?;
     let view = session.settled().await;
     let happenings = session.happenings();
     session.leave().await;
     let mut objects = objects::of_view(kind, &*view?, &manifests.wishes)?;
     if let Some(wanted) = name {
-        let names: Vec<String> = objects.iter().map(|object| name_of(object).to_owned()).collect();
+        let names: Vec<String> = objects
+            .iter()
+            .map(|object| name_of(object).to_owned())
+            .collect();
         objects.retain(|object| name_of(object) == wanted || object["status"]["uuid"] == wanted);
         if objects.is_empty() {
             let meant = nearest(wanted, names.iter().map(String::as_str));
@@ -49,7 +60,10 @@ pub async fn see(common: &Common, kind: Kind, name: Option<&str>) -> anyhow::Res
             bail!("there is no {} named {wanted}{meant}", kind.as_str());
         }
     }
-    Ok(Seen { objects, happenings })
+    Ok(Seen {
+        objects,
+        happenings,
+    })
 }
 
 /// An object's name.
@@ -69,12 +83,21 @@ pub async fn run(common: &Common, kind: Kind, name: Option<&str>) -> anyhow::Res
         _ => json!({"apiVersion": "v1", "kind": "List", "items": seen.objects}),
     };
     match common.output {
-        Some(Format::Json) => output::print(format_args!("{}\n", serde_json::to_string_pretty(&whole)?))?,
+        Some(Format::Json) => {
+            output::print(format_args!("{}\n", serde_json::to_string_pretty(&whole)?))?
+        }
         Some(Format::Yaml) => output::print(serde_saphyr::to_string(&whole)?)?,
-        Some(Format::Wide) | None if seen.objects.is_empty() => output::tell(format_args!("No {} found.", kind.word())),
+        Some(Format::Wide) | None if seen.objects.is_empty() => {
+            output::tell(format_args!("No {} found.", kind.word()))
+        }
         format => {
             let wide = format == Some(Format::Wide);
-            output::print(table::of_objects(kind, &seen.objects, wide, jiff::Timestamp::now()))?;
+            output::print(table::of_objects(
+                kind,
+                &seen.objects,
+                wide,
+                jiff::Timestamp::now(),
+            ))?;
         }
     }
     Ok(Exit::Done)

@@ -47,7 +47,10 @@ impl Kind {
     /// Its CRD as JSON.
     #[must_use]
     pub fn crd(self) -> Value {
-        let crd = manifests::all().into_iter().map(|(_, crd)| crd).find(|crd| crd.spec.names.kind == self.as_str());
+        let crd = manifests::all()
+            .into_iter()
+            .map(|(_, crd)| crd)
+            .find(|crd| crd.spec.names.kind == self.as_str());
         serde_json::to_value(crd).unwrap_or_default()
     }
 }

@@ -36,7 +36,10 @@ fn main() -> Exit {
         Ok(arguments) => arguments,
         Err(exit) => return exit,
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             output::complain(format_args!("can't start: {error}"));
@@ -59,20 +62,34 @@ async fn run(Arguments { common, command }: &Arguments) -> anyhow::Result<Exit> 
     log::start(common, command);
     match command {
         Command::Apply(apply) => apply::run(common, apply).await,
-        Command::Migrate { guest, host, limits } => migrate::run(common, guest, host.as_deref(), limits).await,
-        Command::Drain { hosts, no_wait, limits } => drain::drain(common, hosts, *no_wait, limits).await,
+        Command::Migrate {
+            guest,
+            host,
+            limits,
+        } => migrate::run(common, guest, host.as_deref(), limits).await,
+        Command::Drain {
+            hosts,
+            no_wait,
+            limits,
+        } => drain::drain(common, hosts, *no_wait, limits).await,
         Command::Controller(controller) => controller::run(common, controller).await,
         Command::Undrain { hosts } => drain::undrain(common, hosts).await,
         Command::Crds { output_dir } => crds::run(output_dir.as_deref()),
         Command::Completion { shell } => arguments::complete(*shell),
         Command::Plan => unless_interrupted(plan::run(common)).await,
-        Command::Get { kind, name } => unless_interrupted(get::run(common, *kind, name.as_deref())).await,
-        Command::Describe { kind, name } => unless_interrupted(describe::run(common, *kind, name)).await,
+        Command::Get { kind, name } => {
+            unless_interrupted(get::run(common, *kind, name.as_deref())).await
+        }
+        Command::Describe { kind, name } => {
+            unless_interrupted(describe::run(common, *kind, name)).await
+        }
     }
 }
 
 /// For commands that only look: they end at once.
-async fn unless_interrupted(looking: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+async fn unless_interrupted(
+    looking: impl Future<Output = anyhow::Result<Exit>>,
+) -> anyhow::Result<Exit> {
     let mut signals = signals::Signals::listen()?;
     tokio::select! {
         exit = looking => exit,

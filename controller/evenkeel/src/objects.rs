@@ -1,6 +1,8 @@
 //! Objects as Kubernetes has them, from manifests and what the hosts show.
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, shared::LABEL_WISH_KIND, shared::LABEL_WISH_NAME};
+use evenkeel_crds::{
+    Guest, GuestMigration, Host, HostDrain, shared::LABEL_WISH_KIND, shared::LABEL_WISH_NAME,
+};
 use evenkeel_engine::{View, Wishes};
 use serde_json::Value;
 
@@ -26,7 +28,10 @@ pub fn of_view(kind: Kind, view: &View, wishes: &Wishes) -> Result<Vec<Value>, s
             .iter()
             .map(|(name, shown)| {
                 let declared = wishes.guests.get(&**name);
-                let mut guest = declared.map_or_else(|| Guest::new(name, Default::default()), |guest| (**guest).clone());
+                let mut guest = declared.map_or_else(
+                    || Guest::new(name, Default::default()),
+                    |guest| (**guest).clone(),
+                );
                 if !shown.labels.is_empty() {
                     guest.metadata.labels = Some(shown.labels.clone());
                 }
@@ -39,8 +44,10 @@ pub fn of_view(kind: Kind, view: &View, wishes: &Wishes) -> Result<Vec<Value>, s
             .iter()
             .map(|(name, shown)| {
                 let declared = wishes.migrations.get(&**name);
-                let mut migration = declared
-                    .map_or_else(|| GuestMigration::new(name, shown.spec.clone()), |migration| (**migration).clone());
+                let mut migration = declared.map_or_else(
+                    || GuestMigration::new(name, shown.spec.clone()),
+                    |migration| (**migration).clone(),
+                );
                 if !shown.declared {
                     let labels = migration.metadata.labels.get_or_insert_default();
                     labels.insert(LABEL_WISH_KIND.to_owned(), shown.requested_by.kind.clone());

@@ -38,7 +38,6 @@ pub struct Applied {
 struct Moved {
     name: String,
     guest: String,
-    #[serde(flatten)]
     status: GuestMigrationStatus,
     #[serde(skip)]
     time: Option<std::time::Duration>,
@@ -71,16 +70,23 @@ impl Applied {
             Exit::Deadline => "DeadlineExceeded",
             Exit::Error | Exit::ToDo | Exit::Impossible => "SomethingImpossible",
         };
-        let moves = view.migrations.iter().filter(|(_, migration)| was_tried(migration));
-        let left = verdict::obstacles(view, &manifests.wishes).into_iter().map(|obstacle| Left {
-            place: manifests.place(&obstacle.kind, &obstacle.name).map(ToString::to_string),
-            kind: obstacle.kind,
-            name: obstacle.name,
-            guest: obstacle.guest,
-            reason: obstacle.cause.reason,
-            message: obstacle.cause.message,
-            hint: obstacle.cause.hint,
-        });
+        let moves = view
+            .migrations
+            .iter()
+            .filter(|(_, migration)| was_tried(migration));
+        let left = verdict::obstacles(view, &manifests.wishes)
+            .into_iter()
+            .map(|obstacle| Left {
+                place: manifests
+                    .place(&obstacle.kind, &obstacle.name)
+                    .map(ToString::to_string),
+                kind: obstacle.kind,
+                name: obstacle.name,
+                guest: obstacle.guest,
+                reason: obstacle.cause.reason,
+                message: obstacle.cause.message,
+                hint: obstacle.cause.hint,
+            });
         let mut impossible: Vec<Left> = left.collect();
         if exit == Exit::Claimed {
             let known = |message: &str| impossible.iter().any(|left| left.message == message);
@@ -119,14 +125,23 @@ impl Applied {
 /// Whether anything was done for a move: not one that was satisfied as it was, nor one that never started.
 fn was_tried(migration: &MigrationView) -> bool {
     let condition = find(&migration.status.conditions, "Succeeded");
-    let satisfied = condition.is_some_and(|condition| condition.reason == Reason::MigrateToSelf.as_str());
+    let satisfied =
+        condition.is_some_and(|condition| condition.reason == Reason::MigrateToSelf.as_str());
     !satisfied && (migration.status.start_time.is_some() || !migration.status.attempts.is_empty())
 }
 
 impl fmt::Display for Applied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new([
-            "GUEST", "FROM", "TO", "RESULT", "BYTES", "TIME", "DOWNTIME", "SAME BOOT", "SOURCE FILES",
+            "GUEST",
+            "FROM",
+            "TO",
+            "RESULT",
+            "BYTES",
+            "TIME",
+            "DOWNTIME",
+            "SAME BOOT",
+            "SOURCE FILES",
         ]);
         for moved in &self.moves {
             let status = &moved.status;
@@ -144,9 +159,13 @@ impl fmt::Display for Applied {
                 status.source.clone().unwrap_or_default(),
                 status.target.clone().unwrap_or_default(),
                 status.phase.as_str().to_owned(),
-                status.bytes.map_or(String::new(), |bytes| bytes.total.human()),
+                status
+                    .bytes
+                    .map_or(String::new(), |bytes| bytes.total.human()),
                 moved.time.map_or(String::new(), human),
-                status.downtime.map_or(String::new(), |downtime| downtime.to_string()),
+                status
+                    .downtime
+                    .map_or(String::new(), |downtime| downtime.to_string()),
                 same_boot.unwrap_or_default().to_owned(),
                 files.unwrap_or_default().to_owned(),
             ]);
@@ -155,16 +174,31 @@ impl fmt::Display for Applied {
             write!(f, "{}", table.dense())?;
         }
         for left in &self.impossible {
-            let place = left.place.as_ref().map_or(String::new(), |place| format!("{place}: "));
-            let guest = left.guest.as_ref().map_or(String::new(), |guest| format!("{guest}: "));
-            let whose = if left.name.is_empty() { String::new() } else { format!("{} {}: ", left.kind, left.name) };
-            writeln!(f, "{place}{whose}{guest}{}: {}", left.reason, harmless(&left.message))?;
+            let place = left
+                .place
+                .as_ref()
+                .map_or(String::new(), |place| format!("{place}: "));
+            let guest = left
+                .guest
+                .as_ref()
+                .map_or(String::new(), |guest| format!("{guest}: "));
+            let whose = if left.name.is_empty() {
+                String::new()
+            } else {
+                format!("{} {}: ", left.kind, left.name)
+            };
+            writeln!(
+                f,
+                "{place}{whose}{guest}{}: {}",
+                left.reason,
+                harmless(&left.message)
+            )?;
             if !left.hint.is_empty() {
                 writeln!(f, "    hint: {}", harmless(&left.hint))?;
             }
         }
         f.write_str(match self.result {
-            "Converged" if self.moves.is_empty() => "Nothing to do: everything is as asked.\n",
+            "Converged" if self.moves.is_empty() => "Everything is as asked.\n",
             "Converged" => "Done: everything is as asked.\n",
             "ClaimedByOther" => "Another holder acts on these hosts: nothing was begun there.\n",
             "Interrupted" => "Interrupted; run the same command again to go on.\n",

@@ -35,8 +35,6 @@ pub fn complain(text: impl fmt::Display) {
 pub enum Paint {
     /// Something is wrong.
     Red,
-    /// Look here.
-    Bold,
 }
 
 impl Paint {
@@ -48,9 +46,12 @@ impl Paint {
             || !io::stderr().is_terminal();
         let code = match self {
             Self::Red => "31",
-            Self::Bold => "1",
         };
-        if plain { text.to_owned() } else { format!("\u{1b}[{code}m{text}\u{1b}[0m") }
+        if plain {
+            text.to_owned()
+        } else {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        }
     }
 }
 
@@ -60,7 +61,11 @@ pub fn harmless(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
             let escaped = c.is_control() && c != '\n' && c != '\t';
-            let (shown, hidden) = if escaped { (None, Some(c.escape_default())) } else { (Some(c), None) };
+            let (shown, hidden) = if escaped {
+                (None, Some(c.escape_default()))
+            } else {
+                (Some(c), None)
+            };
             shown.into_iter().chain(hidden.into_iter().flatten())
         })
         .collect()
@@ -72,6 +77,9 @@ mod tests {
 
     #[test]
     fn control_characters_are_shown() {
-        assert_eq!(harmless("a\u{1b}[31mb\n\u{202e}é"), "a\\u{1b}[31mb\n\u{202e}é");
+        assert_eq!(
+            harmless("a\u{1b}[31mb\n\u{202e}é"),
+            "a\\u{1b}[31mb\n\u{202e}é"
+        );
     }
 }

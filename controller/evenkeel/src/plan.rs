@@ -68,7 +68,10 @@ struct By {
 
 impl From<&RequestedBy> for By {
     fn from(by: &RequestedBy) -> Self {
-        Self { kind: by.kind.clone(), name: by.name.clone() }
+        Self {
+            kind: by.kind.clone(),
+            name: by.name.clone(),
+        }
     }
 }
 
@@ -82,8 +85,16 @@ struct Reasoned {
 
 impl From<&Cause> for Reasoned {
     fn from(cause: &Cause) -> Self {
-        let Cause { reason, message, hint } = cause.clone();
-        Self { reason, message, hint }
+        let Cause {
+            reason,
+            message,
+            hint,
+        } = cause.clone();
+        Self {
+            reason,
+            message,
+            hint,
+        }
     }
 }
 
@@ -141,29 +152,50 @@ struct Totals {
 impl Plan {
     /// From a view. `place` tells where an object is written.
     #[must_use]
-    pub fn of<'a>(view: &View, wishes: &Wishes, place: impl Fn(&str, &str) -> Option<&'a Place>) -> Self {
-        let host = |id: evenkeel_planner::HostId| view.fleet.hosts.get(id.at()).map_or(String::new(), |host| host.name.to_string());
-        let guest = |id: evenkeel_planner::GuestId| view.fleet.guests.get(id.at()).map_or(String::new(), |guest| guest.name.to_string());
-        let moves = view.plan.moves.iter().enumerate().map(|(index, planned)| Move {
-            order: index + 1,
-            guest: guest(planned.guest),
-            source: host(planned.source),
-            target: host(planned.target),
-            bytes: planned.bytes.0,
-            start_seconds: planned.start.as_secs_f64(),
-            duration_seconds: planned.duration.map(|time| time.as_secs_f64()),
-            waits: planned.waits.as_ref().map(Reasoned::from),
-            pools: planned.pools.clone(),
-            requested_by: (&planned.by).into(),
-        });
-        let impossible = verdict::obstacles(view, wishes).into_iter().map(|obstacle| Impossible {
-            place: place(&obstacle.kind, &obstacle.name).map(Place::to_string),
-            cause: (&obstacle.cause).into(),
-            kind: obstacle.kind,
-            name: obstacle.name,
-            guest: obstacle.guest,
-            hosts: obstacle.hosts,
-        });
+    pub fn of<'a>(
+        view: &View,
+        wishes: &Wishes,
+        place: impl Fn(&str, &str) -> Option<&'a Place>,
+    ) -> Self {
+        let host = |id: evenkeel_planner::HostId| {
+            view.fleet
+                .hosts
+                .get(id.at())
+                .map_or(String::new(), |host| host.name.to_string())
+        };
+        let guest = |id: evenkeel_planner::GuestId| {
+            view.fleet
+                .guests
+                .get(id.at())
+                .map_or(String::new(), |guest| guest.name.to_string())
+        };
+        let moves = view
+            .plan
+            .moves
+            .iter()
+            .enumerate()
+            .map(|(index, planned)| Move {
+                order: index + 1,
+                guest: guest(planned.guest),
+                source: host(planned.source),
+                target: host(planned.target),
+                bytes: planned.bytes.0,
+                start_seconds: planned.start.as_secs_f64(),
+                duration_seconds: planned.duration.map(|time| time.as_secs_f64()),
+                waits: planned.waits.as_ref().map(Reasoned::from),
+                pools: planned.pools.clone(),
+                requested_by: (&planned.by).into(),
+            });
+        let impossible = verdict::obstacles(view, wishes)
+            .into_iter()
+            .map(|obstacle| Impossible {
+                place: place(&obstacle.kind, &obstacle.name).map(Place::to_string),
+                cause: (&obstacle.cause).into(),
+                kind: obstacle.kind,
+                name: obstacle.name,
+                guest: obstacle.guest,
+                hosts: obstacle.hosts,
+            });
         let result = match verdict::of_plan(view, wishes) {
             Exit::Claimed => "ClaimedByOther",
             Exit::Impossible => "SomethingImpossible",
@@ -171,14 +203,18 @@ impl Plan {
             _ => "NothingToDo",
         };
         let silent = view.hosts.iter().filter_map(|(name, status)| {
-            let condition = find(&status.conditions, "Reachable").filter(|condition| condition.status != "True")?;
+            let condition = find(&status.conditions, "Reachable")
+                .filter(|condition| condition.status != "True")?;
             Some(Unreachable {
                 host: name.to_string(),
                 reason: condition.reason.clone(),
                 message: condition.message.clone(),
             })
         });
-        let running = view.migrations.iter().filter(|(_, migration)| verdict::is_moving(migration));
+        let running = view
+            .migrations
+            .iter()
+            .filter(|(_, migration)| verdict::is_moving(migration));
         Self {
             api_version: API_VERSION,
             kind: "Plan",
@@ -187,13 +223,20 @@ impl Plan {
             under_way: running
                 .map(|(name, migration)| UnderWay {
                     name: name.to_string(),
-                    guest: migration.status.guest.clone().unwrap_or_else(|| migration.spec.guest.clone()),
+                    guest: migration
+                        .status
+                        .guest
+                        .clone()
+                        .unwrap_or_else(|| migration.spec.guest.clone()),
                     phase: migration.status.phase.as_str(),
                     progress: migration.status.progress,
                 })
                 .collect(),
             impossible: impossible.collect(),
-            claimed: verdict::claims(view, wishes).iter().map(Reasoned::from).collect(),
+            claimed: verdict::claims(view, wishes)
+                .iter()
+                .map(Reasoned::from)
+                .collect(),
             satisfied: satisfied(view),
             unreachable: silent.collect(),
             totals: Totals {
@@ -210,15 +253,23 @@ fn satisfied(view: &View) -> Vec<Satisfied> {
     let planned = view.plan.satisfied.iter().map(|wish| Satisfied {
         kind: wish.by.kind.clone(),
         name: wish.by.name.clone(),
-        guest: wish.guest.and_then(|id| view.fleet.guests.get(id.at())).map(|guest| guest.name.to_string()),
+        guest: wish
+            .guest
+            .and_then(|id| view.fleet.guests.get(id.at()))
+            .map(|guest| guest.name.to_string()),
         reason: wish.cause.reason,
         message: wish.cause.message.clone(),
     });
     let mut all: Vec<Satisfied> = planned.collect();
     for (name, migration) in &view.migrations {
         let done = migration.declared && migration.status.phase == MigrationPhase::Succeeded;
-        let condition = find(&migration.status.conditions, "Succeeded").filter(|_| done);
-        let known = all.iter().any(|other| other.kind == "GuestMigration" && other.name == **name);
+        // In a cluster, moves that are over are history.
+        let there_already = Reason::MigrateToSelf.as_str();
+        let condition = find(&migration.status.conditions, "Succeeded")
+            .filter(|condition| done && condition.reason == there_already);
+        let known = all
+            .iter()
+            .any(|other| other.kind == "GuestMigration" && other.name == **name);
         all.extend(condition.filter(|_| !known).map(|condition| {
             let cause = verdict::cause_of(condition);
             Satisfied {
@@ -231,8 +282,11 @@ fn satisfied(view: &View) -> Vec<Satisfied> {
         }));
     }
     for (name, drain) in &view.drains {
-        let condition = find(&drain.conditions, "Drained").filter(|condition| condition.status == "True");
-        let known = all.iter().any(|other| other.kind == "HostDrain" && other.name == **name);
+        let condition =
+            find(&drain.conditions, "Drained").filter(|condition| condition.status == "True");
+        let known = all
+            .iter()
+            .any(|other| other.kind == "HostDrain" && other.name == **name);
         all.extend(condition.filter(|_| !known).map(|condition| Satisfied {
             kind: "HostDrain".to_owned(),
             name: name.to_string(),
@@ -247,7 +301,13 @@ fn satisfied(view: &View) -> Vec<Satisfied> {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for host in &self.unreachable {
-            writeln!(f, "Host {} was not seen: {}: {}", host.host, host.reason, output::harmless(&host.message))?;
+            writeln!(
+                f,
+                "Host {} was not seen: {}: {}",
+                host.host,
+                host.reason,
+                output::harmless(&host.message)
+            )?;
         }
         for claim in &self.claimed {
             writeln!(f, "{}: {}", claim.reason, output::harmless(&claim.message))?;
@@ -262,11 +322,23 @@ impl fmt::Display for Plan {
         if !self.satisfied.is_empty() {
             writeln!(f, "As it should be:")?;
             for wish in &self.satisfied {
-                writeln!(f, "  {} {}: {}: {}", wish.kind, wish.name, wish.reason, output::harmless(&wish.message))?;
+                writeln!(
+                    f,
+                    "  {} {}: {}: {}",
+                    wish.kind,
+                    wish.name,
+                    wish.reason,
+                    output::harmless(&wish.message)
+                )?;
             }
         }
         for running in &self.under_way {
-            let UnderWay { name, guest, phase, progress } = running;
+            let UnderWay {
+                name,
+                guest,
+                phase,
+                progress,
+            } = running;
             writeln!(f, "Under way: {name}: {guest} is {phase}, {progress} %")?;
         }
         if self.moves.is_empty() {
@@ -276,10 +348,14 @@ impl fmt::Display for Plan {
                 (_, false) => Ok(()),
             };
         }
-        let mut table = Table::new(["ORDER", "GUEST", "FROM", "TO", "BYTES", "START", "TIME", "FOR", "WAITS"]);
+        let mut table = Table::new([
+            "ORDER", "GUEST", "FROM", "TO", "BYTES", "START", "TIME", "FOR", "WAITS",
+        ]);
         for planned in &self.moves {
             let start = Duration::from_secs_f64(planned.start_seconds.max(0.0));
-            let time = planned.duration_seconds.map(|time| human(Duration::from_secs_f64(time.max(0.0))));
+            let time = planned
+                .duration_seconds
+                .map(|time| human(Duration::from_secs_f64(time.max(0.0))));
             let waits = planned.waits.as_ref().map(|waits| waits.reason.to_string());
             table.row([
                 planned.order.to_string(),
@@ -287,7 +363,11 @@ impl fmt::Display for Plan {
                 planned.source.clone(),
                 planned.target.clone(),
                 bytes(Bytes(planned.bytes)),
-                if start.is_zero() { "now".to_owned() } else { format!("+{}", human(start)) },
+                if start.is_zero() {
+                    "now".to_owned()
+                } else {
+                    format!("+{}", human(start))
+                },
                 time.unwrap_or_else(|| "?".to_owned()),
                 planned.requested_by.name.clone(),
                 waits.unwrap_or_default(),
@@ -296,26 +376,60 @@ impl fmt::Display for Plan {
         write!(f, "{}", table.dense())?;
         let moves = self.totals.moves;
         let plural = if moves == 1 { "" } else { "s" };
-        write!(f, "{moves} move{plural}, {}", Bytes(self.totals.bytes).human())?;
+        write!(
+            f,
+            "{moves} move{plural}, {}",
+            Bytes(self.totals.bytes).human()
+        )?;
         match self.totals.makespan_seconds {
-            Some(time) => writeln!(f, ", about {}", human(Duration::from_secs_f64(time.max(0.0)))),
+            Some(time) => writeln!(
+                f,
+                ", about {}",
+                human(Duration::from_secs_f64(time.max(0.0)))
+            ),
             None => writeln!(f, "; how long is not known"),
         }
     }
 }
 
 fn hint(f: &mut fmt::Formatter<'_>, hint: &str) -> fmt::Result {
-    if hint.is_empty() { Ok(()) } else { writeln!(f, "    hint: {}", output::harmless(hint)) }
+    if hint.is_empty() {
+        Ok(())
+    } else {
+        writeln!(f, "    hint: {}", output::harmless(hint))
+    }
 }
 
 fn write_impossible(f: &mut fmt::Formatter<'_>, impossible: &Impossible) -> fmt::Result {
-    let Impossible { kind, name, guest, cause, hosts, place } = impossible;
-    let place = place.as_ref().map_or(String::new(), |place| format!("{place}: "));
-    let guest = guest.as_ref().map_or(String::new(), |guest| format!("{guest}: "));
-    writeln!(f, "  {place}{kind} {name}: {guest}{}: {}", cause.reason, output::harmless(&cause.message))?;
+    let Impossible {
+        kind,
+        name,
+        guest,
+        cause,
+        hosts,
+        place,
+    } = impossible;
+    let place = place
+        .as_ref()
+        .map_or(String::new(), |place| format!("{place}: "));
+    let guest = guest
+        .as_ref()
+        .map_or(String::new(), |guest| format!("{guest}: "));
+    writeln!(
+        f,
+        "  {place}{kind} {name}: {guest}{}: {}",
+        cause.reason,
+        output::harmless(&cause.message)
+    )?;
     for count in hosts {
         for example in &count.examples {
-            writeln!(f, "      {}: {}: {}", example.host, count.reason, output::harmless(&example.message))?;
+            writeln!(
+                f,
+                "      {}: {}: {}",
+                example.host,
+                count.reason,
+                output::harmless(&example.message)
+            )?;
         }
         let more = count.count - i64::try_from(count.examples.len()).unwrap_or(0);
         if more > 0 && !count.examples.is_empty() {
@@ -333,15 +447,28 @@ pub async fn run(common: &Common) -> anyhow::Result<Exit> {
     let (manifests, manner) = if common.files.is_empty() {
         let client = cluster::connect(common).await?;
         let wishes = evenkeel_kubernetes::client::load_wishes(&client).await?;
-        (Manifests { wishes, ..Manifests::default() }, Manner::LookForCluster)
+        (
+            Manifests {
+                wishes,
+                ..Manifests::default()
+            },
+            Manner::LookForCluster,
+        )
     } else {
         (load(common)?, Manner::Look)
     };
-    let mut session = Session::start(manifests.wishes.clone(), "plan", manner, common.credentials.clone())?;
+    let mut session = Session::start(
+        manifests.wishes.clone(),
+        "plan",
+        manner,
+        common.credentials.clone(),
+    )?;
     let view = session.settled().await;
     session.leave().await;
     let view = view?;
-    let plan = Plan::of(&view, &manifests.wishes, |kind, name| manifests.place(kind, name));
+    let plan = Plan::of(&view, &manifests.wishes, |kind, name| {
+        manifests.place(kind, name)
+    });
     print(&plan, common.output)?;
     Ok(verdict::of_plan(&view, &manifests.wishes))
 }
@@ -362,9 +489,14 @@ pub fn load(common: &Common) -> anyhow::Result<Manifests> {
 ///
 /// # Errors
 /// Where standard output can't be written.
-pub fn print<T: Serialize + fmt::Display>(result: &T, format: Option<Format>) -> anyhow::Result<()> {
+pub fn print<T: Serialize + fmt::Display>(
+    result: &T,
+    format: Option<Format>,
+) -> anyhow::Result<()> {
     match format {
-        Some(Format::Json) => output::print(format_args!("{}\n", serde_json::to_string_pretty(result)?)),
+        Some(Format::Json) => {
+            output::print(format_args!("{}\n", serde_json::to_string_pretty(result)?))
+        }
         Some(Format::Yaml) => output::print(serde_saphyr::to_string(result)?),
         Some(Format::Wide) | None => output::print(result),
     }

@@ -41,11 +41,20 @@ impl Progress {
     pub fn new() -> Self {
         let bars = io::stderr().is_terminal().then(|| {
             let all = MultiProgress::new();
-            let total = all.add(ProgressBar::new(0).with_style(style("{prefix:<20} [{bar:24}] {pos}/{len} moves  {msg}")));
+            let total = all.add(ProgressBar::new(0).with_style(style(
+                "{prefix:<20} [{bar:24}] {pos}/{len} moves  {wide_msg}",
+            )));
             total.set_prefix("total");
-            Bars { all, total, moves: BTreeMap::new() }
+            Bars {
+                all,
+                total,
+                moves: BTreeMap::new(),
+            }
         });
-        Self { bars, said: BTreeMap::new() }
+        Self {
+            bars,
+            said: BTreeMap::new(),
+        }
     }
 
     /// A line for people, above the bars.
@@ -65,21 +74,39 @@ impl Progress {
             // What was so before we came is no news; nor is every word while nothing else changes.
             let news = match last {
                 None => phase != MigrationPhase::Pending && !phase.is_final(),
-                Some((old, said)) => *old != phase || (phase == MigrationPhase::Pending && *said != word),
+                Some((old, said)) => {
+                    *old != phase || (phase == MigrationPhase::Pending && *said != word)
+                }
             };
             if news && (self.bars.is_none() || phase.is_final()) {
                 self.say(&line(name, migration));
             }
             self.said.insert(name.clone(), (phase, word));
         }
+        self.say_vanished(view);
         let Some(bars) = &mut self.bars else { return };
-        let ended = view.migrations.values().filter(|migration| migration.status.phase.is_final()).count();
-        let open = view.migrations.len() - ended + view.plan.moves.iter().filter(|planned| planned.by.kind != "GuestMigration").count();
+        let ended = view
+            .migrations
+            .values()
+            .filter(|migration| migration.status.phase.is_final())
+            .count();
+        let open = view.migrations.len() - ended
+            + view
+                .plan
+                .moves
+                .iter()
+                .filter(|planned| planned.by.kind != "GuestMigration")
+                .count();
         bars.total.set_length((ended + open) as u64);
         bars.total.set_position(ended as u64);
-        for (name, migration) in view.migrations.iter().filter(|(_, migration)| is_moving(migration)) {
+        for (name, migration) in view
+            .migrations
+            .iter()
+            .filter(|(_, migration)| is_moving(migration))
+        {
             let bar = bars.moves.entry(name.clone()).or_insert_with(|| {
-                let bar = ProgressBar::new(100).with_style(style("{prefix:<20} [{bar:24}] {pos:>3} %  {msg}"));
+                let bar = ProgressBar::new(100)
+                    .with_style(style("{prefix:<20} [{bar:24}] {pos:>3} %  {wide_msg}"));
                 bars.all.insert_before(&bars.total, bar)
             });
             bar.set_prefix(guest(migration));
@@ -87,12 +114,33 @@ impl Progress {
             bar.set_message(detail(migration));
         }
         bars.moves.retain(|name, bar| {
-            let running = view.migrations.get(name).is_some_and(|migration| is_moving(migration));
+            let running = view
+                .migrations
+                .get(name)
+                .is_some_and(|migration| is_moving(migration));
             if !running {
                 bar.finish_and_clear();
             }
             running
         });
+    }
+
+    /// Moves that an earlier run had begun are shown only while they are finished.
+    fn say_vanished(&mut self, view: &View) {
+        let open = |phase: MigrationPhase| phase != MigrationPhase::Pending && !phase.is_final();
+        let gone: Vec<MigrationName> = self
+            .said
+            .iter()
+            .filter(|(name, (phase, _))| open(*phase) && !view.migrations.contains_key(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.said.remove(&name);
+            self.say(&format!(
+                "{} {name}, begun by an earlier run, has ended",
+                now()
+            ));
+        }
     }
 
     /// Shows one move as an object of a cluster tells of it.
@@ -105,13 +153,26 @@ impl Progress {
         };
         let name = object.metadata.name.as_deref().unwrap_or_default();
         let migrations = BTreeMap::from([(name.into(), Arc::new(shown))]);
-        self.show(&View { migrations, ..View::default() });
+        self.show(&View {
+            migrations,
+            ..View::default()
+        });
     }
 
     /// Says what happened, where it is worth a look and the moves' own lines do not say it.
     pub fn tell(&self, happenings: &[Happening]) {
-        for happening in happenings.iter().filter(|happening| happening.warning && happening.kind != "GuestMigration") {
-            self.say(&format!("{} {} {}: {}: {}", now(), happening.kind, happening.name, happening.reason, happening.message));
+        for happening in happenings
+            .iter()
+            .filter(|happening| happening.warning && happening.kind != "GuestMigration")
+        {
+            self.say(&format!(
+                "{} {} {}: {}: {}",
+                now(),
+                happening.kind,
+                happening.name,
+                happening.reason,
+                happening.message
+            ));
         }
     }
 
@@ -126,7 +187,10 @@ impl Progress {
 
 fn style(template: &str) -> ProgressStyle {
     // A template of ours that does not parse shows as the default bar.
-    ProgressStyle::with_template(template).map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
+    ProgressStyle::with_template(template).map_or_else(
+        |_| ProgressStyle::default_bar(),
+        |style| style.progress_chars("=> "),
+    )
 }
 
 fn now() -> String {
@@ -136,11 +200,16 @@ fn now() -> String {
 /// The guest's name.
 #[must_use]
 pub fn guest(migration: &MigrationView) -> String {
-    migration.status.guest.clone().unwrap_or_else(|| migration.spec.guest.clone())
+    migration
+        .status
+        .guest
+        .clone()
+        .unwrap_or_else(|| migration.spec.guest.clone())
 }
 
 fn reason(migration: &MigrationView) -> String {
-    find(&migration.status.conditions, "Succeeded").map_or(String::new(), |condition| condition.reason.clone())
+    find(&migration.status.conditions, "Succeeded")
+        .map_or(String::new(), |condition| condition.reason.clone())
 }
 
 fn ends(migration: &MigrationView) -> String {
@@ -157,9 +226,17 @@ fn detail(migration: &MigrationView) -> String {
     let status = &migration.status;
     let mut parts = vec![ends(migration), status.phase.as_str().to_owned()];
     if status.phase == MigrationPhase::Copying {
-        parts.extend(status.bytes.map(|bytes| format!("{}/{}", bytes.done.human(), bytes.total.human())));
+        parts.extend(
+            status
+                .bytes
+                .map(|bytes| format!("{}/{}", bytes.done.human(), bytes.total.human())),
+        );
         parts.extend(status.rate.map(|rate| format!("{}/s", rate.human())));
-        parts.extend(status.eta.map(|eta| format!("{} left", crate::table::human(eta.0))));
+        parts.extend(
+            status
+                .eta
+                .map(|eta| format!("{} left", crate::table::human(eta.0))),
+        );
     }
     parts.join("  ")
 }
@@ -167,14 +244,26 @@ fn detail(migration: &MigrationView) -> String {
 /// One line about a move's new phase.
 fn line(name: &str, migration: &MigrationView) -> String {
     let status = &migration.status;
-    let mut text = format!("{} {}: {} ({}, {name})", now(), guest(migration), status.phase.as_str(), ends(migration));
+    let mut text = format!(
+        "{} {}: {} ({}, {name})",
+        now(),
+        guest(migration),
+        status.phase.as_str(),
+        ends(migration)
+    );
     match status.phase {
         MigrationPhase::Succeeded => {
-            text.extend(status.downtime.map(|downtime| format!(": stood still for {downtime}")));
+            text.extend(
+                status
+                    .downtime
+                    .map(|downtime| format!(": stood still for {downtime}")),
+            );
         }
         MigrationPhase::Pending | MigrationPhase::Failed | MigrationPhase::Aborted => {
             let condition = find(&status.conditions, "Succeeded");
-            text.extend(condition.map(|condition| format!(": {}: {}", condition.reason, condition.message)));
+            text.extend(
+                condition.map(|condition| format!(": {}: {}", condition.reason, condition.message)),
+            );
         }
         _ => {}
     }
@@ -185,6 +274,11 @@ fn line(name: &str, migration: &MigrationView) -> String {
 #[must_use]
 pub fn time(migration: &MigrationView) -> Option<Duration> {
     let status = &migration.status;
-    let (start, end) = (status.start_time.as_ref()?, status.completion_time.as_ref()?);
-    u64::try_from((end.0 - start.0).get_seconds()).ok().map(Duration::from_secs)
+    let (start, end) = (
+        status.start_time.as_ref()?,
+        status.completion_time.as_ref()?,
+    );
+    u64::try_from((end.0 - start.0).get_seconds())
+        .ok()
+        .map(Duration::from_secs)
 }

@@ -39,7 +39,12 @@ impl Session {
     ///
     /// # Errors
     /// Where there is no host to look at, or hypervisors can't be talked to at all.
-    pub fn start(wishes: Wishes, command: &str, manner: Manner, credentials: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn start(
+        wishes: Wishes,
+        command: &str,
+        manner: Manner,
+        credentials: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         if wishes.hosts.is_empty() {
             bail!("there is no Host to look at: write one, or give its file with another -f");
         }
@@ -52,12 +57,17 @@ impl Session {
             from_files: manner != Manner::LookForCluster,
             credentials,
         };
-        let hypervisors = hypervisors::open()?;
+        let hypervisors = hypervisors::open();
         let (wishes, receiver) = watch::channel(Arc::new(wishes));
         let (sender, happenings) = mpsc::unbounded_channel();
         let engine = Engine::start(options, hypervisors, receiver, sender);
         let views = engine.views();
-        Ok(Self { engine, wishes, views, happenings })
+        Ok(Self {
+            engine,
+            wishes,
+            views,
+            happenings,
+        })
     }
 
     /// The view of now.
@@ -74,8 +84,13 @@ impl Session {
         let settled = self.views.wait_for(|view| view.settled);
         match tokio::time::timeout(GUARD, settled).await {
             Ok(Ok(view)) => Ok(view.clone()),
-            Ok(Err(_)) => bail!("the engine ended before it had looked at every host: run it again with -v to see why"),
-            Err(_) => bail!("not every host was looked at within {}: run it again with -v to see which", human(GUARD)),
+            Ok(Err(_)) => bail!(
+                "the engine ended before it had looked at every host: run it again with -v to see why"
+            ),
+            Err(_) => bail!(
+                "not every host was looked at within {}: run it again with -v to see which",
+                human(GUARD)
+            ),
         }
     }
 
@@ -93,12 +108,6 @@ impl Session {
     /// New wishes.
     pub fn wish(&self, wishes: Wishes) {
         self.wishes.send_replace(Arc::new(wishes));
-    }
-
-    /// The wishes of now.
-    #[must_use]
-    pub fn wishes(&self) -> Arc<Wishes> {
-        self.wishes.borrow().clone()
     }
 
     /// What happened since this was last asked.
@@ -133,5 +142,9 @@ impl Session {
 pub fn machine() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
-    if name.is_empty() { "unknown".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "unknown".to_owned()
+    } else {
+        name.to_owned()
+    }
 }

@@ -34,7 +34,12 @@ impl Table {
 
     /// One more row.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        self.rows.push(cells.into_iter().map(|cell| harmless(&cell.into()).replace('\n', " ")).collect());
+        self.rows.push(
+            cells
+                .into_iter()
+                .map(|cell| harmless(&cell.into()).replace('\n', " "))
+                .collect(),
+        );
     }
 
     /// Whether it has no rows.
@@ -47,7 +52,11 @@ impl Table {
     #[must_use]
     pub fn dense(mut self) -> Self {
         let used: Vec<bool> = (0..self.headers.len())
-            .map(|column| self.rows.iter().any(|row| row.get(column).is_some_and(|cell| !cell.is_empty())))
+            .map(|column| {
+                self.rows
+                    .iter()
+                    .any(|row| row.get(column).is_some_and(|cell| !cell.is_empty()))
+            })
             .collect();
         let keep = |cells: &mut Vec<String>| {
             let mut used = used.iter();
@@ -63,7 +72,11 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = || std::iter::once(&self.headers).chain(&self.rows);
         let width = |column: usize| {
-            lines().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            lines()
+                .filter_map(|line| line.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.headers.len()).map(width).collect();
         for line in lines() {
@@ -111,15 +124,21 @@ pub fn of_objects(kind: Kind, objects: &[Value], wide: bool, now: jiff::Timestam
         // What is read from the hosts has no date of creation: no column of nothing.
         .filter(|column| !column.is_date || known(&column.path))
         .collect();
-    let headers = std::iter::once("NAME".to_owned()).chain(columns.iter().map(|column| column.header.clone()));
+    let headers = std::iter::once("NAME".to_owned())
+        .chain(columns.iter().map(|column| column.header.clone()));
     let mut table = Table::new(headers);
     for object in objects {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let cells = columns.iter().map(|column| match lookup(object, &column.path) {
-            Some(value) if column.is_date => age(value, now),
-            Some(value) => cell(value),
-            None => String::new(),
-        });
+        let name = object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let cells = columns
+            .iter()
+            .map(|column| match lookup(object, &column.path) {
+                Some(value) if column.is_date => age(value, now),
+                Some(value) => cell(value),
+                None => String::new(),
+            });
         table.row(std::iter::once(name).chain(cells));
     }
     table
@@ -134,8 +153,17 @@ fn cell(value: &Value) -> String {
 }
 
 fn age(value: &Value, now: jiff::Timestamp) -> String {
-    let then = value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    then.map_or_else(|| cell(value), |then| human(Duration::from_secs((now - then).get_seconds().unsigned_abs())))
+    let then = value
+        .as_str()
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    then.map_or_else(
+        || cell(value),
+        |then| {
+            human(Duration::from_secs(
+                (now - then).get_seconds().unsigned_abs(),
+            ))
+        },
+    )
 }
 
 /// The value at a path of the kind that our CRDs use: `.a.b`, `.a[?(@.type=="X")].b`.
@@ -148,7 +176,10 @@ pub fn lookup<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
             let (test, after) = filter.split_once(")]")?;
             let (field, wanted) = test.split_once("==")?;
             let wanted = wanted.trim_matches('"');
-            value = value.as_array()?.iter().find(|item| item[field] == wanted)?;
+            value = value
+                .as_array()?
+                .iter()
+                .find(|item| item[field] == wanted)?;
             rest = after;
         } else {
             let step = rest.strip_prefix('.')?;
@@ -181,7 +212,11 @@ pub fn human(time: Duration) -> String {
 /// Bytes as a person would say them; nothing for zero.
 #[must_use]
 pub fn bytes(amount: Bytes) -> String {
-    if amount.0 == 0 { String::new() } else { amount.human() }
+    if amount.0 == 0 {
+        String::new()
+    } else {
+        amount.human()
+    }
 }
 
 #[cfg(test)]
@@ -230,10 +265,16 @@ mod tests {
                 "capacity": {"cpu": {"summary": "120/256"}, "memory": {"summary": "110Gi/251Gi"}},
             }})
         };
-        let objects = [host("hypervisor-1", "True", "AsExpected"), host("h2", "False", "HostUnreachable")];
+        let objects = [
+            host("hypervisor-1", "True", "AsExpected"),
+            host("h2", "False", "HostUnreachable"),
+        ];
         let now = jiff::Timestamp::UNIX_EPOCH;
         let text = of_objects(Kind::Host, &objects, false, now).to_string();
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
         assert_eq!(
             text,
             "NAME          READY  GUESTS  CPU      MEMORY       IN  OUT  REASON\n\
@@ -241,19 +282,33 @@ mod tests {
              h2            False  12      120/256  110Gi/251Gi  1   0    HostUnreachable\n"
         );
         let wide = of_objects(Kind::Host, &objects, true, now).to_string();
-        assert!(wide.contains("qemu+tls://h1.example.net/system  a sentence"), "{wide}");
+        assert!(
+            wide.contains("qemu+tls://h1.example.net/system  a sentence"),
+            "{wide}"
+        );
     }
 
     #[test]
     fn ages() {
         let now = "2026-01-03T00:00:00Z".parse().unwrap();
-        let object = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-02T22:00:00Z"}});
-        assert!(of_objects(Kind::Guest, &[object], false, now).to_string().contains("2h"));
+        let object =
+            json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-02T22:00:00Z"}});
+        assert!(
+            of_objects(Kind::Guest, &[object], false, now)
+                .to_string()
+                .contains("2h")
+        );
     }
 
     #[test]
     fn times_for_people() {
-        for (millis, text) in [(0, "0s"), (400, "400ms"), (59_900, "59s"), (200_000, "3m20s"), (7_200_000, "2h")] {
+        for (millis, text) in [
+            (0, "0s"),
+            (400, "400ms"),
+            (59_900, "59s"),
+            (200_000, "3m20s"),
+            (7_200_000, "2h"),
+        ] {
             assert_eq!(human(Duration::from_millis(millis)), text);
         }
         assert_eq!(human(Duration::from_secs(86_400 * 4)), "4d");

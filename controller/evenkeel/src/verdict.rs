@@ -28,14 +28,23 @@ pub struct Obstacle {
 
 impl Obstacle {
     fn new(kind: &str, name: &str, cause: Cause) -> Self {
-        Self { kind: kind.to_owned(), name: name.to_owned(), guest: None, cause, hosts: Vec::new() }
+        Self {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            guest: None,
+            cause,
+            hosts: Vec::new(),
+        }
     }
 
     /// Whether another holder's claim is in the way.
     #[must_use]
     pub fn is_claim(&self) -> bool {
         self.cause.reason == Reason::ClaimedByOther
-            || self.hosts.iter().any(|count| count.reason == Reason::ClaimedByOther.as_str())
+            || self
+                .hosts
+                .iter()
+                .any(|count| count.reason == Reason::ClaimedByOther.as_str())
     }
 
     /// Whether it may go away by itself.
@@ -50,34 +59,63 @@ impl Obstacle {
 pub fn obstacles(view: &View, wishes: &Wishes) -> Vec<Obstacle> {
     let mut found: Vec<Obstacle> = Vec::new();
     for rejection in &view.plan.rejections {
-        let guest = view.fleet.guests.get(rejection.guest.at()).map(|guest| guest.name.to_string());
-        let mut obstacle = Obstacle::new(&rejection.by.kind, &rejection.by.name, rejection.cause.clone());
+        let guest = view
+            .fleet
+            .guests
+            .get(rejection.guest.at())
+            .map(|guest| guest.name.to_string());
+        let mut obstacle = Obstacle::new(
+            &rejection.by.kind,
+            &rejection.by.name,
+            rejection.cause.clone(),
+        );
         (obstacle.guest, obstacle.hosts) = (guest, rejection.hosts.clone());
         found.push(obstacle);
     }
     for problem in &view.problems {
         let known = |other: &Obstacle| {
-            other.kind == problem.kind && other.name == problem.name && other.cause.reason == problem.cause.reason
+            other.kind == problem.kind
+                && other.name == problem.name
+                && other.cause.reason == problem.cause.reason
         };
         if !found.iter().any(known) {
-            found.push(Obstacle::new(problem.kind, &problem.name, problem.cause.clone()));
+            found.push(Obstacle::new(
+                problem.kind,
+                &problem.name,
+                problem.cause.clone(),
+            ));
         }
     }
     for (name, migration) in &view.migrations {
         let known = |other: &Obstacle| other.kind == "GuestMigration" && other.name == **name;
-        if migration.declared && !found.iter().any(known) {
-            found.extend(failure(migration).map(|cause| Obstacle::new("GuestMigration", name, cause)));
+        // What a cluster says was over before we looked is history.
+        let stored = wishes
+            .migrations
+            .get(&**name)
+            .and_then(|object| object.status.as_ref());
+        let history = stored.is_some_and(|status| status.phase.is_final());
+        if migration.declared && !history && !found.iter().any(known) {
+            found.extend(
+                failure(migration).map(|cause| Obstacle::new("GuestMigration", name, cause)),
+            );
         }
     }
     let at_work = drains_at_work(view);
     for (name, drain) in &view.drains {
         let known = |other: &Obstacle| other.kind == "HostDrain" && other.name == **name;
-        let declared = wishes.drains.get(&**name).is_none_or(|drain| drain.metadata.deletion_timestamp.is_none());
-        let open = find(&drain.conditions, "Drained").is_some_and(|condition| condition.status != "True");
+        let declared = wishes
+            .drains
+            .get(&**name)
+            .is_none_or(|drain| drain.metadata.deletion_timestamp.is_none());
+        let open =
+            find(&drain.conditions, "Drained").is_some_and(|condition| condition.status != "True");
         if open && declared && !at_work.contains(&**name) && !found.iter().any(known) {
             // Ready says why it stands still, where Drained only says that it is not done.
-            let condition = find(&drain.conditions, "Ready").or_else(|| find(&drain.conditions, "Drained"));
-            found.extend(condition.map(|condition| Obstacle::new("HostDrain", name, cause_of(condition))));
+            let condition =
+                find(&drain.conditions, "Ready").or_else(|| find(&drain.conditions, "Drained"));
+            found.extend(
+                condition.map(|condition| Obstacle::new("HostDrain", name, cause_of(condition))),
+            );
         }
     }
     // What somebody suspended on purpose is not in anybody's way.
@@ -88,9 +126,16 @@ pub fn obstacles(view: &View, wishes: &Wishes) -> Vec<Obstacle> {
 /// Drains that have moves planned, waiting or under way.
 fn drains_at_work(view: &View) -> BTreeSet<&str> {
     let planned = view.plan.moves.iter().map(|planned| &planned.by);
-    let open = view.migrations.values().filter(|migration| !migration.status.phase.is_final());
+    let open = view
+        .migrations
+        .values()
+        .filter(|migration| !migration.status.phase.is_final());
     let open = open.map(|migration| &migration.requested_by);
-    planned.chain(open).filter(|by| by.kind == "HostDrain").map(|by| by.name.as_str()).collect()
+    planned
+        .chain(open)
+        .filter(|by| by.kind == "HostDrain")
+        .map(|by| by.name.as_str())
+        .collect()
 }
 
 /// Whether a move has left Pending and not ended.
@@ -102,14 +147,21 @@ pub fn is_moving(migration: &MigrationView) -> bool {
 /// How many moves are under way.
 #[must_use]
 pub fn moving(view: &View) -> usize {
-    view.migrations.values().filter(|migration| is_moving(migration)).count()
+    view.migrations
+        .values()
+        .filter(|migration| is_moving(migration))
+        .count()
 }
 
 /// Why a move ended without success, if that was not what its author wanted.
 #[must_use]
 pub fn failure(migration: &MigrationView) -> Option<Cause> {
-    let wanted = migration.status.phase == MigrationPhase::Aborted && migration.spec.abort == Some(true);
-    let failed = matches!(migration.status.phase, MigrationPhase::Failed | MigrationPhase::Aborted) && !wanted;
+    let wanted =
+        migration.status.phase == MigrationPhase::Aborted && migration.spec.abort == Some(true);
+    let failed = matches!(
+        migration.status.phase,
+        MigrationPhase::Failed | MigrationPhase::Aborted
+    ) && !wanted;
     let condition = find(&migration.status.conditions, "Succeeded").filter(|_| failed)?;
     let cause = cause_of(condition);
     (cause.reason != Reason::MigrateToSelf).then_some(cause)
@@ -119,7 +171,10 @@ pub fn failure(migration: &MigrationView) -> Option<Cause> {
 #[must_use]
 pub fn cause_of(condition: &Condition) -> Cause {
     let reason = Reason::parse(&condition.reason).unwrap_or(Reason::HypervisorError);
-    Cause::new(reason, condition.message.clone())
+    // A condition has the hint in its message; a cause has it beside.
+    let message = condition.message.as_str();
+    let hint = format!(" ({})", reason.hint());
+    Cause::new(reason, message.strip_suffix(&hint).unwrap_or(message))
 }
 
 /// Holders of claims that are in the way of planned moves, drains or moves that wait.
@@ -131,19 +186,32 @@ pub fn claims(view: &View, wishes: &Wishes) -> Vec<Cause> {
         .map(|obstacle| obstacle.cause)
         .collect();
     for planned in &view.plan.moves {
-        let claimed = planned.waits.iter().filter(|cause| cause.reason == Reason::ClaimedByOther);
+        let claimed = planned
+            .waits
+            .iter()
+            .filter(|cause| cause.reason == Reason::ClaimedByOther);
         found.extend(claimed.cloned());
     }
-    for migration in view.migrations.values().filter(|migration| !migration.status.phase.is_final()) {
+    for migration in view
+        .migrations
+        .values()
+        .filter(|migration| !migration.status.phase.is_final())
+    {
         let condition = find(&migration.status.conditions, "Succeeded");
-        let claimed = condition.filter(|condition| condition.reason == Reason::ClaimedByOther.as_str());
+        let claimed =
+            condition.filter(|condition| condition.reason == Reason::ClaimedByOther.as_str());
         found.extend(claimed.map(cause_of));
     }
     for host in involved(view) {
-        let condition = view.hosts.get(host).and_then(|status| find(&status.conditions, "ClaimedByOther"));
-        found.extend(condition.filter(|condition| condition.status == "True").map(|condition| {
-            Cause::new(Reason::ClaimedByOther, condition.message.clone())
-        }));
+        let condition = view
+            .hosts
+            .get(host)
+            .and_then(|status| find(&status.conditions, "ClaimedByOther"));
+        found.extend(
+            condition
+                .filter(|condition| condition.status == "True")
+                .map(|condition| Cause::new(Reason::ClaimedByOther, condition.message.clone())),
+        );
     }
     found.sort();
     found.dedup_by(|a, b| a.message == b.message);
@@ -152,9 +220,19 @@ pub fn claims(view: &View, wishes: &Wishes) -> Vec<Cause> {
 
 /// Hosts that planned moves touch, or that are to be drained and are not.
 fn involved(view: &View) -> BTreeSet<&str> {
-    let ends = view.plan.moves.iter().flat_map(|planned| [planned.source, planned.target]);
-    let ends = ends.filter_map(|id| view.fleet.hosts.get(id.at())).map(|host| host.name.as_str());
-    let drained = view.drains.values().flat_map(|drain| &drain.hosts).filter(|host| !host.drained);
+    let ends = view
+        .plan
+        .moves
+        .iter()
+        .flat_map(|planned| [planned.source, planned.target]);
+    let ends = ends
+        .filter_map(|id| view.fleet.hosts.get(id.at()))
+        .map(|host| host.name.as_str());
+    let drained = view
+        .drains
+        .values()
+        .flat_map(|drain| &drain.hosts)
+        .filter(|host| !host.drained);
     ends.chain(drained.map(|host| host.name.as_str())).collect()
 }
 
@@ -203,17 +281,36 @@ pub fn of_apply(view: &View, wishes: &Wishes, wait: bool) -> Stage {
     }
     let obstacles = obstacles(view, wishes);
     let goes_on = |waits: &Option<Cause>| {
-        waits.as_ref().is_none_or(|cause| matches!(cause.reason.class(), Class::Retry | Class::AvoidTarget))
+        waits
+            .as_ref()
+            .is_none_or(|cause| matches!(cause.reason.class(), Class::Retry | Class::AvoidTarget))
     };
-    if view.plan.moves.iter().any(|planned| goes_on(&planned.waits)) {
+    if view
+        .plan
+        .moves
+        .iter()
+        .any(|planned| goes_on(&planned.waits))
+    {
         return Stage::Working;
     }
     if obstacles.is_empty() && view.plan.moves.is_empty() {
-        return if all_ended(view) { Stage::Converged } else { Stage::Working };
+        return if all_ended(view) {
+            Stage::Converged
+        } else {
+            Stage::Working
+        };
     }
     let late = |obstacle: &Obstacle| obstacle.cause.reason == Reason::DeadlineExceeded;
-    let exit = if obstacles.iter().any(late) { Exit::Deadline } else { Exit::Impossible };
-    let patience = if obstacles.iter().any(Obstacle::may_pass) { LONG } else { SHORT };
+    let exit = if obstacles.iter().any(late) {
+        Exit::Deadline
+    } else {
+        Exit::Impossible
+    };
+    let patience = if obstacles.iter().any(Obstacle::may_pass) {
+        LONG
+    } else {
+        SHORT
+    };
     Stage::Stuck(exit, patience)
 }
 
@@ -221,7 +318,12 @@ pub fn of_apply(view: &View, wishes: &Wishes, wait: bool) -> Stage {
 fn all_ended(view: &View) -> bool {
     view.migrations.iter().all(|(name, migration)| {
         let satisfied = |by: &str| by == &**name;
-        migration.status.phase.is_final() || view.plan.satisfied.iter().any(|wish| satisfied(&wish.by.name))
+        migration.status.phase.is_final()
+            || view
+                .plan
+                .satisfied
+                .iter()
+                .any(|wish| satisfied(&wish.by.name))
     })
 }
 

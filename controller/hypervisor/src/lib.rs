@@ -4,3 +4,4 @@
 //! it reads, acts when told, and says what kind of error came back. All unsafe code is in `libvirt/raw.rs`.
 
 pub mod libvirt;
+pub mod sim;

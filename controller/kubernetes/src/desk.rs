@@ -40,6 +40,8 @@ pub(crate) struct Errand {
     pub(crate) key: Key,
     /// The object's UID; empty where it is to be made.
     pub(crate) uid: String,
+    /// The newest version of it that is known.
+    pub(crate) version: u64,
     pub(crate) act: Act,
 }
 
@@ -92,7 +94,9 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Desk {
     entries: HashMap<Key, Entry>,
-    due: BTreeSet<(Instant, Key)>,
+    /// What is due when: first all but guests, then guests. Thousands of domains found at once must not keep the
+    /// reason of a move from being seen.
+    due: [BTreeSet<(Instant, Key)>; 2],
     view: Arc<View>,
 }
 
@@ -100,7 +104,7 @@ impl Desk {
     pub(crate) fn new() -> Self {
         Self {
             entries: HashMap::new(),
-            due: BTreeSet::new(),
+            due: Default::default(),
             view: Arc::default(),
         }
     }
@@ -151,11 +155,11 @@ impl Desk {
     /// The next write that is due, taken off the desk until [`Desk::done`] is told how it went.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Errand> {
         loop {
-            let (due, key) = self.due.first()?.clone();
-            if due > now {
-                return None;
-            }
-            self.due.pop_first();
+            let first = |queue: &BTreeSet<(Instant, Key)>| {
+                queue.first().filter(|(at, _)| *at <= now).cloned()
+            };
+            let (at, key) = self.due.iter().find_map(first)?;
+            self.queue(&key).remove(&(at, key.clone()));
             let settled = self.view.settled;
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
@@ -163,17 +167,20 @@ impl Desk {
             entry.due = None;
             // Decided anew: since it was put here the figures may have gone back to what is held.
             match entry.next(&key, now, settled) {
-                Some((due, act)) if due <= now => {
+                Some((at, act)) if at <= now => {
                     entry.busy = true;
                     let object = entry.object.as_ref();
-                    let uid = object
-                        .map(|object| object.uid().to_owned())
-                        .unwrap_or_default();
-                    return Some(Errand { key, uid, act });
+                    let uid = object.map(|object| object.uid().to_owned());
+                    return Some(Errand {
+                        uid: uid.unwrap_or_default(),
+                        version: entry.version,
+                        key,
+                        act,
+                    });
                 }
-                Some((due, _)) => {
-                    entry.due = Some(due);
-                    self.due.insert((due, key));
+                Some((at, _)) => {
+                    entry.due = Some(at);
+                    self.queue(&key).insert((at, key));
                 }
                 None => {}
             }
@@ -182,7 +189,12 @@ impl Desk {
 
     /// When [`Desk::take`] has something next.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        let firsts = self.due.iter().filter_map(BTreeSet::first);
+        firsts.map(|(at, _)| *at).min()
+    }
+
+    fn queue(&mut self, key: &Key) -> &mut BTreeSet<(Instant, Key)> {
+        &mut self.due[usize::from(key.kind == Kind::Guest)]
     }
 
     /// How a write went.
@@ -227,14 +239,19 @@ impl Desk {
             .entry(key.clone())
             .or_insert_with(|| Entry::new(now));
         change(entry);
-        if let Some(due) = entry.due.take() {
-            self.due.remove(&(due, key.clone()));
-        }
-        if entry.is_empty() {
+        let before = entry.due.take();
+        let empty = entry.is_empty();
+        let next = entry.next(&key, now, settled).filter(|_| !empty);
+        let next = next.map(|(at, _)| at);
+        entry.due = next;
+        if empty {
             self.entries.remove(&key);
-        } else if let Some((due, _)) = entry.next(&key, now, settled) {
-            entry.due = Some(due);
-            self.due.insert((due, key));
+        }
+        if let Some(at) = before {
+            self.queue(&key).remove(&(at, key.clone()));
+        }
+        if let Some(at) = next {
+            self.queue(&key).insert((at, key));
         }
     }
 }

@@ -77,7 +77,9 @@ impl From<kube::Error> for Error {
             kube::Error::Auth(error) => return Self::Forbidden(Chain(&error).to_string()),
             other => return Self::Unreachable(Chain(&other).to_string()),
         };
-        let message = status.message.clone();
+        // What is in front of this is the whole object.
+        let sentence = status.message.rfind("strict decoding error").unwrap_or(0);
+        let message = status.message[sentence..].to_owned();
         let details = status.details.as_ref();
         match (status.code, status.reason.as_str()) {
             (404, _) if details.is_none_or(|details| details.name.is_empty()) => {

@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep},
 };
 
@@ -24,8 +24,10 @@ use crate::{
     stores::{Stores, Unreadable},
 };
 
-/// Events in flight at most; for one object one at a time, so that their order and their counts are right.
-const PARALLEL: usize = 8;
+/// Objects whose events are worked on at most; for one object one at a time, so that order and counts are right.
+const OBJECTS: usize = 64;
+/// Calls in flight at most. Events that wait for their object to appear do not count.
+const CALLS: usize = 8;
 /// Events that wait at most; further ones are dropped and counted in the log.
 const BACKLOG: usize = 2000;
 /// The API server takes 1024 bytes.
@@ -90,12 +92,22 @@ fn cut(text: &str) -> String {
 /// What publishes.
 #[derive(Clone)]
 pub(crate) struct Publisher {
-    pub(crate) recorder: Recorder,
-    pub(crate) guard: Guard,
-    pub(crate) stores: Arc<Stores>,
+    recorder: Recorder,
+    guard: Guard,
+    stores: Arc<Stores>,
+    calls: Arc<Semaphore>,
 }
 
 impl Publisher {
+    pub(crate) fn new(recorder: Recorder, guard: Guard, stores: Arc<Stores>) -> Self {
+        Self {
+            recorder,
+            guard,
+            stores,
+            calls: Arc::new(Semaphore::new(CALLS)),
+        }
+    }
+
     /// Publishes what comes until the channel closes.
     pub(crate) async fn run(self, mut notes: mpsc::UnboundedReceiver<Note>) -> String {
         let mut waiting: HashMap<Key, VecDeque<Note>> = HashMap::new();
@@ -104,7 +116,7 @@ impl Publisher {
         let mut flying: FuturesUnordered<BoxFuture<'_, Key>> = FuturesUnordered::new();
         let (mut count, mut dropped) = (0, 0u64);
         loop {
-            while flying.len() < PARALLEL
+            while flying.len() < OBJECTS
                 && let Some(key) = ready.pop_front()
             {
                 if let Some(note) = waiting.get_mut(&key).and_then(VecDeque::pop_front) {
@@ -170,6 +182,7 @@ impl Publisher {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(200);
         loop {
+            let place = self.calls.acquire().await;
             let error = match self
                 .guard
                 .call(CALL, self.recorder.publish(&event, &reference))
@@ -178,6 +191,7 @@ impl Publisher {
                 Ok(()) => return,
                 Err(error) => error,
             };
+            drop(place);
             let again = matches!(error, Error::TimedOut(_) | Error::Unreachable(_));
             if !again || begun.elapsed() > RETRIED {
                 let reason = &event.reason;

@@ -95,6 +95,13 @@ impl Contender {
         identity: &str,
         times: LeaseTimes,
     ) -> Self {
+        // What others are told is in whole seconds; the holder must stop well before.
+        let duration = Duration::from_secs(times.duration.as_secs().max(1));
+        let times = LeaseTimes {
+            duration,
+            renew_within: times.renew_within.min(duration * 3 / 4),
+            ..times
+        };
         Self {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
@@ -225,13 +232,14 @@ impl Contender {
             Err(Error::Conflict(_)) => {
                 let limit = CALL.min(left(held.until));
                 let found = call(limit, self.api.get_opt(&self.name)).await?;
-                let holder = |lease: &Lease| lease.spec.as_ref()?.holder_identity.clone();
                 match found {
-                    Some(lease) if holder(&lease).as_ref() == Some(&self.me) => {
+                    Some(lease) if holder(&lease) == Some(&self.me) => {
                         held.lease = lease;
                         Err(Error::Conflict("read anew".to_owned()))
                     }
-                    Some(lease) => Ok(Err(Lost::Taken(holder(&lease).unwrap_or_default()))),
+                    Some(lease) => Ok(Err(Lost::Taken(
+                        holder(&lease).cloned().unwrap_or_default(),
+                    ))),
                     None => Ok(Err(Lost::Taken("nobody: it was deleted".to_owned()))),
                 }
             }
@@ -241,18 +249,31 @@ impl Contender {
     }
 
     /// Gives it back, so that the next one need not wait.
+    ///
+    /// # Errors
+    /// Where that did not get through; others then wait until it runs out.
     pub(crate) async fn release(&self, held: Held) -> Result<(), Error> {
-        let mut lease = held.lease;
-        if let Some(spec) = &mut lease.spec {
-            spec.holder_identity = Some(String::new());
-            spec.renew_time = Some(MicroTime(Timestamp::now()));
+        let given = |mut lease: Lease| {
+            if let Some(spec) = &mut lease.spec {
+                spec.holder_identity = Some(String::new());
+                spec.renew_time = Some(MicroTime(Timestamp::now()));
+            }
+            lease
+        };
+        let params = PostParams::default();
+        let lease = given(held.lease);
+        match call(CALL, self.api.replace(&self.name, &params, &lease)).await {
+            // A renewal that was under way when it was given up got through.
+            Err(Error::Conflict(_)) => {
+                let found = call(CALL, self.api.get(&self.name)).await?;
+                if holder(&found) == Some(&self.me) {
+                    let lease = given(found);
+                    call(CALL, self.api.replace(&self.name, &params, &lease)).await?;
+                }
+                Ok(())
+            }
+            answer => answer.map(drop),
         }
-        call(
-            CALL,
-            self.api.replace(&self.name, &PostParams::default(), &lease),
-        )
-        .await?;
-        Ok(())
     }
 
     /// Sends a request that makes the lease ours. A conflict means that another one was faster.
@@ -290,6 +311,10 @@ impl Contender {
             ..LeaseSpec::default()
         }
     }
+}
+
+fn holder(lease: &Lease) -> Option<&String> {
+    lease.spec.as_ref()?.holder_identity.as_ref()
 }
 
 /// Lets calls through while the lease is ours, and no call longer than that.

@@ -23,7 +23,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
 use evenkeel_engine::{
@@ -122,7 +122,7 @@ pub async fn run(
         calls: client::build(config.clone())?,
         watches: client::build(config)?,
         stores: Arc::default(),
-        anew: watch::Sender::new(0),
+        rounds: watch::Sender::new(0),
         settings,
         hypervisors,
         health,
@@ -138,8 +138,8 @@ struct Controller {
     calls: Client,
     watches: Client,
     stores: Arc<Stores>,
-    /// Tells the watches to start anew.
-    anew: watch::Sender<u64>,
+    /// A new round makes the watches list everything anew.
+    rounds: watch::Sender<u64>,
     health: Arc<Health>,
     parts: Parts,
 }
@@ -153,13 +153,8 @@ impl Controller {
             () = &mut shutdown => return Ok(()),
         }
         self.watch();
-        tokio::select! {
-            () = self.stores.synced() => {}
-            error = self.parts.ended() => return Err(error),
-            () = &mut shutdown => return Ok(()),
-        }
         loop {
-            let mut log = LeaseLog::new(&self.health);
+            let mut log = LeaseLog::new(&self.health, &self.rounds);
             let held = tokio::select! {
                 held = self.contender.acquire(|look| log.tell(look)) => held,
                 error = self.parts.ended() => return Err(error),
@@ -169,10 +164,8 @@ impl Controller {
                 Some(lost) => {
                     tracing::warn!(
                         ?lost,
-                        "the lease is lost: everything stops here, moves go on in libvirt"
+                        "the lease is lost: nothing is done here, moves go on in libvirt"
                     );
-                    // What cost the lease may have cost the watches their connections too.
-                    self.anew.send_modify(|count| *count += 1);
                 }
                 None => return Ok(()),
             }
@@ -183,9 +176,9 @@ impl Controller {
         macro_rules! follow {
             ($kind:ty, $part:literal) => {
                 let (client, stores) = (self.watches.clone(), self.stores.clone());
-                let (health, anew) = (self.health.clone(), self.anew.subscribe());
+                let (health, rounds) = (self.health.clone(), self.rounds.subscribe());
                 self.parts.start($part, async move {
-                    watches::follow::<$kind>(client, stores, health, anew).await;
+                    watches::follow::<$kind>(client, stores, health, rounds).await;
                     "the watch ended".to_owned()
                 });
             };
@@ -196,15 +189,42 @@ impl Controller {
         follow!(HostDrain, "the watch of drains");
     }
 
-    /// Runs an engine while the lease is ours. Nothing where it ended by request.
+    /// Leads while the lease is ours, and gives it back. Nothing where it ended by request.
     async fn lead(
         &mut self,
         mut held: Held,
-        shutdown: std::pin::Pin<&mut impl Future<Output = ()>>,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Option<Lost>, Error> {
         tracing::info!(epoch = held.epoch, "the lease is ours");
-        self.health.leading(true);
         let until = watch::Sender::new(Some(held.until()));
+        let ended = self.act(&mut held, &until, shutdown).await;
+        until.send_replace(None);
+        if !matches!(ended, Ok(Some(_)))
+            && let Err(error) = self.contender.release(held).await
+        {
+            tracing::warn!(%error, "the lease could not be given back: others wait until it runs out");
+        }
+        ended
+    }
+
+    /// Runs an engine. When this returns nothing acts any more.
+    async fn act(
+        &mut self,
+        held: &mut Held,
+        until: &watch::Sender<Option<Instant>>,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Option<Lost>, Error> {
+        // Whoever led before may have written until a moment ago, and the watches may be behind: what the engine
+        // begins with is read now.
+        self.rounds.send_modify(|round| *round += 1);
+        let round = *self.rounds.borrow();
+        let mut log = LeaseLog::new(&self.health, &self.rounds);
+        tokio::select! {
+            lost = self.contender.keep(held, until, |look| log.tell(look)) => return Ok(Some(lost)),
+            error = self.parts.ended() => return Err(error),
+            () = shutdown.as_mut() => return Ok(None),
+            () = self.stores.synced(round) => {}
+        }
         let mut session = Session::start(
             self.options(held.epoch),
             self.hypervisors.clone(),
@@ -212,29 +232,30 @@ impl Controller {
             self.stores.clone(),
             Guard::new(until.subscribe()),
         );
-        let mut log = LeaseLog::new(&self.health);
+        self.health.leading(true);
         let ended = tokio::select! {
-            lost = self.contender.keep(&mut held, &until, |look| log.tell(look)) => Ok(Some(lost)),
+            lost = self.contender.keep(held, until, |look| log.tell(look)) => Ok(Some(lost)),
             error = session.ended() => Err(error),
             error = self.parts.ended() => Err(error),
             () = shutdown => Ok(None),
         };
         self.health.leading(false);
-        if let Ok(Some(_)) = ended {
+        if matches!(ended, Ok(Some(_))) {
             session.leave().await;
-            return ended;
-        }
-        // The lease is kept while the engine leaves, and goes only when nothing acts here any more.
-        let leave = session.leave();
-        tokio::select! {
-            () = leave => {}
-            _ = self.contender.keep(&mut held, &until, |_| {}) => {}
-        }
-        until.send_replace(None);
-        if let Err(error) = self.contender.release(held).await {
-            tracing::warn!(%error, "the lease could not be given back: others wait until it runs out");
+        } else {
+            // The lease is kept while the engine leaves, so that nobody else begins before it is gone.
+            tokio::select! {
+                () = session.leave() => {}
+                () = self.kept(held, until) => {}
+            }
         }
         ended
+    }
+
+    /// Keeps the lease; never returns.
+    async fn kept(&self, held: &mut Held, until: &watch::Sender<Option<Instant>>) {
+        self.contender.keep(held, until, |_| {}).await;
+        std::future::pending().await
     }
 
     fn options(&self, epoch: u64) -> Options {
@@ -253,12 +274,20 @@ impl Controller {
 /// Logs trouble with the lease once, and then now and then.
 struct LeaseLog<'a> {
     health: &'a Health,
+    rounds: &'a watch::Sender<u64>,
     told: Option<Instant>,
+    /// A call about the lease got no answer.
+    silence: bool,
 }
 
 impl<'a> LeaseLog<'a> {
-    fn new(health: &'a Health) -> Self {
-        Self { health, told: None }
+    fn new(health: &'a Health, rounds: &'a watch::Sender<u64>) -> Self {
+        Self {
+            health,
+            rounds,
+            told: None,
+            silence: false,
+        }
     }
 
     fn tell(&mut self, look: Result<(), &Error>) {
@@ -266,12 +295,18 @@ impl<'a> LeaseLog<'a> {
             Ok(()) => {
                 self.health.lease_known();
                 self.told = None;
+                // What swallowed that answer may have cut the watches off too, without their noticing.
+                if std::mem::take(&mut self.silence) {
+                    self.rounds.send_modify(|round| *round += 1);
+                }
             }
-            Err(error) if self.told.is_none_or(|told| told.elapsed() > REPEAT) => {
-                self.told = Some(Instant::now());
-                tracing::warn!(%error, "no word from the lease");
+            Err(error) => {
+                self.silence |= matches!(error, Error::TimedOut(_));
+                if self.told.is_none_or(|told| told.elapsed() > REPEAT) {
+                    self.told = Some(Instant::now());
+                    tracing::warn!(%error, "no word from the lease");
+                }
             }
-            Err(_) => {}
         }
     }
 }

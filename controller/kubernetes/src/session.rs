@@ -61,7 +61,7 @@ impl Parts {
 }
 
 impl Session {
-    /// Starts the engine. The stores have to be synced.
+    /// Starts the engine. The stores have to be fresh.
     pub(crate) fn start(
         options: Options,
         hypervisors: Arc<dyn Hypervisors>,
@@ -124,12 +124,9 @@ pub(crate) fn follow(
         controller: "evenkeel".to_owned(),
         instance: Some(identity.chars().filter(char::is_ascii).take(128).collect()),
     };
-    let publisher = Publisher {
-        // One for all: what makes a series out of repeated events is in it.
-        recorder: Recorder::new(client, reporter),
-        guard,
-        stores: stores.clone(),
-    };
+    // One for all: what makes a series out of repeated events is in it.
+    let recorder = Recorder::new(client, reporter);
+    let publisher = Publisher::new(recorder, guard, stores.clone());
     let (notes, noted) = mpsc::unbounded_channel();
     let (_, unreadable) = stores.subscribe();
     parts.start("the events", publisher.run(noted));

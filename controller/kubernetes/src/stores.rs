@@ -33,7 +33,8 @@ pub(crate) struct Stores {
     inner: Mutex<Inner>,
     /// Rises with each change that the engine should know of.
     revision: watch::Sender<u64>,
-    synced: watch::Sender<bool>,
+    /// The last round in which every kind was listed to its end.
+    synced: watch::Sender<Option<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +43,8 @@ struct Inner {
     unreadable: BTreeMap<Key, (u64, Unreadable)>,
     /// During a relisting of a kind: what was listed so far.
     listed: BTreeMap<Kind, BTreeSet<Arc<str>>>,
-    synced: BTreeSet<Kind>,
+    /// The last round in which a kind was listed to its end.
+    synced: BTreeMap<Kind, u64>,
     listeners: Vec<mpsc::UnboundedSender<Change>>,
 }
 
@@ -58,7 +60,7 @@ impl Default for Stores {
         Self {
             inner: Mutex::default(),
             revision: watch::Sender::new(0),
-            synced: watch::Sender::new(false),
+            synced: watch::Sender::new(None),
         }
     }
 }
@@ -73,8 +75,8 @@ impl Stores {
         self.lock().listed.insert(kind, BTreeSet::new());
     }
 
-    /// A listing of a kind is complete: what it did not name is gone.
-    pub(crate) fn listing_done(&self, kind: Kind) {
+    /// A listing of a kind, begun in that round, is complete: what it did not name is gone.
+    pub(crate) fn listing_done(&self, kind: Kind, round: u64) {
         let mut inner = self.lock();
         let listed = inner.listed.remove(&kind).unwrap_or_default();
         let known = inner.objects.keys().chain(inner.unreadable.keys());
@@ -85,9 +87,10 @@ impl Stores {
         for key in gone {
             self.remove(&mut inner, key);
         }
-        inner.synced.insert(kind);
+        inner.synced.insert(kind, round);
         if inner.synced.len() == Kind::ALL.len() {
-            self.synced.send_replace(true);
+            self.synced
+                .send_replace(inner.synced.values().min().copied());
         }
     }
 
@@ -175,9 +178,12 @@ impl Stores {
         self.revision.subscribe()
     }
 
-    /// Waits until every kind was listed once.
-    pub(crate) async fn synced(&self) {
+    /// Waits until every kind was listed in that round or a later one: what was true before it began is seen.
+    pub(crate) async fn synced(&self, round: u64) {
+        let mut synced = self.synced.subscribe();
         // The sender lives as long as `self`, so waiting can't fail.
-        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+        let _ = synced
+            .wait_for(|done| done.is_some_and(|done| done >= round))
+            .await;
     }
 }

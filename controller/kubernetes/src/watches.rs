@@ -24,28 +24,28 @@ use crate::{
 /// After so many seconds a watch is opened anew even if nothing seems wrong; a dead connection is noticed then.
 const REOPEN: u32 = 55;
 
-/// Follows one kind for ever. `anew` restarts it at once: whoever has reason to believe that connections died
-/// silently says so there.
+/// Follows one kind for ever. A new round starts it anew with a full list: for whoever must not rely on what was seen
+/// before, or has reason to believe that connections died silently.
 pub(crate) async fn follow<K: Declared>(
     client: Client,
     stores: Arc<Stores>,
     health: Arc<Health>,
-    mut anew: watch::Receiver<u64>,
+    mut rounds: watch::Receiver<u64>,
 ) {
     loop {
-        anew.mark_unchanged();
+        let round = *rounds.borrow_and_update();
         let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
         let config = watcher::Config::default().timeout(REOPEN);
         let mut events = std::pin::pin!(watcher::watcher(api, config).backoff(Pauses::default()));
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
-                Ok(()) = anew.changed() => break,
+                Ok(()) = rounds.changed() => break,
             };
             match event {
                 Some(Ok(event)) => {
                     health.watched(K::KIND);
-                    take(&stores, event);
+                    take(&stores, event, round);
                 }
                 Some(Err(error)) => {
                     let error = watch_error(error);
@@ -59,10 +59,10 @@ pub(crate) async fn follow<K: Declared>(
     }
 }
 
-fn take<K: Declared>(stores: &Stores, event: Event<DeserializeGuard<K>>) {
+fn take<K: Declared>(stores: &Stores, event: Event<DeserializeGuard<K>>, round: u64) {
     match event {
         Event::Init => stores.listing(K::KIND),
-        Event::InitDone => stores.listing_done(K::KIND),
+        Event::InitDone => stores.listing_done(K::KIND, round),
         Event::InitApply(object) | Event::Apply(object) => put(stores, object),
         Event::Delete(object) => {
             let name = kube::Resource::meta(&object).name.clone();

@@ -63,48 +63,56 @@ impl Writes {
     }
 
     async fn status(&self, errand: &Errand, wanted: &Wanted) -> Result<Outcome, Error> {
-        let name = errand.key.name.as_ref();
-        let version = match errand.key.kind {
-            Kind::Host => self.apply_status::<Host>(name, &errand.uid, wanted).await,
-            Kind::Guest => self.apply_status::<Guest>(name, &errand.uid, wanted).await,
-            Kind::Migration => {
-                self.apply_status::<GuestMigration>(name, &errand.uid, wanted)
-                    .await
-            }
-            Kind::Drain => {
-                self.apply_status::<HostDrain>(name, &errand.uid, wanted)
-                    .await
-            }
-        }?;
-        Ok(Outcome::Status {
-            version,
-            wanted: wanted.clone(),
-        })
+        match errand.key.kind {
+            Kind::Host => self.apply_status::<Host>(errand, wanted).await,
+            Kind::Guest => self.apply_status::<Guest>(errand, wanted).await,
+            Kind::Migration => self.apply_status::<GuestMigration>(errand, wanted).await,
+            Kind::Drain => self.apply_status::<HostDrain>(errand, wanted).await,
+        }
     }
 
-    /// Applies a status and returns the object's version. The UID keeps it off a younger object of the same name.
+    /// Applies a status. What tells of a move or a drain must not end up on a younger object of the same name, where
+    /// it would be believed: there the version is a condition. (A UID is not looked at in a status, measured.)
     async fn apply_status<K: Declared>(
         &self,
-        name: &str,
-        uid: &str,
+        errand: &Errand,
         wanted: &Wanted,
-    ) -> Result<u64, Error> {
-        let body = json!({
-            "apiVersion": API_VERSION,
-            "kind": K::KIND.word(),
-            "metadata": { "name": name, "uid": uid },
-            "status": wanted.status(),
-        });
+    ) -> Result<Outcome, Error> {
         // Only the metadata comes back.
         let api: Api<PartialObjectMeta<K>> = Api::all(self.client.clone());
         let params = PatchParams::apply(MANAGER).force();
-        let patch = Patch::Apply(&body);
-        let written = self
-            .guard
-            .call(CALL, api.patch_status(name, &params, &patch))
-            .await?;
+        let name = errand.key.name.as_ref();
+        let mut body = json!({
+            "apiVersion": API_VERSION,
+            "kind": K::KIND.word(),
+            "metadata": { "name": name },
+            "status": wanted.status(),
+        });
+        if matches!(K::KIND, Kind::Migration | Kind::Drain) {
+            body["metadata"]["resourceVersion"] = errand.version.to_string().into();
+        }
+        let apply = async |body: &Value| {
+            self.guard
+                .call(CALL, api.patch_status(name, &params, &Patch::Apply(body)))
+                .await
+        };
+        let written = match apply(&body).await {
+            Err(Error::Conflict(_)) => {
+                // The watch is behind. If it is still the same object, its present version will do.
+                let found = self.guard.call(CALL, api.get(name)).await?;
+                if found.metadata.uid.as_ref() != Some(&errand.uid) {
+                    return Ok(Outcome::Gone);
+                }
+                body["metadata"]["resourceVersion"] = found.metadata.resource_version.into();
+                apply(&body).await?
+            }
+            written => written?,
+        };
         let version = written.metadata.resource_version;
-        Ok(version.and_then(|text| text.parse().ok()).unwrap_or(0))
+        Ok(Outcome::Status {
+            version: version.and_then(|text| text.parse().ok()).unwrap_or(0),
+            wanted: wanted.clone(),
+        })
     }
 
     /// By apply and not by create: who creates owns the defaults too, and a user's own apply would conflict.

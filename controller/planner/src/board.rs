@@ -88,6 +88,11 @@ impl<'v, 'a> Board<'v, 'a> {
         self.moving.get(&guest).copied()
     }
 
+    /// How many guests are placed.
+    pub(crate) fn moves(&self) -> usize {
+        self.moving.len()
+    }
+
     /// How the ask's guest could be placed at the host, if at all: at once if possible, else later.
     pub(crate) fn way(
         &self,

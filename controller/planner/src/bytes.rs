@@ -29,7 +29,7 @@ pub(crate) fn travels(guest: &Guest, rate: Option<u64>) -> Bytes {
         .map(|disk| u128::from(disk.allocated.0))
         .sum();
     let memory = if guest.active {
-        u128::from(guest.memory.0)
+        u128::from(guest.memory.0.saturating_sub(guest.overhead.0))
     } else {
         0
     };

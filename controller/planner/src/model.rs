@@ -142,6 +142,8 @@ pub struct Guest {
     pub cpu_milli: u64,
     /// Bytes of memory, QEMU's overhead included.
     pub memory: Bytes,
+    /// How much of that is QEMU's overhead, which takes room and does not travel.
+    pub overhead: Bytes,
     /// Disks that a block migration copies.
     pub disks: Vec<Disk>,
     /// Bytes of memory dirtied per second, where measured.

@@ -7,7 +7,7 @@ use evenkeel_crds::quantity::Bytes;
 use evenkeel_crds::reason::{Cause, Reason};
 
 use crate::board::{Banned, Board, Placed};
-use crate::choose::spread;
+use crate::choose::{Aim, best, spread};
 use crate::explain;
 use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, Wish};
 use crate::rings;
@@ -59,10 +59,21 @@ fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
             .collect()
     };
     let targeted = of(&|ask| ask.target.is_some());
+    let free = of(&|ask| ask.target.is_none() && !ask.drain);
+    let drained = of(&|ask| ask.drain);
     targeted::place(&mut board, asks, &targeted);
-    let mut board = spread(board, asks, &of(&|ask| ask.target.is_none() && !ask.drain));
-    targeted::retry(&mut board, asks, &targeted);
-    spread(board, asks, &of(&|ask| ask.drain))
+    // What is placed late may make room for what was passed over before: again until nothing more is placed. So what
+    // is left over in the end is refused by every host, as the board then is.
+    loop {
+        let before = board.moves();
+        targeted::retry(&mut board, asks, &targeted);
+        board = spread(board, asks, &free);
+        targeted::retry(&mut board, asks, &targeted);
+        board = spread(board, asks, &drained);
+        if board.moves() == before {
+            return board;
+        }
+    }
 }
 
 /// For each ask that is placed, its pools by name.
@@ -196,10 +207,10 @@ fn rejections(board: &Board<'_, '_>, asked: &Asked<'_>) -> Vec<Rejection> {
             Some(mover) if mover == index || ask.drain => {}
             Some(mover) => {
                 let other = &asked.asks[mover];
-                if other.drain {
-                    // Looked at as if the drain did not move it.
-                    let mut without = board.clone();
-                    without.remove(mover, other);
+                // Looked at as if the drain did not move it.
+                let mut without = board.clone();
+                without.remove(mover, other);
+                if other.drain && !fits_somewhere(&without, ask) {
                     all.extend(explain::rejections(&without, ask));
                 } else {
                     let name = &view.guest(ask.guest).name;
@@ -226,4 +237,12 @@ fn rejections(board: &Board<'_, '_>, asked: &Asked<'_>) -> Vec<Rejection> {
         key(one).cmp(&key(other))
     });
     all
+}
+
+fn fits_somewhere(board: &Board<'_, '_>, ask: &Ask<'_>) -> bool {
+    let mut pools = Vec::new();
+    match ask.target {
+        Some(target) => board.way(ask, target, &mut pools).is_some(),
+        None => best(board, ask, Aim::Level, &mut pools).is_some(),
+    }
 }

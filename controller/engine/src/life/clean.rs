@@ -35,20 +35,21 @@ impl Attempt {
             .await
             .ok()
             .flatten();
-        loop {
-            match self.settle_target(&journal).await {
-                Ok(()) => break,
-                Err(cause) => self.wait_for(cause),
+        while let Err(cause) = self.settle_target(&journal).await {
+            if let Some(outcome) = self.rest(cause).await {
+                return outcome;
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
         }
         self.enter(MigrationPhase::Cleaning);
         let running = loop {
             match self.clean_source(&journal).await {
                 Ok(running) => break running,
-                Err(cause) => self.wait_for(cause),
+                Err(cause) => {
+                    if let Some(outcome) = self.rest(cause).await {
+                        return outcome;
+                    }
+                }
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
         };
         self.go_on();
         self.remove_journals(&journal).await;
@@ -72,6 +73,7 @@ impl Attempt {
 
     /// Autostart as it was, and the finished move in the guest's own metadata.
     async fn settle_target(&self, journal: &Journal) -> Result<(), Cause> {
+        self.prove_claim(false).await?;
         let target = &self.order.target;
         let by = &journal.requested_by;
         let last = LastMove {
@@ -171,17 +173,18 @@ impl Attempt {
 
     /// The guest stayed: removes what was made at the target, the mark, and the journals. Waits for a target that
     /// is needed for it, unless that one does not answer at all: then its own journal keeps the rest for later.
-    pub(super) async fn take_back(&mut self) {
-        let Some(journal) = self.journal.clone() else {
-            return;
-        };
+    ///
+    /// An outcome where another has done it.
+    pub(super) async fn take_back(&mut self) -> Option<Outcome> {
+        let journal = self.journal.clone()?;
         let mut at_source = false;
         let mut at_target = false;
         loop {
+            let mut wrong = None;
             if !at_source {
                 match self.restore_source(&journal).await {
                     Ok(()) => at_source = true,
-                    Err(cause) => self.wait_for(cause),
+                    Err(cause) => wrong = Some(cause),
                 }
             }
             if !at_target {
@@ -190,16 +193,18 @@ impl Attempt {
                     Err(cause) if cause.reason == Reason::HostUnreachable && at_source => {
                         tracing::warn!(migration = %self.order.migration, target = %self.order.target.host,
                             "the target does not answer; what is left there is removed when it does");
-                        return;
+                        return None;
                     }
-                    Err(cause) => self.wait_for(cause),
+                    Err(cause) => wrong = Some(cause),
                 }
             }
-            if at_source && at_target {
+            let Some(wrong) = wrong else {
                 self.go_on();
-                return;
+                return None;
+            };
+            if let Some(outcome) = self.rest(wrong).await {
+                return Some(outcome);
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

@@ -200,6 +200,9 @@ impl Attempt {
                 Ok(prepared) => prepared,
                 Err(stop) => return self.give_up(stop).await,
             };
+            if let Err(cause) = self.prove_claims().await {
+                return self.give_up(cause.into()).await;
+            }
             self.enter(MigrationPhase::Copying);
             let request = prepared.request;
             let hypervisor = self.order.source.hypervisor.clone();
@@ -249,6 +252,31 @@ impl Attempt {
             )
         })?);
         Ok(())
+    }
+
+    /// Where a claim was broken by another: claims anew, and goes on only if the journals still tell of this move. An
+    /// outcome where another has finished it.
+    async fn regain(&mut self) -> Option<Outcome> {
+        self.guards = None;
+        match self.take_over().await {
+            Ok(()) => None,
+            Err(cause) if cause.reason == Reason::Interrupted => Some(Outcome::Failed {
+                cause,
+                tried: false,
+            }),
+            Err(cause) => {
+                self.wait_for(cause);
+                None
+            }
+        }
+    }
+
+    /// Waits a while before something is tried again, and says why. An outcome where the move is another's by now.
+    async fn rest(&mut self, cause: Cause) -> Option<Outcome> {
+        let lost = cause.reason == Reason::ClaimedByOther;
+        self.wait_for(cause);
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if lost { self.regain().await } else { None }
     }
 
     /// Proves that both claims are ours.
@@ -314,10 +342,8 @@ impl Attempt {
     /// Both ends, looked at now, the target first: a target seen without the guest before the source is seen
     /// without a job can't have got it in between.
     async fn look(&self) -> (Seen, Seen) {
-        let (source, target) = tokio::join!(
-            self.order.source.hypervisor.look(self.order.guest),
-            self.order.target.hypervisor.look(self.order.guest),
-        );
+        let target = self.order.target.hypervisor.look(self.order.guest).await;
+        let source = self.order.source.hypervisor.look(self.order.guest).await;
         (seen(&source), seen(&target))
     }
 }

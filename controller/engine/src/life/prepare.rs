@@ -315,6 +315,7 @@ impl Attempt {
         };
         let (made, dressed) = tokio::join!(make, dress);
         let mut failed = None;
+        let mut others = BTreeSet::new();
         for (disk, made) in journal.disks.iter_mut().zip(made) {
             match made {
                 Ok(path) => {
@@ -322,6 +323,8 @@ impl Attempt {
                     disk.created = true;
                 }
                 Err(error) if error.fault == Fault::Exists => {
+                    // Not ours, so it must not be named as such when the move is taken back.
+                    others.insert(disk.target.clone());
                     failed.get_or_insert(Cause::new(
                         Reason::PathClash,
                         format!("{} appeared on {} just now", disk.target_path, target.host),
@@ -332,6 +335,7 @@ impl Attempt {
                 }
             }
         }
+        journal.disks.retain(|disk| !others.contains(&disk.target));
         let text = journal.text();
         let noted = target
             .hypervisor
@@ -383,10 +387,10 @@ impl Attempt {
                     Verdict::Stayed
                     | Verdict::StayedTargetSilent
                     | Verdict::StoppedAtSource
-                    | Verdict::CrashedAtSource => {
-                        self.take_back().await;
-                        break;
-                    }
+                    | Verdict::CrashedAtSource => match self.take_back().await {
+                        Some(outcome) => return outcome,
+                        None => break,
+                    },
                     _ => {
                         self.wait_for(Cause::new(
                             Reason::OutcomeUnknown,

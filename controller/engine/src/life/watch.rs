@@ -11,7 +11,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{Attempt, LOOK_AGAIN, Outcome, progress::Meter};
 use crate::{
-    evidence::{Verdict, Waiting, decide},
+    evidence::{Seen, Verdict, Waiting, decide},
     port::{DomainEvent, PortResult},
 };
 
@@ -25,12 +25,17 @@ struct Watched {
     asked: Option<Instant>,
     /// Aborted because a user wants it so.
     by_user: bool,
-    /// Since when a move that was taken over has shown no sign of a job: a call of the process before may still be
-    /// on its way.
+    /// Whether a call whose end nobody heard may still be on its way: of the process before, or a lost one of ours.
+    uncertain: bool,
+    /// Since when such a move has shown no sign of a job.
     calm: Option<Instant>,
+    /// Since when it switches.
+    switching: Option<Instant>,
 }
 
-/// How long a move that was taken over must show no job before it is taken back.
+/// How long a switch may take before somebody is told that it hangs.
+const SWITCH: Duration = Duration::from_secs(30);
+/// How long a move whose call may still be on its way must show no job before it is taken back.
 const CALM: Duration = Duration::from_secs(5);
 
 type Call = Option<JoinHandle<PortResult<()>>>;
@@ -45,9 +50,10 @@ impl Attempt {
             cause: None,
             asked: None,
             by_user: false,
+            uncertain: call.is_none(),
             calm: None,
+            switching: None,
         };
-        let adopted = call.is_none();
         let mut pause = Duration::from_millis(100);
         loop {
             let returned = self.wait(&mut call, pause).await;
@@ -55,6 +61,7 @@ impl Attempt {
             if let Some(result) = returned {
                 call = None;
                 if let Err(error) = result {
+                    watched.uncertain = error.outcome_unknown();
                     let what = format!(
                         "the migration from {} to {} failed: {error}",
                         self.order.source.host, self.order.target.host
@@ -64,7 +71,13 @@ impl Attempt {
                         .get_or_insert(Cause::new((&error).into(), what));
                 }
             }
-            if call.is_some() {
+            let late = self.switched
+                && watched
+                    .switching
+                    .get_or_insert_with(Instant::now)
+                    .elapsed()
+                    >= SWITCH;
+            if call.is_some() && !late {
                 self.measure(&mut watched).await;
                 self.abort_if_asked(&mut watched).await;
                 continue;
@@ -76,7 +89,20 @@ impl Attempt {
                 .is_some_and(|journal| !journal.running);
             let verdict = decide(source, target, paused);
             tracing::debug!(migration = %self.order.migration, ?source, ?target, ?verdict, "evidence");
-            if adopted && matches!(verdict, Verdict::Stayed | Verdict::StayedTargetSilent) {
+            if late && verdict == Verdict::Switching {
+                self.wait_for(hanging(&self.order, target));
+            }
+            if call.is_some() {
+                // libvirt's call may never return from a switch that hangs; the ends tell when it is over.
+                if matches!(
+                    verdict,
+                    Verdict::Wait(_) | Verdict::Switching | Verdict::Copying
+                ) {
+                    continue;
+                }
+                call = None;
+            }
+            if watched.uncertain && matches!(verdict, Verdict::Stayed | Verdict::StayedTargetSilent) {
                 let since = *watched.calm.get_or_insert_with(Instant::now);
                 if since.elapsed() < CALM {
                     continue;
@@ -158,13 +184,12 @@ impl Attempt {
                     watched.meter.still_for().as_secs()
                 ),
             );
+            // An abort in the memory phase over a dead link freezes the guest until the link heals; libvirt's own
+            // keepalive ends it without that.
             if job.memory_total.0 == 0 {
-                watched.cause.get_or_insert(cause);
-            } else {
-                // An abort in the memory phase over a dead link freezes the guest until the link heals; libvirt's own
-                // keepalive ends it without that.
-                self.wait_for(cause);
+                watched.cause.get_or_insert_with(|| cause.clone());
             }
+            self.wait_for(cause);
         } else if watched.since.elapsed() >= budget && watched.cause.is_none() {
             watched.cause = Some(Cause::new(
                 Reason::NotConverging,
@@ -246,15 +271,14 @@ impl Attempt {
                         "the migration ended without being finished",
                     )
                 });
-                self.take_back().await;
-                return Some(if watched.by_user {
+                let outcome = if watched.by_user {
                     Outcome::Aborted
                 } else {
                     Outcome::Failed { cause, tried: true }
-                });
+                };
+                return Some(self.take_back().await.unwrap_or(outcome));
             }
             Verdict::StoppedAtSource => {
-                self.take_back().await;
                 let cause = Cause::new(
                     Reason::GuestStopped,
                     format!(
@@ -262,10 +286,10 @@ impl Attempt {
                         source.host
                     ),
                 );
-                return Some(Outcome::Failed { cause, tried: true });
+                let outcome = Outcome::Failed { cause, tried: true };
+                return Some(self.take_back().await.unwrap_or(outcome));
             }
             Verdict::CrashedAtSource => {
-                self.take_back().await;
                 let cause = Cause::new(
                     Reason::GuestCrashed,
                     format!(
@@ -273,7 +297,8 @@ impl Attempt {
                         source.host
                     ),
                 );
-                return Some(Outcome::Failed { cause, tried: true });
+                let outcome = Outcome::Failed { cause, tried: true };
+                return Some(self.take_back().await.unwrap_or(outcome));
             }
             Verdict::StoppedAtTarget => {
                 self.wait_for(
@@ -301,9 +326,9 @@ impl Attempt {
                 self.note("suspend", source.hypervisor.suspend(order.guest).await);
             }
             Verdict::Lost if self.lines.elsewhere => {
-                self.take_back().await;
                 let cause = Cause::new(Reason::Interrupted, "the guest went elsewhere since");
-                return Some(Outcome::Failed { cause, tried: true });
+                let outcome = Outcome::Failed { cause, tried: true };
+                return Some(self.take_back().await.unwrap_or(outcome));
             }
             Verdict::Lost => self.wait_for(Cause::new(
                 Reason::OutcomeUnknown,
@@ -347,7 +372,12 @@ impl Attempt {
     /// Claim proven and the same evidence seen again: then an act at one end may be done.
     async fn may_act(&mut self, verdict: Verdict, at_source: bool) -> bool {
         if let Err(cause) = self.prove_claim(at_source).await {
+            let lost = cause.reason == Reason::ClaimedByOther;
             self.wait_for(cause);
+            if lost {
+                // Where another finishes the move, both ends will show it.
+                self.regain().await;
+            }
             return false;
         }
         let (source, target) = self.look().await;
@@ -365,5 +395,25 @@ impl Attempt {
                 tracing::warn!(migration = %self.order.migration, act, %error, "to be tried again")
             }
         }
+    }
+}
+
+/// The cause for a switch that does not end.
+fn hanging(order: &super::Order, target: Seen) -> Cause {
+    let (source, target_host) = (&order.source.host, &order.target.host);
+    let cause = Cause::new(
+        Reason::OutcomeUnknown,
+        format!(
+            "libvirt has been switching from {source} to {target_host} for more than {} s",
+            SWITCH.as_secs()
+        ),
+    );
+    if target == Seen::Absent {
+        cause.hint(format!(
+            "if {target_host} never had it, `virsh destroy` and `virsh start` it on {source}: its disks are whole there, \
+             its memory is lost"
+        ))
+    } else {
+        cause
     }
 }

@@ -1,18 +1,24 @@
 //! Takes over what an earlier process left: reads each host's journals when its line comes up, and finishes what
 //! they tell of.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use evenkeel_crds::{GuestMigrationSpec, names::MigrationName};
+use evenkeel_crds::{
+    GuestMigrationSpec,
+    names::{HostName, MigrationName},
+    reason::{Cause, Reason},
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Inner, Pass, Reconciler};
 use crate::{
+    claim::Claims,
     hosts::Journals,
     journal::Journal,
+    life::failure,
     moves::MoveState,
-    port::{Activity, JournalEntry},
+    port::{Hypervisor, JournalEntry},
 };
 
 /// How long before a journal that could not be taken over is tried again.
@@ -75,11 +81,68 @@ impl Reconciler {
                             .or_insert_with(|| (journal, Instant::now()));
                     }
                 }
+                None if is_unwritten(&entry.text) => self.sweep(host.clone(), entry),
                 None => tracing::warn!(%host, id = %entry.id, pool = %entry.pool,
-                    "a journal that was not written to its end; nothing was made after it, so it is left alone"),
+                    "a journal of a form that this version does not know is left alone"),
             }
         }
         true
+    }
+
+    /// Removes a journal that was not written to its end: nothing was made after it. Only with the claim, which whoever
+    /// writes one holds.
+    fn sweep(&mut self, host: HostName, entry: JournalEntry) {
+        let Some(hypervisor) = self
+            .hosts
+            .get(&host)
+            .and_then(|state| state.hypervisor.clone())
+        else {
+            return;
+        };
+        let claims = self.claims.clone();
+        self.tasks.spawn(async move {
+            loop {
+                match sweep_one(&claims, &host, &hypervisor, &entry).await {
+                    Ok(()) => return,
+                    // It is read anew when the line comes up again.
+                    Err(cause) if cause.reason == Reason::HostUnreachable => return,
+                    Err(cause) => {
+                        tracing::debug!(%host, id = %entry.id, %cause, "a journal is removed later");
+                    }
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
+    }
+
+    /// Why a move of an earlier process can't be finished now.
+    pub(super) fn unfinished(&self, journal: &Journal) -> Option<Cause> {
+        if self.ends(journal).is_some() {
+            return None;
+        }
+        let silent: Vec<&str> = [&journal.source, &journal.target]
+            .into_iter()
+            .filter(|end| {
+                !self.hosts.values().any(|state| {
+                    state.usable()
+                        && state
+                            .facts
+                            .as_ref()
+                            .is_some_and(|facts| facts.uuid == end.uuid)
+                })
+            })
+            .map(|end| end.host.as_str())
+            .collect();
+        Some(Cause::new(
+            Reason::HostUnreachable,
+            format!(
+                "an earlier move of {} from {} to {} is to be finished first, and {} does not answer",
+                journal.domain,
+                journal.source.host,
+                journal.target.host,
+                silent.join(" and ")
+            ),
+        ))
     }
 
     /// Whether everything that an earlier process left behind is known and in hand.
@@ -89,10 +152,13 @@ impl Reconciler {
                 .hosts
                 .values()
                 .all(|state| !state.usable() || state.journals == Journals::Read)
-                && self
-                    .orphans
-                    .values()
-                    .all(|(journal, at)| *at > Instant::now() || self.ends(journal).is_none())
+                && self.orphans.values().all(|(journal, at)| {
+                    let others = self.claims.others();
+                    *at > Instant::now()
+                        || self.ends(journal).is_none_or(|(source, target)| {
+                            others.contains_key(&source) || others.contains_key(&target)
+                        })
+                })
     }
 
     /// Both ends of a journal among our hosts, by the hypervisors' own UUIDs.
@@ -132,6 +198,10 @@ impl Reconciler {
             let Some((source, target)) = self.ends(&journal) else {
                 continue;
             };
+            // Its holder may be at it.
+            if pass.claimed.contains_key(&source) || pass.claimed.contains_key(&target) {
+                continue;
+            }
             let busy = self.moves.values().any(|state| {
                 state
                     .running
@@ -150,7 +220,7 @@ impl Reconciler {
                     && state
                         .domains
                         .get(&journal.guest)
-                        .is_some_and(|facts| facts.activity == Activity::Running)
+                        .is_some_and(|facts| facts.activity.active() || facts.persistent)
             });
             tracing::info!(migration = %name, %id, "taking over a move that an earlier process left");
             self.launch(
@@ -209,4 +279,34 @@ impl Reconciler {
         self.orphans
             .insert(journal.id, (journal, Instant::now() + AGAIN));
     }
+}
+
+/// Whether a journal's text breaks off, or was never begun.
+fn is_unwritten(text: &str) -> bool {
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+    serde_json::from_str::<serde_json::Value>(text).is_err()
+}
+
+async fn sweep_one(
+    claims: &Claims,
+    host: &HostName,
+    hypervisor: &Arc<dyn Hypervisor>,
+    entry: &JournalEntry,
+) -> Result<(), Cause> {
+    let guard = claims.hold(host, hypervisor).await?;
+    let now = hypervisor
+        .journals()
+        .await
+        .map_err(|error| failure(host, "reading the journals", &error))?;
+    let unwritten = now
+        .iter()
+        .any(|again| again.id == entry.id && is_unwritten(&again.text));
+    if unwritten {
+        guard.prove().await?;
+        hypervisor
+            .remove_journal(&entry.pool, entry.id)
+            .await
+            .map_err(|error| failure(host, "removing a journal", &error))?;
+    }
+    Ok(())
 }

@@ -23,6 +23,7 @@ use evenkeel_crds::{
 use evenkeel_planner as planner;
 use tokio::{
     sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
     time::Instant,
 };
 use uuid::Uuid;
@@ -95,6 +96,8 @@ pub(crate) struct Reconciler {
     held: bool,
     finishing: bool,
     pools_looked: Instant,
+    /// Moves, sweeps, beats. They end with the reconciler: who has left must not act any more.
+    tasks: JoinSet<()>,
     /// Causes already told as happenings, by object.
     told: BTreeMap<(&'static str, String), (Reason, String)>,
 }
@@ -138,6 +141,7 @@ impl Reconciler {
             held: false,
             finishing: false,
             pools_looked: Instant::now(),
+            tasks: JoinSet::new(),
             told: BTreeMap::new(),
         }
     }
@@ -145,7 +149,7 @@ impl Reconciler {
     pub(crate) async fn run(mut self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut tending: Option<tokio::task::JoinHandle<()>> = None;
+        let mut tending: Option<AbortHandle> = None;
         self.wishes.mark_changed();
         loop {
             let mut dirty = false;
@@ -169,9 +173,10 @@ impl Reconciler {
                     None => return,
                 },
                 _ = tick.tick() => {
-                    if tending.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                    while self.tasks.try_join_next().is_some() {}
+                    if tending.as_ref().is_none_or(AbortHandle::is_finished) {
                         let claims = self.claims.clone();
-                        tending = Some(tokio::spawn(async move { claims.tend(false).await }));
+                        tending = Some(self.tasks.spawn(async move { claims.tend(false).await }));
                     }
                     self.look_again();
                     dirty |= self.is_due();
@@ -184,9 +189,7 @@ impl Reconciler {
                 self.pass();
             }
             if self.finishing && self.moves.values().all(|state| state.running.is_none()) {
-                if let Some(tending) = tending.take() {
-                    let _ = tending.await;
-                }
+                self.tasks.shutdown().await;
                 self.claims.tend(true).await;
                 return;
             }

@@ -46,7 +46,9 @@ impl Reconciler {
         } else {
             Arc::new(pass.model.fleet)
         };
-        self.views.send_replace(Arc::new(view));
+        if differ(&before, &view) {
+            self.views.send_replace(Arc::new(view));
+        }
     }
 
     fn show_hosts(&mut self, pass: &Pass, before: &View, view: &mut View) {
@@ -417,10 +419,14 @@ impl Reconciler {
                     let cause = Cause::new(reason, condition.message).hint("");
                     self.tell("HostDrain", &name, &cause, false, "Drain");
                 }
+                (_, Some(cause)) if cause.reason == Reason::Waiting => {}
                 (_, Some(cause)) => self.tell("HostDrain", &name, &cause, true, "Drain"),
                 (Some(condition), None) => {
                     if let Some(reason) = Reason::parse(&condition.reason).filter(|reason| {
-                        !matches!(reason, Reason::GuestsLeft | Reason::MovesInFlight)
+                        !matches!(
+                            reason,
+                            Reason::Waiting | Reason::GuestsLeft | Reason::MovesInFlight
+                        )
                     }) {
                         let cause = Cause::new(reason, condition.message).hint("");
                         self.tell("HostDrain", &name, &cause, true, "Drain");
@@ -430,6 +436,28 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// Whether a view shows anything that the one before did not.
+fn differ(before: &View, view: &View) -> bool {
+    before.number == 0
+        || before.settled != view.settled
+        || before.problems != view.problems
+        || !same(&before.hosts, &view.hosts)
+        || !same(&before.guests, &view.guests)
+        || !same(&before.migrations, &view.migrations)
+        || !same(&before.drains, &view.drains)
+        || !Arc::ptr_eq(&before.plan, &view.plan)
+        || !Arc::ptr_eq(&before.fleet, &view.fleet)
+}
+
+/// Unchanged parts are the same `Arc` already.
+fn same<K: PartialEq, T>(before: &BTreeMap<K, Arc<T>>, now: &BTreeMap<K, Arc<T>>) -> bool {
+    before.len() == now.len()
+        && before
+            .iter()
+            .zip(now)
+            .all(|((name, old), (other, new))| name == other && Arc::ptr_eq(old, new))
 }
 
 /// The old one where nothing changed, so that readers see at once what did.

@@ -57,6 +57,14 @@ impl Reconciler {
                 let Some(name) = self.wish_move_name(&planned.by, guest.name.as_str(), uuid) else {
                     continue;
                 };
+                // One that ended because its wish was gone: the wish is back.
+                let over = |state: &MoveState| {
+                    let gone = |cause: &Cause| cause.reason == Reason::WishGone;
+                    !state.declared && state.is_final() && state.end.as_ref().is_some_and(gone)
+                };
+                if self.moves.get(&name).is_some_and(over) {
+                    self.moves.remove(&name);
+                }
                 self.moves.entry(name.clone()).or_insert_with(|| {
                     let spec = GuestMigrationSpec {
                         guest: guest.name.to_string(),
@@ -162,8 +170,14 @@ impl Reconciler {
             eta: None,
             journal: order.adopted.clone(),
         };
+        let mut running = running;
+        for disk in running.journal.iter().flat_map(|journal| &journal.disks) {
+            let hold = running.pools.entry(disk.pool.clone()).or_default();
+            hold.to_come.0 += disk.virtual_size.0;
+            hold.virtual_size.0 += disk.virtual_size.0;
+        }
         state.begin(running, now);
-        tokio::spawn(life::run(order, lines));
+        self.tasks.spawn(life::run(order, lines));
     }
 
     fn place(&self, host: &HostName) -> Option<Place> {

@@ -16,7 +16,12 @@ use evenkeel_planner::{HostId, What, Wish};
 use uuid::Uuid;
 
 use super::{Pass, Reconciler};
-use crate::{guests::Guests, hosts::Link, model::Model, moves::MoveState};
+use crate::{
+    guests::Guests,
+    hosts::{Journals, Link},
+    model::Model,
+    moves::MoveState,
+};
 
 /// What is wanted, resolved.
 #[derive(Debug, Default)]
@@ -41,6 +46,22 @@ pub(crate) struct Drain {
 impl Reconciler {
     /// Brings the moves table in line with what is declared.
     pub(super) fn sync_moves(&mut self, guests: &Guests, now: Timestamp) {
+        // Where a guest is decides nothing while a move of an earlier process may be unfinished.
+        let read = !self.options.act
+            || self
+                .hosts
+                .values()
+                .all(|state| !state.usable() || state.journals == Journals::Read);
+        let unfinished: BTreeSet<Uuid> = self
+            .orphans
+            .values()
+            .map(|(journal, _)| journal.guest)
+            .chain(
+                self.moves
+                    .values()
+                    .filter_map(|state| Some(state.running.as_ref()?.guest)),
+            )
+            .collect();
         for (name, object) in &self.declared.migrations {
             let state = self
                 .moves
@@ -83,7 +104,10 @@ impl Reconciler {
                 );
                 abort(state, cause, now);
             }
-            if !state.is_final() && state.running.is_none() {
+            let open = guests
+                .find(&state.spec.guest)
+                .is_none_or(|(uuid, _)| unfinished.contains(&uuid));
+            if read && !open && !state.is_final() && state.running.is_none() {
                 settle_by_place(state, name, guests, &self.hosts, from_files, now);
             }
         }
@@ -141,6 +165,11 @@ impl Reconciler {
             };
             spent.insert(uuid, Cause::new(reason, message));
         }
+        for (journal, _) in self.orphans.values() {
+            if let Some(cause) = self.unfinished(journal) {
+                spent.insert(journal.guest, cause);
+            }
+        }
         spent
     }
 
@@ -153,6 +182,16 @@ impl Reconciler {
                 || state.running.is_some()
                 || state.by.kind != "GuestMigration"
             {
+                continue;
+            }
+            let stuck = guests.find(&state.spec.guest).and_then(|(uuid, _)| {
+                self.orphans
+                    .values()
+                    .filter(|(journal, _)| journal.guest == uuid)
+                    .find_map(|(journal, _)| self.unfinished(journal))
+            });
+            if let Some(cause) = stuck {
+                wanted.refused.insert(name.clone(), cause);
                 continue;
             }
             match resolve(name, state, guests, model) {
@@ -222,7 +261,10 @@ impl Reconciler {
             .spec
             .deadline
             .filter(|deadline| now.as_second() - since.as_second() >= deadline.0.as_secs() as i64);
-        if drain.spec.suspend {
+        if self.hosts.values().any(|host| host.link == Link::Unheard) {
+            // A target chosen among those that were quickest to answer would be a poor one.
+            resolved.halted = Some(Cause::new(Reason::Waiting, "not all hosts have answered yet"));
+        } else if drain.spec.suspend {
             resolved.halted = Some(Cause::new(
                 Reason::Suspended,
                 "the drain is suspended: nothing new starts",

@@ -208,6 +208,15 @@ fn drained(input: &Input<'_>, hosts: &[DrainedHost], left: i64) -> (Answer, Caus
             ),
         );
     }
+    let unasked = silent
+        .iter()
+        .any(|name| input.states.get(*name).is_some_and(|state| state.link == Link::Unheard));
+    if unasked {
+        return (
+            Answer::Unknown,
+            Cause::new(Reason::Waiting, "not all hosts have answered yet"),
+        );
+    }
     if !silent.is_empty() {
         return (
             Answer::Unknown,

@@ -24,7 +24,10 @@ pub struct Found {
 
 /// What tells that files have changed: names, times and sizes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stamp(Vec<(Arc<str>, Option<(SystemTime, u64)>)>);
+pub struct Stamp(Vec<(Arc<str>, Option<Mark>)>);
+
+/// When a file was last written, and its size.
+type Mark = (SystemTime, u64);
 
 impl Stamp {
     /// Of these files as they are now.
@@ -32,7 +35,8 @@ impl Stamp {
     pub fn of(found: &[Found]) -> Self {
         let entry = |file: &Found| {
             let metadata = file.path.as_ref().and_then(|path| fs::metadata(path).ok());
-            let mark = metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len())));
+            let mark =
+                metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len())));
             (file.name.clone(), mark)
         };
         Self(found.iter().map(entry).collect())
@@ -55,10 +59,14 @@ pub fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            found.push(Found { name: "-".into(), path: None });
+            found.push(Found {
+                name: "-".into(),
+                path: None,
+            });
             continue;
         }
-        let metadata = fs::metadata(path).with_context(|| format!("can't read {}", path.display()))?;
+        let metadata =
+            fs::metadata(path).with_context(|| format!("can't read {}", path.display()))?;
         if metadata.is_dir() {
             search(path, 0, &mut found)?;
         } else {
@@ -76,19 +84,31 @@ pub fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<Found>> {
 
 fn search(folder: &Path, depth: usize, found: &mut Vec<Found>) -> anyhow::Result<()> {
     if depth > 32 {
-        bail!("{} is nested too deeply: is there a loop of links?", folder.display());
+        bail!(
+            "{} is nested too deeply: is there a loop of links?",
+            folder.display()
+        );
     }
-    let list = || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
+    let list = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
+    };
     let mut paths = list().with_context(|| format!("can't read {}", folder.display()))?;
     paths.sort();
     for path in paths {
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         if hidden {
             continue;
         }
         if path.is_dir() {
             search(&path, depth + 1, found)?;
-        } else if matches!(path.extension().and_then(|end| end.to_str()), Some("yaml" | "yml" | "json")) {
+        } else if matches!(
+            path.extension().and_then(|end| end.to_str()),
+            Some("yaml" | "yml" | "json")
+        ) {
             found.push(Found::at(&path));
         }
     }
@@ -111,13 +131,15 @@ impl Found {
         let mut bytes = Vec::new();
         let read = match &self.path {
             None => io::stdin().take(MAX_SIZE + 1).read_to_end(&mut bytes),
-            Some(path) => fs::File::open(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes)),
+            Some(path) => fs::File::open(path)
+                .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes)),
         };
         read.with_context(|| format!("can't read {}", self.name))?;
         if bytes.len() as u64 > MAX_SIZE {
             bail!("{} is larger than 16 MiB and so no manifest", self.name);
         }
-        String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("{} is not UTF-8 and so no manifest", self.name))
+        String::from_utf8(bytes)
+            .map_err(|_| anyhow::anyhow!("{} is not UTF-8 and so no manifest", self.name))
     }
 }
 
@@ -129,14 +151,24 @@ mod tests {
     fn directories_are_searched_in_order_without_hidden_files() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("sub/.git")).unwrap();
-        for name in ["b.yaml", "a.yml", "sub/c.json", ".hidden.yaml", "sub/.git/x.yaml", "notes.txt"] {
+        for name in [
+            "b.yaml",
+            "a.yml",
+            "sub/c.json",
+            ".hidden.yaml",
+            "sub/.git/x.yaml",
+            "notes.txt",
+        ] {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let twice = [folder.path().to_owned(), folder.path().join("b.yaml")];
         let names: Vec<String> = find(&twice)
             .unwrap()
             .iter()
-            .map(|file| file.name.replace(&format!("{}/", folder.path().display()), ""))
+            .map(|file| {
+                file.name
+                    .replace(&format!("{}/", folder.path().display()), "")
+            })
             .collect();
         assert_eq!(names, ["a.yml", "b.yaml", "sub/c.json"]);
     }

@@ -99,7 +99,11 @@ impl Entry {
     /// Where an error of it is shown: at its value where that stands in the same line, else at its key.
     #[must_use]
     pub fn place(&self) -> At {
-        if self.value.at.line == self.at.line { self.value.at } else { self.at }
+        if self.value.at.line == self.at.line {
+            self.value.at
+        } else {
+            self.at
+        }
     }
 }
 
@@ -116,7 +120,9 @@ impl Node {
     /// The value of that key, if this is a mapping and the value is not null.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Self> {
-        self.entry(key).map(|entry| &entry.value).filter(|node| node.data != Data::Null)
+        self.entry(key)
+            .map(|entry| &entry.value)
+            .filter(|node| node.data != Data::Null)
     }
 
     /// The text of a string.
@@ -152,7 +158,11 @@ impl Node {
         let mut node = self;
         let mut at = self.at;
         for step in path.split(['.', '[']).filter(|step| !step.is_empty()) {
-            let next = match (&node.data, step.strip_suffix(']').and_then(|index| index.parse::<usize>().ok())) {
+            let next = match (
+                &node.data,
+                step.strip_suffix(']')
+                    .and_then(|index| index.parse::<usize>().ok()),
+            ) {
                 (Data::List(items), Some(index)) => items.get(index).map(|item| (item.at, item)),
                 _ => node.entry(step).map(|entry| (entry.place(), &entry.value)),
             };
@@ -165,7 +175,10 @@ impl Node {
     fn size(&self) -> usize {
         1 + match &self.data {
             Data::List(items) => items.iter().map(Self::size).sum(),
-            Data::Map(entries) => entries.iter().map(|entry| entry.value.size()).sum::<usize>(),
+            Data::Map(entries) => entries
+                .iter()
+                .map(|entry| entry.value.size())
+                .sum::<usize>(),
             _ => 0,
         }
     }
@@ -173,7 +186,11 @@ impl Node {
     fn depth(&self) -> usize {
         1 + match &self.data {
             Data::List(items) => items.iter().map(Self::depth).max().unwrap_or(0),
-            Data::Map(entries) => entries.iter().map(|entry| entry.value.depth()).max().unwrap_or(0),
+            Data::Map(entries) => entries
+                .iter()
+                .map(|entry| entry.value.depth())
+                .max()
+                .unwrap_or(0),
             _ => 0,
         }
     }
@@ -243,7 +260,16 @@ impl Builder {
             Event::MappingStart(anchor, tag) => {
                 self.check_tag(tag.as_deref(), &["map"], at);
                 let (entries, seen, key) = Default::default();
-                self.enter(Open::Map { at, anchor, entries, seen, key }, at)?;
+                self.enter(
+                    Open::Map {
+                        at,
+                        anchor,
+                        entries,
+                        seen,
+                        key,
+                    },
+                    at,
+                )?;
             }
             Event::SequenceEnd | Event::MappingEnd => self.leave(),
             Event::Scalar(text, style, anchor, tag) => {
@@ -252,7 +278,8 @@ impl Builder {
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor).cloned() else {
-                    let sentence = "not YAML we can read: an alias that refers to itself".to_owned();
+                    let sentence =
+                        "not YAML we can read: an alias that refers to itself".to_owned();
                     return Err(Fault { at, sentence });
                 };
                 self.aliased += node.size();
@@ -279,10 +306,22 @@ impl Builder {
     fn leave(&mut self) {
         let (at, anchor, data) = match self.open.pop() {
             Some(Open::List(at, anchor, items)) => (at, anchor, Data::List(items)),
-            Some(Open::Map { at, anchor, entries, .. }) => (at, anchor, Data::Map(merge(entries))),
+            Some(Open::Map {
+                at,
+                anchor,
+                entries,
+                ..
+            }) => (at, anchor, Data::Map(merge(entries))),
             None => return,
         };
-        self.complete(Node { at, data, plain: None }, anchor);
+        self.complete(
+            Node {
+                at,
+                data,
+                plain: None,
+            },
+            anchor,
+        );
     }
 
     /// A node is whole: it goes where it belongs.
@@ -293,15 +332,24 @@ impl Builder {
         match self.open.last_mut() {
             None => self.root = Some(node),
             Some(Open::List(_, _, items)) => items.push(node),
-            Some(Open::Map { entries, seen, key, .. }) => match key.take() {
-                Some((key, at)) => entries.push(Entry { key, at, value: node }),
+            Some(Open::Map {
+                entries, seen, key, ..
+            }) => match key.take() {
+                Some((key, at)) => entries.push(Entry {
+                    key,
+                    at,
+                    value: node,
+                }),
                 None => {
                     let (text, wrong) = key_of(&node);
                     self.faults.extend(wrong);
                     if let Some(first) = seen.get(&text) {
                         self.faults.push(Fault {
                             at: node.at,
-                            sentence: format!("{text} is given twice, first in line {}: remove one of them", first.line),
+                            sentence: format!(
+                                "{text} is given twice, first in line {}: remove one of them",
+                                first.line
+                            ),
                         });
                     }
                     seen.insert(text.clone(), node.at);
@@ -312,20 +360,27 @@ impl Builder {
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, at: At) -> Node {
-        let is = |suffix: &str| tag.is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == suffix);
+        let is =
+            |suffix: &str| tag.is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == suffix);
         self.check_tag(tag, &["str", "int", "bool", "float", "null"], at);
         let quoted = style != ScalarStyle::Plain;
-        let as_text = is("str") || (quoted && !is("int") && !is("bool") && !is("float") && !is("null"));
-        let data = if as_text { Data::Text(text.to_owned()) } else { resolve(text) };
+        let as_text =
+            is("str") || (quoted && !is("int") && !is("bool") && !is("float") && !is("null"));
+        let data = if as_text {
+            Data::Text(text.to_owned())
+        } else {
+            resolve(text)
+        };
         let plain = (!quoted && tag.is_none()).then(|| text.to_owned());
         Node { at, data, plain }
     }
 
     fn check_tag(&mut self, tag: Option<&Tag>, known: &[&str], at: At) {
         let Some(tag) = tag else { return };
+        let known = tag.is_yaml_core_schema() && known.contains(&tag.suffix.as_str());
         // `!` alone only says that the scalar is text.
-        let fine = tag.is_yaml_core_schema() && known.contains(&tag.suffix.as_str());
-        if !fine && !(tag.handle.is_empty() && tag.suffix == "!") {
+        let bare = tag.handle.is_empty() && tag.suffix == "!";
+        if !(known || bare) {
             let sentence = format!("the tag {tag} means nothing here: remove it");
             self.faults.push(Fault { at, sentence });
         }
@@ -334,11 +389,18 @@ impl Builder {
 
 /// A mapping's key, and what is wrong with it.
 fn key_of(node: &Node) -> (String, Option<Fault>) {
-    let wrong = |sentence: String| Some(Fault { at: node.at, sentence });
+    let wrong = |sentence: String| {
+        Some(Fault {
+            at: node.at,
+            sentence,
+        })
+    };
     match (&node.data, &node.plain) {
         (Data::Text(text), _) => (text.clone(), None),
         (Data::Bool(value), Some(plain)) => {
-            let sentence = format!("the key {plain} is read as the boolean {value} by YAML 1.1: write it in quotes");
+            let sentence = format!(
+                "the key {plain} is read as the boolean {value} by YAML 1.1: write it in quotes"
+            );
             (plain.clone(), wrong(sentence))
         }
         (Data::Whole(_) | Data::Number(_), Some(plain)) => (plain.clone(), None),
@@ -351,10 +413,16 @@ fn merge(mut entries: Vec<Entry>) -> Vec<Entry> {
     while let Some(place) = entries.iter().position(|entry| entry.key == "<<") {
         let sources = match entries.remove(place).value.data {
             Data::List(items) => items,
-            data => vec![Node { at: At::START, data, plain: None }],
+            data => vec![Node {
+                at: At::START,
+                data,
+                plain: None,
+            }],
         };
         for source in sources {
-            let Data::Map(inherited) = source.data else { continue };
+            let Data::Map(inherited) = source.data else {
+                continue;
+            };
             for entry in inherited {
                 if entry.key != "<<" && !entries.iter().any(|own| own.key == entry.key) {
                     entries.push(entry);
@@ -369,11 +437,15 @@ fn merge(mut entries: Vec<Entry>) -> Vec<Entry> {
 fn resolve(text: &str) -> Data {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Data::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => return Data::Bool(true),
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => {
+            return Data::Bool(true);
+        }
         "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => {
             return Data::Bool(false);
         }
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "-.inf" | ".nan" | ".NaN" | ".NAN" => return Data::Number(f64::NAN),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "-.inf" | ".nan" | ".NaN" | ".NAN" => {
+            return Data::Number(f64::NAN);
+        }
         _ => {}
     }
     let bare = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -391,7 +463,9 @@ fn resolve(text: &str) -> Data {
     if let Ok(value) = whole {
         return Data::Whole(sign * value);
     }
-    let numeric = digits.bytes().all(|byte| byte.is_ascii_digit() || b".eE+-".contains(&byte));
+    let numeric = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b".eE+-".contains(&byte));
     match digits.parse::<f64>() {
         Ok(value) if numeric => Data::Number(value * sign as f64),
         _ => Data::Text(text.to_owned()),
@@ -414,10 +488,19 @@ mod tests {
     #[test]
     fn every_node_knows_its_place() {
         let root = one("a:\n  b:\n    - c: 1\n    - c: 2\n").root;
-        assert_eq!(root.locate("a.b[1].c"), At { line: 4, column: 7 });
+        assert_eq!(
+            root.locate("a.b[1].c"),
+            At {
+                line: 4,
+                column: 10
+            }
+        );
         assert_eq!(root.locate("a.b[1].missing"), At { line: 4, column: 7 });
         assert_eq!(root.locate("a"), At { line: 1, column: 1 });
-        assert_eq!(root.json(), serde_json::json!({"a": {"b": [{"c": 1}, {"c": 2}]}}));
+        assert_eq!(
+            root.json(),
+            serde_json::json!({"a": {"b": [{"c": 1}, {"c": 2}]}})
+        );
     }
 
     #[test]
@@ -432,7 +515,10 @@ mod tests {
             ("1_000", Data::Whole(1000)),
             ("1.5", Data::Number(1.5)),
             ("2Gi", Data::Text("2Gi".into())),
-            ("2026-12-01T06:00:00Z", Data::Text("2026-12-01T06:00:00Z".into())),
+            (
+                "2026-12-01T06:00:00Z",
+                Data::Text("2026-12-01T06:00:00Z".into()),
+            ),
             ("12:30:45", Data::Text("12:30:45".into())),
             ("~", Data::Null),
             (".", Data::Text(".".into())),
@@ -447,7 +533,11 @@ mod tests {
     fn keys_given_twice_are_named_with_both_places() {
         let document = one("spec:\n  a: 1\n  b: 2\n  a: 3\n");
         assert_eq!(document.faults[0].at, At { line: 4, column: 3 });
-        assert!(document.faults[0].sentence.contains("a is given twice, first in line 2"));
+        assert!(
+            document.faults[0]
+                .sentence
+                .contains("a is given twice, first in line 2")
+        );
     }
 
     #[test]

@@ -8,7 +8,12 @@ pub mod locate;
 pub mod object;
 pub mod schema;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::{Arc, LazyLock}};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+};
 
 use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
 use evenkeel_engine::Wishes;
@@ -60,7 +65,11 @@ impl fmt::Display for WrongManifests {
             writeln!(f, "{wrong}")?;
         }
         let count = self.0.len();
-        write!(f, "{count} error{} in the manifests; nothing was done", if count == 1 { "" } else { "s" })
+        write!(
+            f,
+            "{count} error{} in the manifests; nothing was done",
+            if count == 1 { "" } else { "s" }
+        )
     }
 }
 
@@ -97,7 +106,10 @@ impl Manifests {
     /// Where a path can't be read, or with every error of every file ([`WrongManifests`]).
     pub fn load(paths: &[PathBuf]) -> anyhow::Result<Self> {
         let found = files::find(paths)?;
-        let texts = found.iter().map(files::Found::read).collect::<anyhow::Result<Vec<_>>>()?;
+        let texts = found
+            .iter()
+            .map(files::Found::read)
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let mut manifests = Self::check(found.iter().map(|file| file.name.clone()).zip(texts))?;
         manifests.stamp = Stamp::of(&found);
         Ok(manifests)
@@ -107,7 +119,9 @@ impl Manifests {
     ///
     /// # Errors
     /// With everything that is wrong.
-    pub fn check(texts: impl IntoIterator<Item = (Arc<str>, String)>) -> Result<Self, WrongManifests> {
+    pub fn check(
+        texts: impl IntoIterator<Item = (Arc<str>, String)>,
+    ) -> Result<Self, WrongManifests> {
         let mut manifests = Self::default();
         let mut wrongs = Vec::new();
         for (file, text) in texts {
@@ -117,18 +131,32 @@ impl Manifests {
                 for outcome in CHECKER.check(document) {
                     match outcome {
                         Outcome::Foreign(at, what) => {
-                            let place = Place { file: file.clone(), at };
-                            manifests.notes.push(format!("{place}: {what} is none of ours and was skipped"));
+                            let place = Place {
+                                file: file.clone(),
+                                at,
+                            };
+                            manifests
+                                .notes
+                                .push(format!("{place}: {what} is none of ours and was skipped"));
                         }
                         Outcome::Wrong(wrong) => faults.extend(wrong),
                         Outcome::Object(at, object) => {
-                            faults.extend(manifests.add(Place { file: file.clone(), at }, object));
+                            faults.extend(manifests.add(
+                                Place {
+                                    file: file.clone(),
+                                    at,
+                                },
+                                object,
+                            ));
                         }
                     }
                 }
             }
             wrongs.extend(faults.into_iter().map(|Fault { at, sentence }| Wrong {
-                place: Place { file: file.clone(), at },
+                place: Place {
+                    file: file.clone(),
+                    at,
+                },
                 sentence,
             }));
         }
@@ -152,14 +180,18 @@ impl Manifests {
         if let Some(first) = self.places.get(&(kind.to_owned(), name.clone())) {
             return Some(Fault {
                 at: place.at,
-                sentence: format!("{kind} {name} is already written at {first}: remove one of the two"),
+                sentence: format!(
+                    "{kind} {name} is already written at {first}: remove one of the two"
+                ),
             });
         }
         self.places.insert((kind.to_owned(), name.clone()), place);
         match object {
             Object::Host(host) => drop(self.wishes.hosts.insert(name, Arc::new(*host))),
             Object::Guest(guest) => drop(self.wishes.guests.insert(name, Arc::new(*guest))),
-            Object::GuestMigration(migration) => drop(self.wishes.migrations.insert(name, Arc::new(*migration))),
+            Object::GuestMigration(migration) => {
+                drop(self.wishes.migrations.insert(name, Arc::new(*migration)))
+            }
             Object::HostDrain(drain) => drop(self.wishes.drains.insert(name, Arc::new(*drain))),
         }
         None

@@ -4,6 +4,8 @@ use evenkeel_crds::shared::{API_VERSION, GROUP, VERSION};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::hypervisors;
+
 use super::{
     Object,
     locate::{At, Data, Document, Fault, Node},
@@ -33,8 +35,14 @@ impl Checker {
         let kinds = evenkeel_crds::manifests::all()
             .into_iter()
             .map(|(_, crd)| {
-                let version = crd.spec.versions.iter().find(|version| version.name == VERSION);
-                let schema = version.and_then(|version| serde_json::to_value(&version.schema).ok()).unwrap_or_default();
+                let version = crd
+                    .spec
+                    .versions
+                    .iter()
+                    .find(|version| version.name == VERSION);
+                let schema = version
+                    .and_then(|version| serde_json::to_value(&version.schema).ok())
+                    .unwrap_or_default();
                 (crd.spec.names.kind, Schema::of(&schema["openAPIV3Schema"]))
             })
             .collect();
@@ -53,14 +61,17 @@ impl Checker {
         let version = root.get("apiVersion").and_then(Node::text);
         let ours = version.is_none_or(|version| version == "v1" || group(version) == GROUP);
         let mut outcomes = Vec::new();
-        if let (true, Some(Data::List(items))) =
-            (ours && kind.is_some_and(|kind| kind.ends_with("List")), root.get("items").map(|items| &items.data))
-        {
+        if let (true, Some(Data::List(items))) = (
+            ours && kind.is_some_and(|kind| kind.ends_with("List")),
+            root.get("items").map(|items| &items.data),
+        ) {
             outcomes.extend(items.iter().map(|item| self.object(item)));
         } else {
             outcomes.push(self.object(root));
         }
-        let foreign = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Foreign(..)));
+        let foreign = outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, Outcome::Foreign(..)));
         if !foreign && !document.faults.is_empty() {
             outcomes.push(Outcome::Wrong(document.faults.clone()));
         }
@@ -72,7 +83,10 @@ impl Checker {
         let (at, mut faults) = (root.at, Vec::new());
         let mut say = |at: At, sentence: String| faults.push(Fault { at, sentence });
         if !matches!(root.data, Data::Map(_)) {
-            say(at, "an object must be a mapping with apiVersion, kind, metadata and spec".to_owned());
+            say(
+                at,
+                "an object must be a mapping with apiVersion, kind, metadata and spec".to_owned(),
+            );
             return Outcome::Wrong(faults);
         }
         let word = |name: &str| root.get(name).and_then(Node::text);
@@ -82,16 +96,23 @@ impl Checker {
                 return Outcome::Foreign(at, foreign);
             }
             if version != API_VERSION {
-                let what = format!("apiVersion {version:?} is not one of ours: write {API_VERSION}");
+                let what =
+                    format!("apiVersion {version:?} is not one of ours: write {API_VERSION}");
                 say(place("apiVersion"), what);
             }
         } else {
-            say(place("apiVersion"), format!("apiVersion is missing: write apiVersion: {API_VERSION}"));
+            say(
+                place("apiVersion"),
+                format!("apiVersion is missing: write apiVersion: {API_VERSION}"),
+            );
         }
         let list = known().collect::<Vec<_>>().join(", ");
         let schema = match word("kind") {
             None => {
-                say(place("kind"), format!("kind is missing: it is one of {list}"));
+                say(
+                    place("kind"),
+                    format!("kind is missing: it is one of {list}"),
+                );
                 None
             }
             Some(kind) => {
@@ -99,7 +120,9 @@ impl Checker {
                 if schema.is_none() {
                     let what = match nearest(kind, known()) {
                         Some(meant) => format!("there is no kind {kind}: did you mean {meant}?"),
-                        None => format!("there is no kind {kind} in this version of Evenkeel: it has {list}"),
+                        None => format!(
+                            "there is no kind {kind} in this version of Evenkeel: it has {list}"
+                        ),
                     };
                     say(place("kind"), what);
                 }
@@ -107,15 +130,24 @@ impl Checker {
             }
         };
         faults.extend(check_metadata(root));
-        let Some((kind, schema)) = schema else { return Outcome::Wrong(faults) };
+        let Some((kind, schema)) = schema else {
+            return Outcome::Wrong(faults);
+        };
         for entry in entries(root) {
             if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&entry.key.as_str()) {
-                let meant = nearest(&entry.key, ["metadata", "spec"]).map_or(String::new(), |meant| format!(": did you mean {meant}?"));
-                faults.push(Fault { at: entry.at, sentence: format!("{kind} has no field {}{meant}", entry.key) });
+                let meant = nearest(&entry.key, ["metadata", "spec"])
+                    .map_or(String::new(), |meant| format!(": did you mean {meant}?"));
+                faults.push(Fault {
+                    at: entry.at,
+                    sentence: format!("{kind} has no field {}{meant}", entry.key),
+                });
             }
         }
         faults.extend(schema.check(root));
-        let name = root.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Node::text);
+        let name = root
+            .get("metadata")
+            .and_then(|metadata| metadata.get("name"))
+            .and_then(Node::text);
         if let Some(name) = name {
             for fault in &mut faults {
                 fault.sentence = format!("{kind} {name}: {}", fault.sentence);
@@ -126,10 +158,17 @@ impl Checker {
         }
         match decode(kind, root) {
             Ok(object) => {
-                let faults = check_uris(&object, root);
-                if faults.is_empty() { Outcome::Object(at, object) } else { Outcome::Wrong(faults) }
+                let faults = check_addresses(&object, root);
+                if faults.is_empty() {
+                    Outcome::Object(at, object)
+                } else {
+                    Outcome::Wrong(faults)
+                }
             }
-            Err(error) => Outcome::Wrong(vec![Fault { at, sentence: format!("{kind}: {error}") }]),
+            Err(error) => Outcome::Wrong(vec![Fault {
+                at,
+                sentence: format!("{kind}: {error}"),
+            }]),
         }
     }
 }
@@ -146,7 +185,11 @@ fn group(version: &str) -> &str {
 }
 
 /// What a document of another group is; nothing where it is ours, or was meant to be.
-fn foreign<'a>(version: &str, kind: Option<&str>, known: impl Iterator<Item = &'a str>) -> Option<String> {
+fn foreign<'a>(
+    version: &str,
+    kind: Option<&str>,
+    known: impl Iterator<Item = &'a str>,
+) -> Option<String> {
     let group = group(version);
     let mut known = known;
     let kind_is_ours = kind.is_some_and(|kind| known.any(|known| known == kind));
@@ -177,11 +220,17 @@ fn check_metadata(root: &Node) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut say = |at: At, sentence: String| faults.push(Fault { at, sentence });
     let Some(metadata) = root.get("metadata") else {
-        say(root.at, "metadata is missing: write metadata: {name: ...}".to_owned());
+        say(
+            root.at,
+            "metadata is missing: write metadata: {name: ...}".to_owned(),
+        );
         return faults;
     };
     if !matches!(metadata.data, Data::Map(_)) {
-        say(metadata.at, "metadata must be a mapping with a name".to_owned());
+        say(
+            metadata.at,
+            "metadata must be a mapping with a name".to_owned(),
+        );
         return faults;
     }
     match metadata.get("name") {
@@ -195,36 +244,57 @@ fn check_metadata(root: &Node) -> Vec<Fault> {
                      at both ends, at most 253 in all"
                 ),
             ),
-            (None, Some(plain)) => say(name.at, format!("metadata.name must be text: write \"{plain}\" in quotes")),
+            (None, Some(plain)) => say(
+                name.at,
+                format!("metadata.name must be text: write \"{plain}\" in quotes"),
+            ),
             (None, None) => say(name.at, "metadata.name must be text".to_owned()),
         },
     }
     for entry in entries(metadata) {
         if !METADATA.contains(&entry.key.as_str()) && entry.key != "selfLink" {
-            let meant = nearest(&entry.key, METADATA).map_or(String::new(), |meant| format!(": did you mean {meant}?"));
-            say(entry.at, format!("metadata.{0}: there is no field {0}{meant}", entry.key));
+            let meant = nearest(&entry.key, METADATA)
+                .map_or(String::new(), |meant| format!(": did you mean {meant}?"));
+            say(
+                entry.at,
+                format!("metadata.{0}: there is no field {0}{meant}", entry.key),
+            );
         }
     }
     for field in ["labels", "annotations"] {
-        let Some(values) = metadata.get(field) else { continue };
+        let Some(values) = metadata.get(field) else {
+            continue;
+        };
         if !matches!(values.data, Data::Map(_)) {
-            say(values.at, format!("metadata.{field} must be a mapping of text to text"));
+            say(
+                values.at,
+                format!("metadata.{field} must be a mapping of text to text"),
+            );
         }
         for entry in entries(values) {
             let path = format!("metadata.{field}.{}", entry.key);
             if !is_label_key(&entry.key) {
                 let what = "letters, digits, -, _ and . only, with a letter or digit at both ends, at most 63, and a \
                             domain before a / where there is one";
-                say(entry.at, format!("{path}: {:?} is not a key: {what}", entry.key));
+                say(
+                    entry.at,
+                    format!("{path}: {:?} is not a key: {what}", entry.key),
+                );
             }
             match (entry.value.text(), &entry.value.plain) {
                 (Some(text), _) if field == "labels" && !is_label_value(text) => {
                     let what = "letters, digits, -, _ and . only, with a letter or digit at both ends, at most 63";
-                    say(entry.value.at, format!("{path}: {text:?} is not a label: {what}"));
+                    say(
+                        entry.value.at,
+                        format!("{path}: {text:?} is not a label: {what}"),
+                    );
                 }
                 (Some(_), _) => {}
                 (None, Some(plain)) if entry.value.data != Data::Null => {
-                    say(entry.value.at, format!("{path} must be text: write \"{plain}\" in quotes"));
+                    say(
+                        entry.value.at,
+                        format!("{path} must be text: write \"{plain}\" in quotes"),
+                    );
                 }
                 (None, _) => say(entry.value.at, format!("{path} must be text")),
             }
@@ -239,7 +309,10 @@ pub fn is_object_name(text: &str) -> bool {
     let part = |part: &str| {
         let bytes = part.as_bytes();
         let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
-        !bytes.is_empty() && bytes.iter().all(inner) && bytes[0] != b'-' && bytes[bytes.len() - 1] != b'-'
+        !bytes.is_empty()
+            && bytes.iter().all(inner)
+            && bytes[0] != b'-'
+            && bytes[bytes.len() - 1] != b'-'
     };
     text.len() <= 253 && text.split('.').all(part)
 }
@@ -252,7 +325,9 @@ fn is_label_value(text: &str) -> bool {
 }
 
 fn is_label_key(text: &str) -> bool {
-    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    let (prefix, name) = text
+        .split_once('/')
+        .map_or((None, text), |(prefix, name)| (Some(prefix), name));
     !name.is_empty() && is_label_value(name) && prefix.is_none_or(is_object_name)
 }
 
@@ -266,7 +341,9 @@ fn decode(kind: &str, root: &Node) -> Result<Object, String> {
         }
     }
     fn typed<T: DeserializeOwned>(value: Value) -> Result<Box<T>, String> {
-        serde_json::from_value(value).map(Box::new).map_err(|error| error.to_string())
+        serde_json::from_value(value)
+            .map(Box::new)
+            .map_err(|error| error.to_string())
     }
     match kind {
         "Host" => typed(value).map(Object::Host),
@@ -277,18 +354,32 @@ fn decode(kind: &str, root: &Node) -> Result<Object, String> {
     }
 }
 
-/// URIs, by the rules of those who open them.
-fn check_uris(object: &Object, root: &Node) -> Vec<Fault> {
-    let Object::Host(host) = object else { return Vec::new() };
-    let uris = [
-        ("spec.uri", Some(&host.spec.uri)),
-        ("spec.migration.uri", host.spec.migration.uri.as_ref()),
+/// URIs and addresses, by the rules of those who open them.
+fn check_addresses(object: &Object, root: &Node) -> Vec<Fault> {
+    let Object::Host(host) = object else {
+        return Vec::new();
+    };
+    let uri = |uri: &String| hypervisors::check_uri(uri, host.spec.insecure).err();
+    let migration = &host.spec.migration;
+    let refusals = [
+        ("spec.uri", uri(&host.spec.uri)),
+        ("spec.migration.uri", migration.uri.as_ref().and_then(uri)),
+        (
+            "spec.migration.address",
+            migration
+                .address
+                .as_deref()
+                .and_then(|address| hypervisors::check_address(address).err()),
+        ),
     ];
     let name = host.metadata.name.as_deref().unwrap_or_default();
-    uris.into_iter()
-        .filter_map(|(path, uri)| {
-            let refusal = crate::hypervisors::check_uri(uri?, host.spec.insecure).err()?;
-            Some(Fault { at: root.locate(path), sentence: format!("Host {name}: {path}: {refusal}") })
+    refusals
+        .into_iter()
+        .filter_map(|(path, refusal)| {
+            Some(Fault {
+                at: root.locate(path),
+                sentence: format!("Host {name}: {path}: {}", refusal?),
+            })
         })
         .collect()
 }
@@ -302,7 +393,18 @@ mod tests {
         for name in ["h1", "a.b-c", "1", &"a".repeat(253)] {
             assert!(is_object_name(name), "{name}");
         }
-        for name in ["", "H1", "a_b", "-a", "a-", "a..b", ".a", "a b", "é", &"a".repeat(254)] {
+        for name in [
+            "",
+            "H1",
+            "a_b",
+            "-a",
+            "a-",
+            "a..b",
+            ".a",
+            "a b",
+            "é",
+            &"a".repeat(254),
+        ] {
             assert!(!is_object_name(name), "{name}");
         }
     }
@@ -310,6 +412,11 @@ mod tests {
     #[test]
     fn labels_as_the_api_server_takes_them() {
         assert!(is_label_key("evenkeel.dev/host") && is_label_key("app") && is_label_value(""));
-        assert!(!is_label_key("") && !is_label_key("a/b/c") && !is_label_key("/b") && !is_label_value("-a"));
+        assert!(
+            !is_label_key("")
+                && !is_label_key("a/b/c")
+                && !is_label_key("/b")
+                && !is_label_value("-a")
+        );
     }
 }

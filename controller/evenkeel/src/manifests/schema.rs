@@ -28,7 +28,10 @@ impl Schema {
     #[must_use]
     pub fn check(&self, whole: &Node) -> Vec<Fault> {
         let mut walk = Walk::default();
-        let Some(spec) = whole.entry("spec").filter(|entry| entry.value.data != Data::Null) else {
+        let Some(spec) = whole
+            .entry("spec")
+            .filter(|entry| entry.value.data != Data::Null)
+        else {
             walk.say(whole.at, "spec", "is missing");
             return walk.faults;
         };
@@ -41,7 +44,9 @@ impl Schema {
 
     fn rules(&self, whole: &Node, spec: &Value, walk: &mut Walk) {
         let complete = kube_cel::apply_defaults(&self.spec, spec);
-        let Err(errors) = kube_cel::Validator::new().validate_compiled(&self.rules, &complete, None) else {
+        let Err(errors) =
+            kube_cel::Validator::new().validate_compiled(&self.rules, &complete, None)
+        else {
             return;
         };
         for error in errors {
@@ -60,7 +65,12 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let low = word.to_lowercase();
     let (distance, best) = known
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&low, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (
+                strsim::damerau_levenshtein(&low, &candidate.to_lowercase()),
+                candidate,
+            )
+        })
         .min()?;
     (distance <= (word.chars().count() / 3).max(1)).then_some(best)
 }
@@ -104,17 +114,27 @@ impl Walk {
         } else if is("integer") || is("number") {
             self.check_number(node, at, schema, path);
         } else if is("boolean") && !matches!(node.data, Data::Bool(_)) {
-            self.say(at, path, &format!("must be true or false, not {}", describe(node)));
+            self.say(
+                at,
+                path,
+                &format!("must be true or false, not {}", describe(node)),
+            );
         }
     }
 
     fn check_object(&mut self, node: &Node, at: At, schema: &Value, path: &str) {
         let Data::Map(entries) = &node.data else {
-            self.say(at, path, &format!("must be a mapping, not {}", describe(node)));
+            self.say(
+                at,
+                path,
+                &format!("must be a mapping, not {}", describe(node)),
+            );
             return;
         };
         let properties = schema["properties"].as_object();
-        let others = schema.get("additionalProperties").filter(|others| others.is_object());
+        let others = schema
+            .get("additionalProperties")
+            .filter(|others| others.is_object());
         for entry in entries {
             let below = format!("{path}.{}", entry.key);
             if let Some(property) = properties.and_then(|all| all.get(&entry.key)) {
@@ -124,18 +144,39 @@ impl Walk {
                 }
             } else if let Some(others) = others {
                 self.check(&entry.value, entry.place(), others, &below);
-            } else if schema["x-kubernetes-preserve-unknown-fields"] != true && properties.is_some() {
-                let known: Vec<&str> = properties.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            } else if schema["x-kubernetes-preserve-unknown-fields"] != true && properties.is_some()
+            {
+                let known: Vec<&str> = properties
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, _)| name.as_str())
+                    .collect();
                 let hint = suggestion(&entry.key, known.iter().copied());
-                self.say(entry.at, &below, &format!("there is no field {}: {hint}", entry.key));
+                self.say(
+                    entry.at,
+                    &below,
+                    &format!("there is no field {}: {hint}", entry.key),
+                );
             }
         }
-        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        for name in schema["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
             if node.get(name).is_none() {
                 self.say(at, &format!("{path}.{name}"), "is missing");
             }
         }
-        self.check_size(entries.len(), at, schema, path, ["minProperties", "maxProperties"], "entries");
+        self.check_size(
+            entries.len(),
+            at,
+            schema,
+            path,
+            ["minProperties", "maxProperties"],
+            "entries",
+        );
     }
 
     fn check_list(&mut self, node: &Node, at: At, schema: &Value, path: &str) {
@@ -146,7 +187,14 @@ impl Walk {
         for (index, item) in items.iter().enumerate() {
             self.check(item, item.at, &schema["items"], &format!("{path}[{index}]"));
         }
-        self.check_size(items.len(), at, schema, path, ["minItems", "maxItems"], "items");
+        self.check_size(
+            items.len(),
+            at,
+            schema,
+            path,
+            ["minItems", "maxItems"],
+            "items",
+        );
         self.check_distinct(items, schema, path);
     }
 
@@ -158,28 +206,55 @@ impl Walk {
             return;
         }
         let identity = |item: &Node| match keys {
-            Some(keys) => keys.iter().filter_map(Value::as_str).map(|key| item.json()[key].clone()).collect(),
+            Some(keys) => keys
+                .iter()
+                .filter_map(Value::as_str)
+                .map(|key| item.json()[key].clone())
+                .collect(),
             None => item.json(),
         };
         for (index, item) in items.iter().enumerate() {
-            if let Some(first) = items[..index].iter().find(|before| identity(before) == identity(item)) {
+            if let Some(first) = items[..index]
+                .iter()
+                .find(|before| identity(before) == identity(item))
+            {
                 let what = format!("is listed twice, first in line {}", first.at.line);
                 self.say(item.at, &format!("{path}[{index}]"), &what);
             }
         }
     }
 
-    fn check_size(&mut self, size: usize, at: At, schema: &Value, path: &str, [least, most]: [&str; 2], what: &str) {
-        let bound = |name: &str| schema[name].as_u64().and_then(|bound| usize::try_from(bound).ok());
+    fn check_size(
+        &mut self,
+        size: usize,
+        at: At,
+        schema: &Value,
+        path: &str,
+        [least, most]: [&str; 2],
+        what: &str,
+    ) {
+        let bound = |name: &str| {
+            schema[name]
+                .as_u64()
+                .and_then(|bound| usize::try_from(bound).ok())
+        };
         if let Some(least) = bound(least).filter(|least| size < *least) {
             if size == 0 {
                 self.say(at, path, "must not be empty");
             } else {
-                self.say(at, path, &format!("must have at least {least} {what}, not {size}"));
+                self.say(
+                    at,
+                    path,
+                    &format!("must have at least {least} {what}, not {size}"),
+                );
             }
         }
         if let Some(most) = bound(most).filter(|most| size > *most) {
-            self.say(at, path, &format!("must have at most {most} {what}, not {size}"));
+            self.say(
+                at,
+                path,
+                &format!("must have at most {most} {what}, not {size}"),
+            );
         }
     }
 
@@ -205,33 +280,53 @@ impl Walk {
             return;
         }
         let before = self.faults.len();
-        self.check_size(text.chars().count(), at, schema, path, ["minLength", "maxLength"], "characters");
+        self.check_size(
+            text.chars().count(),
+            at,
+            schema,
+            path,
+            ["minLength", "maxLength"],
+            "characters",
+        );
         if self.faults.len() > before {
             return;
         }
         if schema["format"] == "date-time" && text.parse::<jiff::Timestamp>().is_err() {
-            self.say(at, path, &format!("must be a time such as 2026-12-01T06:00:00Z, not {text:?}"));
+            self.say(
+                at,
+                path,
+                &format!("must be a time such as 2026-12-01T06:00:00Z, not {text:?}"),
+            );
         }
-        if let Some(pattern) = schema["pattern"].as_str() {
-            if let Some(sentence) = wrong_by_pattern(text, pattern) {
-                self.say(at, path, &sentence);
-            }
+        let pattern = schema["pattern"].as_str();
+        if let Some(sentence) = pattern.and_then(|pattern| wrong_by_pattern(text, pattern)) {
+            self.say(at, path, &sentence);
         }
     }
 
     fn check_number(&mut self, node: &Node, at: At, schema: &Value, path: &str) {
-        let wants = if schema["type"] == "integer" { "a whole number" } else { "a number" };
+        let wants = if schema["type"] == "integer" {
+            "a whole number"
+        } else {
+            "a number"
+        };
         let value = match node.data {
             Data::Whole(value) => {
                 if let Some(plain) = node.plain.as_deref().filter(|plain| octal(plain)) {
-                    let what = format!("{plain} is read as octal by YAML 1.1 (kubectl): write it without the leading zero");
+                    let what = format!(
+                        "{plain} is read as octal by YAML 1.1 (kubectl): write it without the leading zero"
+                    );
                     self.say(at, path, &what);
                 }
                 value as f64
             }
             Data::Number(value) if schema["type"] == "number" => value,
             _ => {
-                self.say(at, path, &format!("must be {wants}, not {}", describe(node)));
+                self.say(
+                    at,
+                    path,
+                    &format!("must be {wants}, not {}", describe(node)),
+                );
                 return;
             }
         };
@@ -255,7 +350,9 @@ impl Walk {
             // What the server lets pass and our types would not: the same check for numbers.
             (Data::Whole(value), _) => self.check_text(&value.to_string(), at, schema, path),
             (Data::Number(_), Some(plain)) => {
-                let what = format!("{plain} must be in quotes: write \"{plain}\", since it is neither whole nor text");
+                let what = format!(
+                    "{plain} must be in quotes: write \"{plain}\", since it is neither whole nor text"
+                );
                 self.say(at, path, &what);
             }
             _ => self.say(at, path, &not_text(node, schema)),
@@ -293,12 +390,29 @@ fn describe(node: &Node) -> String {
 
 /// Something that should have been text and was read as something else.
 fn not_text(node: &Node, schema: &Value) -> String {
-    let values: Vec<&str> = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let wanted = if values.is_empty() { "text".to_owned() } else { one_of(&values) };
+    let values: Vec<&str> = schema["enum"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let wanted = if values.is_empty() {
+        "text".to_owned()
+    } else {
+        one_of(&values)
+    };
     match (&node.data, &node.plain) {
-        (Data::Bool(value), Some(plain)) if !matches!(plain.to_lowercase().as_str(), "true" | "false") => {
-            let quotes = if values.is_empty() { format!(": write \"{plain}\" in quotes if it is meant as text") } else { String::new() };
-            format!("must be {wanted}, but {plain} is read as the boolean {value} by YAML 1.1 (kubectl){quotes}")
+        (Data::Bool(value), Some(plain))
+            if !matches!(plain.to_lowercase().as_str(), "true" | "false") =>
+        {
+            let quotes = if values.is_empty() {
+                format!(": write \"{plain}\" in quotes if it is meant as text")
+            } else {
+                String::new()
+            };
+            format!(
+                "must be {wanted}, but {plain} is read as the boolean {value} by YAML 1.1 (kubectl){quotes}"
+            )
         }
         (Data::Bool(_) | Data::Whole(_) | Data::Number(_), Some(plain)) if values.is_empty() => {
             format!("must be text, not {plain}: write \"{plain}\" in quotes")
@@ -319,7 +433,9 @@ fn wrong_by_pattern(text: &str, pattern: &str) -> Option<String> {
                  qemu+tcp://HOST/system, without a query"
             )
         }),
-        Meaning::Address => format!("{text:?} is neither a host name nor an IP address"),
+        Meaning::Address => crate::hypervisors::check_address(text)
+            .err()
+            .unwrap_or_else(|| format!("{text:?} is neither a host name nor an IP address")),
         Meaning::ObjectName => format!(
             "{text:?} is not a name: small letters, digits, - and . only, with a letter or digit at both ends"
         ),

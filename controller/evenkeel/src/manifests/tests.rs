@@ -16,7 +16,12 @@ fn check(text: &str) -> Result<Manifests, WrongManifests> {
 
 #[track_caller]
 fn errors(text: &str) -> Vec<String> {
-    check(text).expect_err(text).0.iter().map(Wrong::to_string).collect()
+    check(text)
+        .expect_err(text)
+        .0
+        .iter()
+        .map(Wrong::to_string)
+        .collect()
 }
 
 /// Exactly one error: its line and what it says.
@@ -33,8 +38,15 @@ fn host(spec: &str) -> String {
 fn not_yaml() {
     let wrong = errors(&host("  uri: [qemu\n"));
     assert_eq!(wrong.len(), 1);
-    assert!(wrong[0].starts_with("a.yaml:") && wrong[0].contains(": not YAML: "), "{}", wrong[0]);
-    one("just text\n", "a.yaml:1:1: an object must be a mapping with apiVersion, kind, metadata and spec");
+    assert!(
+        wrong[0].starts_with("a.yaml:") && wrong[0].contains(": not YAML: "),
+        "{}",
+        wrong[0]
+    );
+    one(
+        "just text\n",
+        "a.yaml:1:1: an object must be a mapping with apiVersion, kind, metadata and spec",
+    );
 }
 
 #[test]
@@ -69,8 +81,14 @@ fn what_says_whose_it_is() {
 #[test]
 fn metadata() {
     let text = "apiVersion: evenkeel.dev/v1alpha1\nkind: Host\nspec: {uri: qemu+tls://h/system}\n";
-    one(text, "a.yaml:1:1: metadata is missing: write metadata: {name: ...}");
-    one(&format!("{text}metadata: {{labels: {{}}}}\n"), "a.yaml:4:11: metadata.name is missing");
+    one(
+        text,
+        "a.yaml:1:1: metadata is missing: write metadata: {name: ...}",
+    );
+    one(
+        &format!("{text}metadata: {{labels: {{}}}}\n"),
+        "a.yaml:4:11: metadata.name is missing",
+    );
     one(
         &format!("{text}metadata: {{name: Host_1}}\n"),
         "a.yaml:4:18: Host Host_1: metadata.name \"Host_1\" is not a name: small letters, digits, - and . only, with a \
@@ -105,19 +123,37 @@ fn fields_that_are_not_there() {
         &host("  uri: qemu+tls://h1/system\n  reserved: {colour: red}\n"),
         "a.yaml:6:14: Host h1: spec.reserved.colour: there is no field colour: there are cpu, memory",
     );
-    one(&format!("{HOST}spce: {{}}\nspec: {{uri: qemu+tls://h1/system}}\n"), "a.yaml:4:1: Host h1: Host has no field spce: did you mean spec?");
+    one(
+        &format!("{HOST}spce: {{}}\nspec: {{uri: qemu+tls://h1/system}}\n"),
+        "a.yaml:4:1: Host h1: Host has no field spce: did you mean spec?",
+    );
     one(HOST, "a.yaml:1:1: Host h1: spec is missing");
-    one(&host("  insecure: false\n"), "a.yaml:4:1: Host h1: spec.uri is missing");
-    one(&host("  uri: ~\n"), "a.yaml:4:1: Host h1: spec.uri is missing");
+    one(
+        &host("  insecure: false\n"),
+        "a.yaml:4:1: Host h1: spec.uri is missing",
+    );
+    one(
+        &host("  uri: ~\n"),
+        "a.yaml:4:1: Host h1: spec.uri is missing",
+    );
 }
 
 #[test]
 fn wrong_types() {
     let uri = "  uri: qemu+tls://h1/system\n";
     for (line, sentence) in [
-        ("  unschedulable: maybe\n", "a.yaml:6:18: Host h1: spec.unschedulable must be true or false, not \"maybe\""),
-        ("  migration: fast\n", "a.yaml:6:14: Host h1: spec.migration must be a mapping, not \"fast\""),
-        ("  pools: default\n", "a.yaml:6:10: Host h1: spec.pools must be a list, not \"default\""),
+        (
+            "  unschedulable: maybe\n",
+            "a.yaml:6:18: Host h1: spec.unschedulable must be true or false, not \"maybe\"",
+        ),
+        (
+            "  migration: fast\n",
+            "a.yaml:6:14: Host h1: spec.migration must be a mapping, not \"fast\"",
+        ),
+        (
+            "  pools: default\n",
+            "a.yaml:6:10: Host h1: spec.pools must be a list, not \"default\"",
+        ),
         (
             "  migration: {maxInbound: two}\n",
             "a.yaml:6:27: Host h1: spec.migration.maxInbound must be a whole number, not \"two\"",
@@ -198,11 +234,11 @@ fn amounts() {
     );
     one(
         &format!("{DRAIN}spec: {{hosts: {{names: [h1]}}, parallel: 0}}\n"),
-        "a.yaml:4:41: HostDrain d: spec.parallel must be at least 1, not 0",
+        "a.yaml:4:40: HostDrain d: spec.parallel must be at least 1, not 0",
     );
     one(
         &format!("{DRAIN}spec: {{hosts: {{names: [h1]}}, parallel: 5000}}\n"),
-        "a.yaml:4:41: HostDrain d: spec.parallel must be at most 1000, not 5000",
+        "a.yaml:4:40: HostDrain d: spec.parallel must be at most 1000, not 5000",
     );
 }
 
@@ -220,7 +256,10 @@ fn words_with_a_list_of_values() {
 
 #[test]
 fn lengths() {
-    one(&format!("{MOVE}spec: {{guest: ''}}\n"), "a.yaml:4:15: GuestMigration m: spec.guest must not be empty");
+    one(
+        &format!("{MOVE}spec: {{guest: ''}}\n"),
+        "a.yaml:4:15: GuestMigration m: spec.guest must not be empty",
+    );
     one(
         &format!("{MOVE}spec: {{guest: {}}}\n", "a".repeat(300)),
         "a.yaml:4:15: GuestMigration m: spec.guest must have at most 253 characters, not 300",
@@ -256,7 +295,12 @@ fn times() {
         &format!("{guest}spec: {{hold: {{reason: backup, until: tomorrow}}}}\n"),
         "a.yaml:4:38: Guest g: spec.hold.until must be a time such as 2026-12-01T06:00:00Z, not \"tomorrow\"",
     );
-    assert!(check(&format!("{guest}spec: {{hold: {{reason: backup, until: 2026-12-01T06:00:00Z}}}}\n")).is_ok());
+    assert!(
+        check(&format!(
+            "{guest}spec: {{hold: {{reason: backup, until: 2026-12-01T06:00:00Z}}}}\n"
+        ))
+        .is_ok()
+    );
     one(
         &format!("{guest}spec: {{uuid: 6F1C}}\n"),
         "a.yaml:4:14: Guest g: spec.uuid: \"6F1C\" is not a UUID as libvirt writes it: small letters, such as \
@@ -281,7 +325,11 @@ fn uris_that_carry_more_than_an_address() {
         ] {
             let wrong = errors(&host(&spec));
             assert_eq!(wrong.len(), 1, "{wrong:?}");
-            assert!(wrong[0].starts_with("a.yaml:5:8: ") || wrong[0].starts_with("a.yaml:6:20: "), "{}", wrong[0]);
+            assert!(
+                wrong[0].starts_with("a.yaml:5:8: ") || wrong[0].starts_with("a.yaml:6:20: "),
+                "{}",
+                wrong[0]
+            );
             assert!(wrong[0].contains("uri: "), "{}", wrong[0]);
         }
     }
@@ -290,7 +338,10 @@ fn uris_that_carry_more_than_an_address() {
 #[test]
 fn one_thing_written_twice() {
     let same = format!("{MOVE}spec: {{guest: a}}\n");
-    let files = [("a.yaml".into(), same.clone()), ("b.yaml".into(), format!("# again\n{same}"))];
+    let files = [
+        ("a.yaml".into(), same.clone()),
+        ("b.yaml".into(), format!("# again\n{same}")),
+    ];
     let wrong = Manifests::check(files).unwrap_err();
     assert_eq!(
         wrong.to_string(),
@@ -306,12 +357,19 @@ fn one_thing_written_twice() {
 #[test]
 fn all_errors_of_all_files_are_reported() {
     let wrong = Manifests::check([
-        ("b.yaml".into(), format!("{MOVE}spec: {{mode: X}}\n---\nkind: Host\n")),
+        (
+            "b.yaml".into(),
+            format!("{MOVE}spec: {{mode: X}}\n---\nkind: Host\n"),
+        ),
         ("a.yaml".into(), "a: [\n".to_owned()),
     ])
     .unwrap_err();
     let lines: Vec<&str> = wrong.0.iter().map(|wrong| &*wrong.place.file).collect();
-    assert_eq!(lines, ["a.yaml", "b.yaml", "b.yaml", "b.yaml", "b.yaml", "b.yaml"], "{wrong}");
+    assert_eq!(
+        lines,
+        ["a.yaml", "b.yaml", "b.yaml", "b.yaml", "b.yaml", "b.yaml"],
+        "{wrong}"
+    );
 }
 
 #[test]
@@ -320,7 +378,10 @@ fn what_others_wrote_is_skipped_with_a_note() {
                 apiVersion: v2\nname: chart\n";
     let manifests = check(text).unwrap();
     assert_eq!(manifests.notes.len(), 2);
-    assert_eq!(manifests.notes[0], "a.yaml:1:1: apps/v1 Deployment is none of ours and was skipped");
+    assert_eq!(
+        manifests.notes[0],
+        "a.yaml:1:1: apps/v1 Deployment is none of ours and was skipped"
+    );
     assert!(manifests.places.is_empty());
 }
 
@@ -336,10 +397,17 @@ fn lists_hold_objects() {
 
 #[test]
 fn defaults_are_the_crds() {
-    let manifests = check(&format!("{DRAIN}spec: {{hosts: {{names: [h1]}}}}\n---\n{}", host("  uri: qemu+tls://h1/system\n  reserved: {cpu: 1, memory: 2Gi}\n"))).unwrap();
+    let manifests = check(&format!(
+        "{DRAIN}spec: {{hosts: {{names: [h1]}}}}\n---\n{}",
+        host("  uri: qemu+tls://h1/system\n  reserved: {cpu: 1, memory: 2Gi}\n")
+    ))
+    .unwrap();
     assert_eq!(manifests.wishes.drains["d"].spec.parallel, 4);
     assert_eq!(manifests.wishes.hosts["h1"].spec.migration.max_inbound, 2);
-    assert_eq!(manifests.place("Host", "h1").unwrap().to_string(), "a.yaml:6:1");
+    assert_eq!(
+        manifests.place("Host", "h1").unwrap().to_string(),
+        "a.yaml:6:1"
+    );
 }
 
 #[test]
@@ -350,21 +418,38 @@ fn what_was_read_from_a_cluster_can_be_given_back() {
     );
     let manifests = check(&text).unwrap();
     let migration = &manifests.wishes.migrations["m"];
-    assert_eq!((migration.metadata.uid.as_ref(), migration.status.as_ref()), (None, None));
+    assert_eq!(
+        (migration.metadata.uid.as_ref(), migration.status.as_ref()),
+        (None, None)
+    );
     assert_eq!(migration.metadata.labels.as_ref().unwrap()["a"], "b");
 }
 
 #[test]
 fn examples_are_right() {
-    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../examples"].iter().collect();
-    let files = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../examples"]
+        .iter()
+        .collect();
+    let files = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let mut kinds = Vec::new();
     for file in files.filter(|file| file.extension().is_some_and(|end| end == "yaml")) {
         let manifests = Manifests::load(&[file]).unwrap_or_else(|error| panic!("{error}"));
         kinds.extend(manifests.places.into_keys().map(|(kind, _)| kind));
     }
     kinds.sort();
-    assert_eq!(kinds, ["Guest", "GuestMigration", "Host", "Host", "Host", "HostDrain"]);
+    assert_eq!(
+        kinds,
+        [
+            "Guest",
+            "GuestMigration",
+            "Host",
+            "Host",
+            "Host",
+            "HostDrain"
+        ]
+    );
 }
 
 proptest! {

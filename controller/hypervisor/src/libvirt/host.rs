@@ -63,10 +63,7 @@ pub(crate) fn sample(connection: &Connection) -> PortResult<Sample> {
 }
 
 /// Describes the whole host, pools refreshed.
-pub(crate) fn observe(
-    session: &Arc<Session>,
-    connection: &Arc<Connection>,
-) -> PortResult<HostFacts> {
+pub(crate) fn observe(session: &Arc<Session>, connection: &Connection) -> PortResult<HostFacts> {
     let capabilities_text = connection.capabilities().or_fault()?;
     let document = xml::parse(&capabilities_text)?;
     let capabilities = Capabilities::read(document.root_element())?;

@@ -2,7 +2,7 @@
 
 use std::{
     net::{TcpStream, ToSocketAddrs},
-    sync::{Arc, OnceLock},
+    sync::OnceLock,
     thread,
     time::Duration,
 };
@@ -61,10 +61,10 @@ pub(crate) fn open(uri: &HypervisorUri) -> PortResult<Connection> {
 }
 
 /// The same, with events going to the sink from before anything else is asked.
-pub(crate) fn open_watched(uri: &HypervisorUri, sink: &Sink) -> PortResult<Arc<Connection>> {
+pub(crate) fn open_watched(uri: &HypervisorUri, sink: &Sink) -> PortResult<Connection> {
     let mut connection = open(uri)?;
     raw::subscribe(&mut connection, sink).map_err(|error| port_error(Doing::Connect, &error))?;
-    Ok(Arc::new(connection))
+    Ok(connection)
 }
 
 /// Whether anything listens there, in at most about `limit`. Only for plain TCP and TLS; ssh has ways of its own.

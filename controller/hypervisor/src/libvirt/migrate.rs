@@ -1,6 +1,14 @@
 //! The migration call and what its job tells.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
@@ -18,10 +26,13 @@ use super::{
     link,
     raw::{self, Migration},
     uri::{self, HypervisorUri},
+    worker::guarded,
 };
 
 const MIB: u64 = 1 << 20;
 const KNOCK: Duration = Duration::from_secs(5);
+/// How often it is asked whether the memory phase has begun.
+const SPEED_PAUSE: Duration = Duration::from_millis(200);
 
 /// Migrates over a connection of its own and returns when libvirt's call does.
 ///
@@ -32,13 +43,12 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
         |cause: evenkeel_crds::reason::Cause| PortError::new(Fault::Invalid, cause.message);
     // Whether plain TCP is allowed was decided where the Host was read.
     let target = uri::check_uri(&request.target_uri, true).map_err(invalid)?;
-    let address = request
-        .target_address
-        .as_deref()
-        .map(uri::check_address)
-        .transpose()
-        .map_err(invalid)?
-        .map(|address| format!("tcp://{}", uri::bracketed(&address)));
+    // Left to itself, libvirt takes the target's own hostname, which need not lead anywhere.
+    let address = match &request.target_address {
+        Some(address) => uri::check_address(address).map_err(invalid)?,
+        None => target.host().to_owned(),
+    };
+    let address = format!("tcp://{}", uri::bracketed(&address));
     link::knock(source, KNOCK)?;
     let connection = link::open(source)?;
     let domain = domain::find(&connection, request.domain)?;
@@ -59,10 +69,21 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
         .unwrap_or(u64::MAX)
         .max(1);
     domain.migrate_set_max_downtime(downtime, 0).or_fault()?;
+    let share = request
+        .bandwidth
+        .map(|limit| limit.0.div_ceil(request.disks.len().max(1) as u64));
+    let ended = Arc::new(AtomicBool::new(false));
+    if let Some(limit) = request.bandwidth.filter(|_| request.disks.len() > 1) {
+        let (source, uuid, ended) = (source.clone(), request.domain, ended.clone());
+        // Without it the memory travels at a disk's share: slower, no worse.
+        let _ = thread::Builder::new()
+            .name(format!("ek-speed-{uuid}"))
+            .spawn(move || guarded(|| speed_up(&source, uuid, limit, &ended)));
+    }
     let migration = Migration {
         target_uri: &target.for_libvirt(),
         flags: flags(request),
-        address: address.as_deref(),
+        address: &address,
         live_xml: &live,
         persistent_xml: &persistent,
         disks: request
@@ -70,9 +91,11 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
             .iter()
             .map(|(target, _)| target.as_str())
             .collect(),
-        bandwidth: request.bandwidth.map(|limit| limit.0.div_ceil(MIB).max(1)),
+        bandwidth: share.map(mib),
     };
-    raw::migrate(&domain, &migration).map_err(|error| {
+    let outcome = raw::migrate(&domain, &migration);
+    ended.store(true, Ordering::Relaxed);
+    outcome.map_err(|error| {
         let ended = port_error(Doing::Migrate, &error);
         // The same words come from our own connection and from the one between the two hosts.
         if !connection.is_alive().unwrap_or(false) {
@@ -83,6 +106,35 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
             ended
         }
     })
+}
+
+/// Whole MiB, at least one.
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(MIB).max(1)
+}
+
+/// Gives the memory the whole limit once the disks are through.
+///
+/// libvirt lets each disk have the limit for itself, so with several each is given its share; and what is set before
+/// the memory phase begins is undone when it does.
+fn speed_up(
+    source: &HypervisorUri,
+    uuid: Uuid,
+    limit: Bytes,
+    ended: &AtomicBool,
+) -> PortResult<()> {
+    let connection = link::open(source)?;
+    let domain = domain::find(&connection, uuid)?;
+    while !ended.load(Ordering::Relaxed) {
+        thread::sleep(SPEED_PAUSE);
+        let Some((_, figures)) = stats(&domain, 0)? else {
+            continue;
+        };
+        if job_facts(&figures).memory_total.0 > 0 {
+            return domain.migrate_set_max_speed(mib(limit.0), 0).or_fault();
+        }
+    }
+    Ok(())
 }
 
 fn flags(request: &MigrateRequest) -> u32 {

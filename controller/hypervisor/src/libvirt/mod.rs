@@ -9,6 +9,7 @@ mod events;
 mod fault;
 mod host;
 mod journal;
+mod keeper;
 mod link;
 mod migrate;
 mod raw;
@@ -119,7 +120,7 @@ impl Host {
         &self,
         path: fn(&Session) -> &Path,
         limit: Duration,
-        call: impl FnOnce(&Arc<Session>, &Arc<Connection>) -> PortResult<T> + Send + 'static,
+        call: impl FnOnce(&Arc<Session>, &Connection) -> PortResult<T> + Send + 'static,
     ) -> PortResult<T> {
         let session = self.session()?.clone();
         let begun = Instant::now();
@@ -145,10 +146,8 @@ impl Host {
             .max(Duration::from_millis(1));
         let inside = session.clone();
         let result = path(&session)
-            .lane
-            .call(left, move || {
-                let connection = inside.connection(path(&inside))?;
-                call(&inside, &connection)
+            .call(left, move |tool| {
+                inside.with(tool, |connection| call(&inside, connection))
             })
             .await;
         if result
@@ -190,8 +189,8 @@ impl Hypervisor for Host {
     }
 
     async fn references(&self, except: Option<Uuid>) -> PortResult<BTreeMap<String, Vec<String>>> {
-        self.call(Session::files, CALL, move |session, connection| {
-            domain::references(session, connection, except)
+        self.call(Session::files, CALL, move |_, connection| {
+            domain::references(connection, except)
         })
         .await
     }

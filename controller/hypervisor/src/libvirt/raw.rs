@@ -522,7 +522,7 @@ pub(crate) fn abort_job(domain: &Domain) -> Result<(), Error> {
 pub(crate) struct Migration<'a> {
     pub(crate) target_uri: &'a str,
     pub(crate) flags: u32,
-    pub(crate) address: Option<&'a str>,
+    pub(crate) address: &'a str,
     pub(crate) live_xml: &'a str,
     pub(crate) persistent_xml: &'a str,
     pub(crate) disks: Vec<&'a str>,
@@ -536,9 +536,7 @@ pub(crate) fn migrate(domain: &Domain, migration: &Migration<'_>) -> Result<(), 
     let mut parameters = Parameters::new();
     parameters.text(sys::VIR_MIGRATE_PARAM_DEST_XML, migration.live_xml)?;
     parameters.text(sys::VIR_MIGRATE_PARAM_PERSIST_XML, migration.persistent_xml)?;
-    if let Some(address) = migration.address {
-        parameters.text(sys::VIR_MIGRATE_PARAM_URI, address)?;
-    }
+    parameters.text(sys::VIR_MIGRATE_PARAM_URI, migration.address)?;
     for disk in &migration.disks {
         parameters.text(sys::VIR_MIGRATE_PARAM_MIGRATE_DISKS, disk)?;
     }

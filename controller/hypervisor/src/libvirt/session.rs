@@ -1,48 +1,28 @@
-//! One host's connection for as long as somebody holds its handle: made, watched, made anew; and the news it brings.
+//! One host's connections for as long as somebody holds its handle, and the threads that call over them.
 //!
-//! A thread of its own (the keeper) decides; it never calls libvirt itself, so it never hangs. Connections are opened
-//! by threads that may hang, everything else runs in lanes. News leave the keeper only, hence in order.
+//! The keeper (`keeper.rs`) decides whether there is a connection; here is what callers share with it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender},
+        mpsc::Sender,
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use evenkeel_crds::names::HostName;
-use evenkeel_engine::port::{
-    DomainFacts, Fault, HostFacts, Load, News, Notice, PortError, PortResult,
-};
+use evenkeel_engine::port::{Fault, Notice, PortError, PortResult};
 use tokio::sync::{mpsc::UnboundedSender, watch};
-use uuid::Uuid;
 
 use super::{
-    domain, events, host, link,
-    raw::{Connection, RawEvent, Sink},
+    keeper::{Keeper, Message},
+    link,
+    raw::Connection,
     uri::HypervisorUri,
-    worker::{Lane, lock},
+    worker::Lane,
 };
-
-/// How long a connection may take to be made before the host counts as lost.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Attempts that may hang at once; one that has hung for [`FORGOTTEN`] does not count any more.
-const ATTEMPTS: usize = 4;
-const FORGOTTEN: Duration = Duration::from_secs(600);
-const LOOK: Duration = Duration::from_secs(5);
-const OBSERVE: Duration = Duration::from_secs(30);
-const DOMAIN_PAUSE: Duration = Duration::from_millis(50);
-const SURROUNDINGS_PAUSE: Duration = Duration::from_millis(200);
-const RESYNC: Duration = Duration::from_secs(60);
-const LOAD: Duration = Duration::from_secs(10);
-/// The second sample comes early, so that there is a figure soon.
-const FIRST_LOAD: Duration = Duration::from_secs(2);
-/// Looks of the keeper's own that may run at once; the lane's other threads are for the engine.
-const LOOKS: usize = 2;
 
 /// Whether there is a connection, as the callers of the port see it.
 #[derive(Debug, Clone)]
@@ -55,21 +35,8 @@ pub(crate) enum Status {
     Down(PortError),
 }
 
-/// A lane with a connection of its own, made when first needed.
-#[derive(Debug)]
-pub(crate) struct Path {
-    pub(crate) lane: Lane,
-    link: Mutex<Option<Arc<Connection>>>,
-}
-
-impl Path {
-    fn new(host: &HostName, what: &str) -> Self {
-        Self {
-            lane: Lane::new(format!("ek-{what}-{host}")),
-            link: Mutex::new(None),
-        }
-    }
-}
+/// Threads that each have a connection of their own.
+pub(crate) type Path = Lane<Connection>;
 
 /// What the handle, its tasks and its keeper share.
 #[derive(Debug)]
@@ -77,7 +44,7 @@ pub(crate) struct Session {
     pub(crate) host: HostName,
     pub(crate) uri: HypervisorUri,
     pub(crate) status: watch::Sender<Status>,
-    /// Reading, over the connection that brings the events.
+    /// Reading, and the claim.
     looks: Path,
     /// Pools and volumes: calls that may wait for a file system.
     files: Path,
@@ -87,19 +54,8 @@ pub(crate) struct Session {
     probes: Path,
     /// The last figure for CPU use.
     pub(crate) cpu_milli: Mutex<Option<u64>>,
-    keeper: Sender<Message>,
+    pub(crate) keeper: Sender<Message>,
     stopped: AtomicBool,
-}
-
-/// What the keeper hears.
-pub(crate) enum Message {
-    Event(u64, RawEvent),
-    Opened(u64, PortResult<Arc<Connection>>),
-    Observed(u64, Box<PortResult<HostFacts>>),
-    Looked(u64, Uuid, Box<PortResult<Option<DomainFacts>>>),
-    Sampled(u64, PortResult<host::Sample>),
-    Suspect,
-    Stop,
 }
 
 impl Session {
@@ -111,10 +67,10 @@ impl Session {
     ) -> PortResult<Arc<Self>> {
         let (sender, inbox) = std::sync::mpsc::channel();
         let session = Arc::new(Self {
-            looks: Path::new(&host, "look"),
-            files: Path::new(&host, "file"),
-            acts: Path::new(&host, "act"),
-            probes: Path::new(&host, "probe"),
+            looks: Lane::new(format!("ek-look-{host}")),
+            files: Lane::new(format!("ek-file-{host}")),
+            acts: Lane::new(format!("ek-act-{host}")),
+            probes: Lane::new(format!("ek-probe-{host}")),
             host,
             uri,
             status: watch::Sender::new(Status::Connecting),
@@ -140,7 +96,7 @@ impl Session {
             "the host is not looked after any more",
         )));
         for path in self.paths() {
-            path.lane.close();
+            path.close();
         }
         self.send(Message::Stop);
     }
@@ -161,7 +117,7 @@ impl Session {
         &self.probes
     }
 
-    fn paths(&self) -> [&Path; 4] {
+    pub(crate) fn paths(&self) -> [&Path; 4] {
         [&self.looks, &self.files, &self.acts, &self.probes]
     }
 
@@ -172,12 +128,44 @@ impl Session {
         question: impl FnOnce(&Connection) -> PortResult<T> + Send + 'static,
     ) -> PortResult<T> {
         let session = self.clone();
-        self.probes.lane.call_blocking(limit, move || {
-            question(&*session.connection(&session.probes)?)
-        })
+        self.probes
+            .call_blocking(limit, move |tool| session.with(tool, question))
     }
 
-    fn send(&self, message: Message) {
+    /// Runs a call over a thread's own connection, which is made now where there is none that lives.
+    pub(crate) fn with<T>(
+        &self,
+        tool: &mut Option<Connection>,
+        call: impl FnOnce(&Connection) -> PortResult<T>,
+    ) -> PortResult<T> {
+        if tool
+            .as_ref()
+            .is_some_and(|connection| !connection.is_alive().unwrap_or(false))
+        {
+            *tool = None;
+        }
+        if !matches!(&*self.status.borrow(), Status::Up) {
+            *tool = None;
+            return Err(self.down());
+        }
+        let connection = match tool.take() {
+            Some(connection) => connection,
+            None => link::open(&self.uri)?,
+        };
+        // Where the call panics, the connection goes with it.
+        let result = call(&connection);
+        if result
+            .as_ref()
+            .is_err_and(|error| error.fault == Fault::Unreachable)
+        {
+            drop(connection);
+        } else {
+            *tool = Some(connection);
+        }
+        result
+    }
+
+    pub(crate) fn send(&self, message: Message) {
         let _ = self.keeper.send(message);
     }
 
@@ -190,459 +178,8 @@ impl Session {
         }
     }
 
-    /// The connection of a path, for a thread of its lane: the watched one for looks, else one made now.
-    pub(crate) fn connection(&self, path: &Path) -> PortResult<Arc<Connection>> {
-        if std::ptr::eq(path, &self.looks) {
-            return lock(&path.link).clone().ok_or_else(|| self.down());
-        }
-        let mut link = lock(&path.link);
-        if let Some(connection) = &*link
-            && connection.is_alive().unwrap_or(false)
-        {
-            return Ok(connection.clone());
-        }
-        *link = None;
-        if !matches!(&*self.status.borrow(), Status::Up) {
-            return Err(self.down());
-        }
-        let connection = Arc::new(link::open(&self.uri)?);
-        if !self.stopped.load(Ordering::SeqCst) {
-            *link = Some(connection.clone());
-        }
-        Ok(connection)
-    }
-
     /// A call that found no connection: the keeper looks whether there still is one.
     pub(crate) fn suspect(&self) {
         self.send(Message::Suspect);
-    }
-
-    /// Takes the connections out; what they still wait for ends in a thread of its own.
-    fn drop_links(&self) {
-        let links: Vec<_> = self
-            .paths()
-            .into_iter()
-            .filter_map(|path| {
-                // A lane that is opening its connection right now holds this; it will find its own error.
-                path.link.try_lock().ok().and_then(|mut link| link.take())
-            })
-            .collect();
-        let _ = thread::Builder::new()
-            .name(format!("ek-close-{}", self.host))
-            .spawn(move || drop(links));
-    }
-}
-
-struct Keeper {
-    session: Arc<Session>,
-    notices: UnboundedSender<Notice>,
-    /// Number of the connection in use: that of the attempt which made it.
-    current: Option<u64>,
-    /// Number of the latest attempt.
-    latest: u64,
-    /// Attempts under way, by number, with their start.
-    attempts: BTreeMap<u64, Instant>,
-    next_attempt: Option<Instant>,
-    lost_since: Instant,
-    /// The message of the last `Lost`, so that it is told once.
-    told: Option<PortError>,
-    first_attempt: bool,
-    observing: bool,
-    observe_at: Option<Instant>,
-    seen_facts: bool,
-    /// Domains that something happened to while an observation was under way.
-    touched: BTreeSet<Uuid>,
-    /// Domains to look at, and when.
-    dirty: BTreeMap<Uuid, Instant>,
-    looking: BTreeSet<Uuid>,
-    load_at: Option<Instant>,
-    last_sample: Option<host::Sample>,
-    jitter: u64,
-}
-
-impl Keeper {
-    fn new(session: Arc<Session>, notices: UnboundedSender<Notice>) -> Self {
-        let now = Instant::now();
-        let jitter = Uuid::new_v4().as_u64_pair().0;
-        Self {
-            session,
-            notices,
-            current: None,
-            latest: 0,
-            attempts: BTreeMap::new(),
-            next_attempt: Some(now),
-            lost_since: now,
-            told: None,
-            first_attempt: true,
-            observing: false,
-            observe_at: None,
-            seen_facts: false,
-            touched: BTreeSet::new(),
-            dirty: BTreeMap::new(),
-            looking: BTreeSet::new(),
-            load_at: None,
-            last_sample: None,
-            jitter,
-        }
-    }
-
-    fn run(mut self, inbox: &Receiver<Message>) {
-        loop {
-            let pause = self.due().map_or(Duration::from_secs(60), |at| {
-                at.saturating_duration_since(Instant::now())
-            });
-            match inbox.recv_timeout(pause) {
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(message) => self.hear(message),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            self.act(Instant::now());
-        }
-        self.session.drop_links();
-    }
-
-    /// When the keeper has to do something by itself next.
-    fn due(&self) -> Option<Instant> {
-        let overdue = self.attempts.values().map(|start| *start + CONNECT).min();
-        let looks = (self.looking.len() < LOOKS && self.seen_facts)
-            .then(|| self.dirty.values().min().copied())
-            .flatten();
-        let observe = self.observe_at.filter(|_| !self.observing);
-        if self.current.is_some() {
-            [observe, looks, self.load_at].into_iter().flatten().min()
-        } else {
-            [
-                overdue.filter(|_| self.next_attempt.is_none()),
-                self.next_attempt,
-            ]
-            .into_iter()
-            .flatten()
-            .min()
-        }
-    }
-
-    fn hear(&mut self, message: Message) {
-        match message {
-            Message::Opened(attempt, result) => self.opened(attempt, result),
-            Message::Event(generation, event) if self.current == Some(generation) => {
-                self.event(event);
-            }
-            Message::Observed(generation, result) if self.current == Some(generation) => {
-                self.observed(*result);
-            }
-            Message::Looked(generation, uuid, result) if self.current == Some(generation) => {
-                self.looked(uuid, *result);
-            }
-            Message::Sampled(generation, result) if self.current == Some(generation) => {
-                self.sampled(result);
-            }
-            Message::Suspect if self.current.is_some() => {
-                let alive = lock(&self.session.looks.link)
-                    .as_ref()
-                    .is_some_and(|link| link.is_alive().unwrap_or(false));
-                if !alive {
-                    self.lost(PortError::new(Fault::Unreachable, "the connection broke"));
-                }
-            }
-            Message::Event(..)
-            | Message::Observed(..)
-            | Message::Looked(..)
-            | Message::Sampled(..)
-            | Message::Suspect
-            | Message::Stop => {}
-        }
-    }
-
-    fn act(&mut self, now: Instant) {
-        let Some(generation) = self.current else {
-            self.attempt(now);
-            return;
-        };
-        if !self.observing && self.observe_at.is_some_and(|at| at <= now) {
-            self.observe(generation);
-        }
-        if self.load_at.is_some_and(|at| at <= now) {
-            self.sample(generation, now);
-        }
-        while self.seen_facts && self.looking.len() < LOOKS {
-            let ready = self
-                .dirty
-                .iter()
-                .find(|(uuid, at)| **at <= now && !self.looking.contains(*uuid))
-                .map(|(uuid, _)| *uuid);
-            let Some(uuid) = ready else { break };
-            self.dirty.remove(&uuid);
-            self.look(generation, uuid, now);
-        }
-    }
-
-    // ---- the connection ----
-
-    fn attempt(&mut self, now: Instant) {
-        let overdue = self
-            .attempts
-            .get(&self.latest)
-            .is_some_and(|start| *start + CONNECT <= now);
-        if overdue && self.next_attempt.is_none() {
-            self.tell_lost(PortError::new(
-                Fault::TimedOut,
-                format!(
-                    "{} did not answer within {} s",
-                    self.session.uri,
-                    CONNECT.as_secs()
-                ),
-            ));
-            self.next_attempt = Some(now);
-        }
-        if self.next_attempt.is_none_or(|at| at > now) {
-            return;
-        }
-        self.attempts.retain(|_, start| *start + FORGOTTEN > now);
-        if self.attempts.len() >= ATTEMPTS {
-            self.next_attempt = Some(now + CONNECT);
-            return;
-        }
-        self.next_attempt = None;
-        self.latest += 1;
-        let number = self.latest;
-        let session = self.session.clone();
-        let knock = !self.first_attempt;
-        self.first_attempt = false;
-        self.attempts.insert(number, now);
-        let opening = thread::Builder::new()
-            .name(format!("ek-open-{}", session.host))
-            .spawn(move || {
-                let to_keeper = session.keeper.clone();
-                let sink: Sink = {
-                    let to_keeper = to_keeper.clone();
-                    Arc::new(move |event| {
-                        let _ = to_keeper.send(Message::Event(number, event));
-                    })
-                };
-                let result = super::worker::guarded(|| {
-                    if knock {
-                        link::knock(&session.uri, CONNECT)?;
-                    }
-                    link::open_watched(&session.uri, &sink)
-                });
-                drop(session);
-                let _ = to_keeper.send(Message::Opened(number, result));
-            });
-        if let Err(error) = opening {
-            self.attempts.remove(&number);
-            self.tell_lost(PortError::new(
-                Fault::Other,
-                format!("no thread to connect with: {error}"),
-            ));
-            self.next_attempt = Some(now + Duration::from_secs(3));
-        }
-    }
-
-    fn opened(&mut self, attempt: u64, result: PortResult<Arc<Connection>>) {
-        let now = Instant::now();
-        self.attempts.remove(&attempt);
-        match result {
-            Ok(link) if self.current.is_none() => {
-                self.current = Some(attempt);
-                self.attempts.clear();
-                self.next_attempt = None;
-                self.told = None;
-                self.seen_facts = false;
-                self.observing = false;
-                self.touched.clear();
-                self.dirty.clear();
-                self.looking.clear();
-                self.last_sample = None;
-                *lock(&self.session.looks.link) = Some(link);
-                self.session.status.send_replace(Status::Up);
-                self.observe_at = Some(now);
-                self.load_at = Some(now);
-            }
-            // One that hung and came through after another had: not needed.
-            Ok(link) => {
-                let _ = thread::Builder::new().spawn(move || drop(link));
-            }
-            Err(error) if self.current.is_none() => {
-                self.tell_lost(error);
-                if attempt == self.latest {
-                    self.next_attempt = Some(now + self.backoff(now));
-                }
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// A quarter of the time the host has been away, between 0.2 and 3 s, and up to a tenth more: who was away
-    /// shortly is seen again within a second, who stays away is not pestered.
-    fn backoff(&mut self, now: Instant) -> Duration {
-        let away = now.saturating_duration_since(self.lost_since);
-        let pause = (away / 4).clamp(Duration::from_millis(200), Duration::from_secs(3));
-        self.jitter = self
-            .jitter
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        pause + pause.mul_f64((self.jitter >> 40) as f64 / (1u64 << 24) as f64 / 10.0)
-    }
-
-    fn lost(&mut self, error: PortError) {
-        let now = Instant::now();
-        self.current = None;
-        self.lost_since = now;
-        self.observe_at = None;
-        self.load_at = None;
-        self.next_attempt = Some(now + Duration::from_millis(50));
-        *lock(&self.session.cpu_milli) = None;
-        self.tell_lost(error);
-        self.session.drop_links();
-    }
-
-    fn tell_lost(&mut self, error: PortError) {
-        self.session
-            .status
-            .send_replace(Status::Down(error.clone()));
-        self.tell_trouble(error);
-    }
-
-    fn tell_trouble(&mut self, error: PortError) {
-        if self.told.as_ref() != Some(&error) {
-            self.told = Some(error.clone());
-            self.tell(News::Lost(error));
-        }
-    }
-
-    fn tell(&self, what: News) {
-        let _ = self.notices.send(Notice {
-            host: self.session.host.clone(),
-            what,
-        });
-    }
-
-    // ---- what it tells ----
-
-    fn event(&mut self, event: RawEvent) {
-        let now = Instant::now();
-        match event {
-            RawEvent::Closed => {
-                self.lost(PortError::new(
-                    Fault::Unreachable,
-                    "the connection was closed",
-                ));
-            }
-            RawEvent::Surroundings => {
-                let soon = now + SURROUNDINGS_PAUSE;
-                self.observe_at = Some(self.observe_at.map_or(soon, |at| at.min(soon)));
-            }
-            event => {
-                let (uuid, known) = events::meaning(event);
-                let Some(uuid) = uuid else { return };
-                if let Some(known) = known {
-                    self.tell(News::Event(uuid, known));
-                }
-                self.touched.insert(uuid);
-                self.dirty.entry(uuid).or_insert(now + DOMAIN_PAUSE);
-            }
-        }
-    }
-
-    fn observe(&mut self, generation: u64) {
-        self.observing = true;
-        self.observe_at = Some(Instant::now() + RESYNC);
-        self.touched.clear();
-        let session = self.session.clone();
-        let asked = self.session.looks.lane.submit(OBSERVE, move || {
-            let result = super::worker::guarded(|| {
-                let connection = session.connection(&session.looks)?;
-                host::observe(&session, &connection)
-            });
-            session.send(Message::Observed(generation, Box::new(result)));
-        });
-        if let Err(error) = asked {
-            self.observed(Err(error));
-        }
-    }
-
-    fn observed(&mut self, result: PortResult<HostFacts>) {
-        let now = Instant::now();
-        self.observing = false;
-        match result {
-            Ok(facts) => {
-                self.told = None;
-                self.seen_facts = true;
-                self.tell(News::Facts(Box::new(facts)));
-                // Their part of the description may be older than what was told of them meanwhile.
-                for uuid in std::mem::take(&mut self.touched) {
-                    self.dirty.entry(uuid).or_insert(now);
-                }
-            }
-            Err(error) if error.fault == Fault::Unreachable => self.lost(error),
-            Err(error) => {
-                self.tell_trouble(error);
-                self.observe_at = Some(now + Duration::from_secs(2));
-            }
-        }
-    }
-
-    fn look(&mut self, generation: u64, uuid: Uuid, now: Instant) {
-        self.looking.insert(uuid);
-        let session = self.session.clone();
-        let asked = self.session.looks.lane.submit(LOOK, move || {
-            let result = super::worker::guarded(|| {
-                let connection = session.connection(&session.looks)?;
-                domain::look(&session, &connection, uuid)
-            });
-            session.send(Message::Looked(generation, uuid, Box::new(result)));
-        });
-        if asked.is_err() {
-            self.looking.remove(&uuid);
-            self.dirty.insert(uuid, now + Duration::from_millis(500));
-        }
-    }
-
-    fn looked(&mut self, uuid: Uuid, result: PortResult<Option<DomainFacts>>) {
-        self.looking.remove(&uuid);
-        match result {
-            Ok(facts) => self.tell(News::Domain(uuid, facts.map(Box::new))),
-            Err(error) if error.fault == Fault::Unreachable => self.lost(error),
-            Err(_) => {
-                let again = Instant::now() + Duration::from_millis(500);
-                self.dirty.entry(uuid).or_insert(again);
-            }
-        }
-    }
-
-    fn sample(&mut self, generation: u64, now: Instant) {
-        self.load_at = Some(
-            now + if self.last_sample.is_some() {
-                LOAD
-            } else {
-                FIRST_LOAD
-            },
-        );
-        let session = self.session.clone();
-        // Refused where all threads hang: then there is no figure this time.
-        let _ = self.session.looks.lane.submit(LOOK, move || {
-            let result = super::worker::guarded(|| {
-                let connection = session.connection(&session.looks)?;
-                host::sample(&connection)
-            });
-            session.send(Message::Sampled(generation, result));
-        });
-    }
-
-    fn sampled(&mut self, result: PortResult<host::Sample>) {
-        match result {
-            Ok(sample) => {
-                let cpu_milli = self
-                    .last_sample
-                    .as_ref()
-                    .and_then(|last| sample.cpu_milli_since(last));
-                *lock(&self.session.cpu_milli) = cpu_milli;
-                let memory = sample.memory_used;
-                self.last_sample = Some(sample);
-                self.tell(News::Load(Load { cpu_milli, memory }));
-            }
-            Err(error) if error.fault == Fault::Unreachable => self.lost(error),
-            Err(_) => {}
-        }
     }
 }

@@ -96,7 +96,9 @@ fn one_write_at_a_time_and_the_newest_wins() {
     desk.done(&first, Outcome::Failed("no".to_owned()), now);
     assert!(desk.take(now).is_none(), "it rests after a failure");
     let errand = desk.take(now + SECOND).unwrap();
-    let Act::Status(wanted) = &errand.act else { panic!() };
+    let Act::Status(wanted) = &errand.act else {
+        panic!()
+    };
     assert_eq!(wanted.status()["hostname"], "newer");
 }
 
@@ -110,7 +112,11 @@ fn pauses_grow_to_five_seconds_and_to_a_minute_for_what_is_refused() {
         for _ in 0..12 {
             let errand = desk.take(now).unwrap();
             let why = "no".to_owned();
-            let outcome = if refused { Outcome::Refused(why) } else { Outcome::Failed(why) };
+            let outcome = if refused {
+                Outcome::Refused(why)
+            } else {
+                Outcome::Failed(why)
+            };
             desk.done(&errand, outcome, now);
             let due = desk.next_due().unwrap();
             pauses.push(due - now);
@@ -140,7 +146,10 @@ fn a_status_that_somebody_else_changed_is_written_again_and_our_own_echo_is_not(
 #[test]
 fn a_guest_is_made_for_a_domain_and_made_again_and_then_gets_its_status() {
     let (mut desk, now) = (Desk::new(), Instant::now());
-    desk.show(view_of_guest(guest_view(false, None, GuestStatus::default())), now);
+    desk.show(
+        view_of_guest(guest_view(false, None, GuestStatus::default())),
+        now,
+    );
     assert!(desk.take(now).is_none(), "without a uuid it is none");
     let status = GuestStatus {
         host: Some("h1".to_owned()),
@@ -177,7 +186,10 @@ fn a_move_made_for_a_wish_is_made_once() {
     desk.done(&errand, Outcome::Object(Move::default().object()), now);
     write(&mut desk, 2, now);
     desk.gone(Key::new(Kind::Migration, "m"), now);
-    assert!(desk.take(now + 60 * SECOND).is_none(), "its deletion was an abort");
+    assert!(
+        desk.take(now + 60 * SECOND).is_none(),
+        "its deletion was an abort"
+    );
 }
 
 #[test]
@@ -219,7 +231,10 @@ fn a_deleted_move_goes_when_its_end_is_written() {
     desk.seen(deleted.object(), now);
     let copying = move_view(true, move_status(MigrationPhase::Copying));
     desk.show(view_of_move(true, Some(copying)), now);
-    assert!(desk.take(now + 60 * SECOND).is_none(), "it is still being aborted");
+    assert!(
+        desk.take(now + 60 * SECOND).is_none(),
+        "it is still being aborted"
+    );
     let aborted = move_view(true, move_status(MigrationPhase::Aborted));
     desk.show(view_of_move(true, Some(aborted)), now);
     write(&mut desk, 3, now);
@@ -262,12 +277,28 @@ fn a_deleted_move_that_the_engine_does_not_know() {
         desk.seen(deleted(phase), now);
         word(desk.take(now + later).as_ref())
     };
-    assert_eq!(taken(Some(MigrationPhase::Succeeded), true, Duration::ZERO), "remove");
-    assert_eq!(taken(Some(MigrationPhase::Succeeded), false, 60 * SECOND), "nothing");
-    assert_eq!(taken(None, true, SECOND), "nothing", "a view may be older than the object");
+    assert_eq!(
+        taken(Some(MigrationPhase::Succeeded), true, Duration::ZERO),
+        "remove"
+    );
+    assert_eq!(
+        taken(Some(MigrationPhase::Succeeded), false, 60 * SECOND),
+        "nothing"
+    );
+    assert_eq!(
+        taken(None, true, SECOND),
+        "nothing",
+        "a view may be older than the object"
+    );
     assert_eq!(taken(None, true, 2 * SECOND), "remove");
-    assert_eq!(taken(Some(MigrationPhase::Pending), true, 2 * SECOND), "remove");
-    assert_eq!(taken(Some(MigrationPhase::Copying), true, 60 * SECOND), "nothing");
+    assert_eq!(
+        taken(Some(MigrationPhase::Pending), true, 2 * SECOND),
+        "remove"
+    );
+    assert_eq!(
+        taken(Some(MigrationPhase::Copying), true, 60 * SECOND),
+        "nothing"
+    );
     // What was unclear while the engine was still looking is decided when it has looked.
     let mut desk = Desk::new();
     desk.seen(deleted(Some(MigrationPhase::Succeeded)), now);

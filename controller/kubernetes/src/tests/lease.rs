@@ -47,7 +47,10 @@ async fn answer(server: &Shared, request: http::Request<Body>) -> http::Response
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     // The way there and back takes a moment, and both orders happen.
-    sleep(Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 32)).await;
+    sleep(Duration::from_millis(
+        u64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 32,
+    ))
+    .await;
     if server.lock().unwrap().silent {
         std::future::pending::<()>().await;
     }
@@ -60,8 +63,14 @@ async fn answer(server: &Shared, request: http::Request<Body>) -> http::Response
     if lost {
         std::future::pending::<()>().await;
     }
-    sleep(Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 32)).await;
-    http::Response::builder().status(code).body(Full::new(Bytes::from(text.to_string()))).unwrap()
+    sleep(Duration::from_millis(
+        u64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 32,
+    ))
+    .await;
+    http::Response::builder()
+        .status(code)
+        .body(Full::new(Bytes::from(text.to_string())))
+        .unwrap()
 }
 
 impl Server {
@@ -90,7 +99,10 @@ impl Server {
                 let new: Value = serde_json::from_slice(body).unwrap();
                 match &self.lease {
                     None => refuse(404, "NotFound"),
-                    Some(old) if old["metadata"]["resourceVersion"] != new["metadata"]["resourceVersion"] => {
+                    Some(old)
+                        if old["metadata"]["resourceVersion"]
+                            != new["metadata"]["resourceVersion"] =>
+                    {
                         refuse(409, "Conflict")
                     }
                     Some(_) => self.store(new),
@@ -147,7 +159,7 @@ async fn contenders_never_hold_it_at_once() {
                 until.send_replace(None);
                 acting.lock().unwrap().1 += 1;
                 // One in four dies holding it.
-                if draw % 4 != 0 {
+                if !draw.is_multiple_of(4) {
                     let _ = contender.release(held).await;
                 } else {
                     contender = self::contender(&server, name);
@@ -163,7 +175,10 @@ async fn contenders_never_hold_it_at_once() {
     }
     let acting = acting.lock().unwrap();
     assert!(acting.1 >= 1000);
-    assert!(acting.2.windows(2).all(|pair| pair[0] < pair[1]), "epochs rise");
+    assert!(
+        acting.2.windows(2).all(|pair| pair[0] < pair[1]),
+        "epochs rise"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,7 +189,10 @@ async fn a_dead_holder_is_followed_after_the_duration_and_not_before() {
     let begun = Instant::now();
     let held = other.acquire(|_| {}).await;
     let waited = begun.elapsed();
-    assert!(waited >= Duration::from_secs(12) && waited < Duration::from_secs(14), "{waited:?}");
+    assert!(
+        waited >= Duration::from_secs(12) && waited < Duration::from_secs(14),
+        "{waited:?}"
+    );
     assert!(held.epoch > dead.epoch);
     assert!(dead.until() < begun + Duration::from_secs(9));
 }
@@ -201,7 +219,11 @@ async fn a_holder_stops_when_no_renewal_gets_through() {
     let begun = Instant::now();
     let lost = holder.keep(&mut held, &until, |_| {}).await;
     assert!(matches!(lost, Lost::NotRenewed(_)));
-    assert!(begun.elapsed() <= Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() <= Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
     let refused = guard.call(Duration::from_secs(1), async { Ok(()) }).await;
     assert!(matches!(refused, Err(Error::NoLease)));
 }
@@ -211,7 +233,10 @@ async fn a_call_does_not_outlast_the_lease() {
     let until = watch::Sender::new(Some(Instant::now() + Duration::from_secs(2)));
     let guard = Guard::new(until.subscribe());
     let begun = Instant::now();
-    let hung = guard.call(Duration::from_secs(10), std::future::pending::<kube::Result<()>>());
+    let hung = guard.call(
+        Duration::from_secs(10),
+        std::future::pending::<kube::Result<()>>(),
+    );
     assert!(matches!(hung.await, Err(Error::TimedOut(_))));
     assert_eq!(begun.elapsed(), Duration::from_secs(2));
 }
@@ -222,10 +247,25 @@ async fn renewals_whose_answers_are_lost_are_picked_up() {
     let mut holder = contender(&server, "a");
     let mut held = holder.acquire(|_| {}).await;
     server.lock().unwrap().loses_answers = true;
-    assert!(matches!(holder.renew(&mut held).await, Err(Error::TimedOut(_))));
+    assert!(matches!(
+        holder.renew(&mut held).await,
+        Err(Error::TimedOut(_))
+    ));
     server.lock().unwrap().loses_answers = false;
-    assert!(matches!(holder.renew(&mut held).await, Err(Error::Conflict(_))));
+    assert!(matches!(
+        holder.renew(&mut held).await,
+        Err(Error::Conflict(_))
+    ));
     assert!(matches!(holder.renew(&mut held).await, Ok(Ok(()))));
+    // And when it is given back meanwhile, it is free all the same.
+    server.lock().unwrap().loses_answers = true;
+    assert!(matches!(
+        holder.renew(&mut held).await,
+        Err(Error::TimedOut(_))
+    ));
+    server.lock().unwrap().loses_answers = false;
+    holder.release(held).await.unwrap();
+    assert!(contender(&server, "b").look().await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]

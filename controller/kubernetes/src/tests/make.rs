@@ -126,7 +126,11 @@ pub(crate) fn move_status(phase: MigrationPhase) -> GuestMigrationStatus {
     }
 }
 
-pub(crate) fn guest_view(declared: bool, uuid: Option<&str>, status: GuestStatus) -> Arc<GuestView> {
+pub(crate) fn guest_view(
+    declared: bool,
+    uuid: Option<&str>,
+    status: GuestStatus,
+) -> Arc<GuestView> {
     Arc::new(GuestView {
         uuid: uuid.map(str::to_owned),
         declared,

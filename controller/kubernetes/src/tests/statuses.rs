@@ -40,7 +40,10 @@ fn times_and_small_loads_of_a_host_wait_a_minute() {
 fn fractions_of_a_second_are_no_difference() {
     let before = host_status(0, 500);
     let mut after = before.clone();
-    let later = time(0).0.checked_add(SignedDuration::from_millis(300)).unwrap();
+    let later = time(0)
+        .0
+        .checked_add(SignedDuration::from_millis(300))
+        .unwrap();
     after.observed_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(later));
     assert_ne!(before, after);
     assert_eq!(of_hosts(&before, &after), Difference::None);
@@ -51,15 +54,25 @@ fn progress_of_a_move_has_a_pace_and_its_phase_does_not() {
     let copying = move_status(MigrationPhase::Copying);
     let held = Held::Written(Wanted::Migration(move_view(true, copying.clone())));
     let against = |status| {
-        difference(Kind::Migration, &held, &Wanted::Migration(move_view(true, status)))
+        difference(
+            Kind::Migration,
+            &held,
+            &Wanted::Migration(move_view(true, status)),
+        )
     };
     let mut further = copying.clone();
     further.progress = 40;
     further.conditions[0].message = "40 %".to_owned();
-    assert_eq!(against(further.clone()), Difference::Figures(Duration::from_secs(1)));
+    assert_eq!(
+        against(further.clone()),
+        Difference::Figures(Duration::from_secs(1))
+    );
     further.conditions[0].reason = "CopyStalled".to_owned();
     assert_eq!(against(further), Difference::Matters);
-    assert_eq!(against(move_status(MigrationPhase::Switching)), Difference::Matters);
+    assert_eq!(
+        against(move_status(MigrationPhase::Switching)),
+        Difference::Matters
+    );
     assert_eq!(against(copying), Difference::None);
 }
 
@@ -74,7 +87,10 @@ fn a_guest_without_status_gets_one_at_once_and_its_share_of_progress_later() {
     };
     let wanted = Wanted::Guest(guest_view(true, None, status.clone()));
     let empty = Held::Shown(guest("g", 1, None));
-    assert_eq!(difference(Kind::Guest, &empty, &wanted), Difference::Matters);
+    assert_eq!(
+        difference(Kind::Guest, &empty, &wanted),
+        Difference::Matters
+    );
     let mut before = status;
     before.current_move = Some(MoveRef {
         name: "m".to_owned(),

@@ -78,6 +78,7 @@ pub fn guest(name: &str, host: u32, memory: u64) -> Guest {
         held: None,
         cpu_milli: 1000,
         memory: Bytes(memory),
+        overhead: Bytes(0),
         disks: Vec::new(),
         dirty_rate: None,
         priority: 0,

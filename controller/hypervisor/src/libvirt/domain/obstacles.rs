@@ -21,13 +21,18 @@ pub(crate) fn in_xml(domain: Node<'_, '_>) -> Vec<Cause> {
             )
         })
         .collect();
-    if let Some(os) = xml::child(domain, "os")
-        && let Some(file) = description::nvram(os)
-    {
-        causes.push(Cause::new(
-            Reason::DiskNotMovable,
-            format!("its firmware's variables in `{file}` (NVRAM) are not carried yet"),
-        ));
+    if let Some(os) = xml::child(domain, "os") {
+        let stateless = xml::child(os, "loader")
+            .is_some_and(|loader| loader.attribute("stateless") == Some("yes"));
+        // With the firmware chosen by libvirt the store is named only while the guest runs.
+        let store = description::nvram(os)
+            .or((os.attribute("firmware") == Some("efi") && !stateless).then_some("its own file"));
+        if let Some(file) = store {
+            causes.push(Cause::new(
+                Reason::DiskNotMovable,
+                format!("its firmware's variables in `{file}` (NVRAM) are not carried yet"),
+            ));
+        }
     }
     let devices = xml::child(domain, "devices");
     for device in devices
@@ -288,12 +293,16 @@ mod tests {
 
     #[test]
     fn nvram_and_encryption() {
-        let text = "<domain><os><loader readonly='yes' type='pflash'>/c</loader><nvram>/n</nvram></os></domain>";
-        let document = xml::parse(text).unwrap();
-        assert_eq!(
-            in_xml(document.root_element())[0].reason,
-            Reason::DiskNotMovable
-        );
+        for text in [
+            "<domain><os><loader readonly='yes' type='pflash'>/c</loader><nvram>/n</nvram></os></domain>",
+            "<domain><os firmware='efi'/></domain>",
+        ] {
+            let document = xml::parse(text).unwrap();
+            assert_eq!(
+                in_xml(document.root_element())[0].reason,
+                Reason::DiskNotMovable
+            );
+        }
         assert_eq!(
             reasons(
                 "<disk type='file'><source file='/x'><encryption format='luks'/></source><target dev='vda'/></disk>"

@@ -35,7 +35,10 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn new() -> Self {
-        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_test_writer()
+            .try_init();
         let client = client().await;
         install(&client).await;
         let stores = Arc::new(Stores::default());
@@ -59,10 +62,20 @@ impl Rig {
         watch!(Guest);
         watch!(GuestMigration);
         watch!(HostDrain);
-        timeout(Duration::from_secs(20), stores.synced()).await.unwrap();
+        timeout(Duration::from_secs(20), stores.synced(0))
+            .await
+            .unwrap();
         let until = watch::Sender::new(Some(Instant::now() + Duration::from_secs(3600)));
         let guard = Guard::new(until.subscribe());
-        follow(&mut parts, "test", client.clone(), stores.clone(), guard, shown, happened);
+        follow(
+            &mut parts,
+            "test",
+            client.clone(),
+            stores.clone(),
+            guard,
+            shown,
+            happened,
+        );
         Self {
             client,
             stores,
@@ -109,9 +122,13 @@ pub(crate) async fn install(client: &Client) {
     for (_, crd) in manifests::all() {
         let name = crd.metadata.name.clone().unwrap();
         let params = PatchParams::apply("test").force();
-        crds.patch(&name, &params, &Patch::Apply(&crd)).await.unwrap();
+        crds.patch(&name, &params, &Patch::Apply(&crd))
+            .await
+            .unwrap();
     }
-    timeout(Duration::from_secs(20), crate::installed(client)).await.unwrap();
+    timeout(Duration::from_secs(20), crate::installed(client))
+        .await
+        .unwrap();
 }
 
 /// Waits until an object is as asked.
@@ -121,7 +138,11 @@ pub(crate) async fn until<K: client::Object>(
     mut done: impl FnMut(&K) -> bool + Send,
 ) -> K {
     let waiting = client::wait_until::<K>(client, name, |object| object.is_some_and(&mut done));
-    timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap().unwrap()
+    timeout(Duration::from_secs(20), waiting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap()
 }
 
 pub(crate) fn unique(prefix: &str) -> String {
@@ -139,6 +160,9 @@ pub(crate) fn host_spec() -> HostSpec {
 pub(crate) async fn cluster(arguments: &[&str]) {
     let command = std::env::var("EVENKEEL_CLUSTER").expect("EVENKEEL_CLUSTER: the cluster's tool");
     let mut words = command.split_whitespace();
-    let status = tokio::process::Command::new(words.next().unwrap()).args(words).args(arguments).status();
+    let status = tokio::process::Command::new(words.next().unwrap())
+        .args(words)
+        .args(arguments)
+        .status();
     assert!(status.await.unwrap().success());
 }

@@ -1,0 +1,340 @@
+//! Looking at a domain.
+//!
+//! A look asks libvirt only what it answers without waiting for QEMU, so that evidence is to be had even of a guest
+//! that hangs. Sizes of disks come from their volumes, not from QEMU. The questions that go to QEMU, whether a job runs
+//! and what its agent knows, are asked in a lane of their own; no answer about a job counts as "a job".
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use evenkeel_crds::quantity::Bytes;
+use evenkeel_engine::port::{
+    Activity, CpuNeed, DiskFacts, DomainFacts, Fault, InterfaceSource, PortResult, Why,
+};
+use uuid::Uuid;
+use virt::{domain::Domain, sys};
+
+use super::{
+    description::{self, Description, DiskXml},
+    metadata, obstacles, state,
+    volumes::Volumes,
+};
+use crate::libvirt::{
+    fault::OrFault,
+    raw::{self, Connection},
+    session::Session,
+    storage::{self, Freshness, Pool},
+    xml,
+};
+
+/// How long QEMU may take to say whether a job runs.
+const PROBE: Duration = Duration::from_millis(1500);
+/// One domain; nothing where the host has none of that UUID.
+pub(crate) fn look(
+    session: &Arc<Session>,
+    connection: &Connection,
+    uuid: Uuid,
+) -> PortResult<Option<DomainFacts>> {
+    let Some(domain) = connection.lookup_domain_by_uuid(uuid).or_absent()? else {
+        return Ok(None);
+    };
+    let pools = storage::pools(connection, Freshness::AsListed)?;
+    Looker::new(session, &pools).look(&domain)
+}
+
+/// Every domain.
+pub(crate) fn look_at_all(
+    session: &Arc<Session>,
+    connection: &Connection,
+    pools: &[Pool],
+) -> PortResult<Vec<DomainFacts>> {
+    let looker = Looker::new(session, pools);
+    let mut found = Vec::new();
+    for domain in connection.list_all_domains(0).or_fault()? {
+        found.extend(looker.look(&domain)?);
+    }
+    Ok(found)
+}
+
+struct Looker<'a> {
+    session: &'a Arc<Session>,
+    volumes: Volumes<'a>,
+}
+
+impl<'a> Looker<'a> {
+    fn new(session: &'a Arc<Session>, pools: &'a [Pool]) -> Self {
+        Self {
+            session,
+            volumes: Volumes::new(pools),
+        }
+    }
+
+    /// Nothing where the domain went away while it was looked at.
+    fn look(&self, domain: &Domain) -> PortResult<Option<DomainFacts>> {
+        match self.try_look(domain) {
+            Err(error) if error.fault == Fault::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn try_look(&self, domain: &Domain) -> PortResult<DomainFacts> {
+        let uuid = domain.uuid().or_fault()?;
+        let persistent = domain.is_persistent().or_fault()?;
+        let (number, reason) = raw::state(domain).or_fault()?;
+        let (activity, why) = state::activity(number.unsigned_abs(), reason.unsigned_abs());
+        let live_text = domain.xml_desc(0).or_fault()?;
+        // Read after the state: a domain that stopped in between is caught by the event that told so.
+        let defined_text = match persistent && activity.active() {
+            true => domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).or_absent()?,
+            false => None,
+        };
+        let live_document = xml::parse(&live_text)?;
+        let live = live_document.root_element();
+        let defined_document = defined_text.as_deref().map(xml::parse).transpose()?;
+        let defined = defined_document
+            .as_ref()
+            .map(|document| document.root_element());
+
+        let description = description::describe(live)?;
+        let ours = metadata::ours(live);
+        let ours_defined = defined.map(metadata::ours).unwrap_or_else(|| ours.clone());
+        let others = metadata::others(live);
+
+        let mut obstacles = obstacles::in_xml(live);
+        let mut disks = Vec::new();
+        for disk in &description.disks {
+            let facts = self.disk(domain, activity, disk)?;
+            obstacles.extend(obstacles::of_disk(disk, &facts));
+            disks.push(facts);
+        }
+        let mut cpu = description.cpu;
+        if let Some(defined) = defined {
+            let defined = description::describe(defined)?;
+            // Where it runs, host-model stands there resolved.
+            if defined.cpu == CpuNeed::SameAsHost {
+                cpu = CpuNeed::SameAsHost;
+            }
+            obstacles.extend(obstacles::of_definition(&description.disks, &defined.disks));
+        }
+        obstacles.extend(obstacles::of_snapshots(domain.num_snapshots(0).or_fault()?));
+
+        let outgoing =
+            activity.active() && why != Why::StartingUp && !incoming(activity, why, persistent);
+        let jobs = if outgoing {
+            self.jobs(domain, &description)
+        } else {
+            Jobs::default()
+        };
+        let Description {
+            name,
+            vcpus,
+            memory,
+            memory_overhead,
+            disks: _,
+            mut interfaces,
+            files,
+            cpu: _,
+            emulator,
+            machine,
+            agent,
+        } = description;
+        let leased = interfaces
+            .iter()
+            .any(|interface| matches!(interface.source, InterfaceSource::Network(_)));
+        if activity == Activity::Running {
+            let mut known = if leased {
+                addresses(domain, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
+            } else {
+                BTreeMap::new()
+            };
+            if agent && !jobs.job {
+                for (mac, mut found) in self.agent_addresses(domain) {
+                    known.entry(mac).or_insert_with(Vec::new).append(&mut found);
+                }
+            }
+            for interface in &mut interfaces {
+                let mut found = known.remove(&interface.mac).unwrap_or_default();
+                found.sort();
+                found.dedup();
+                interface.addresses = found;
+            }
+        }
+        Ok(DomainFacts {
+            uuid,
+            name,
+            activity,
+            why,
+            persistent,
+            autostart: domain.autostart().or_fault()?,
+            vcpus,
+            memory,
+            memory_overhead,
+            disks,
+            interfaces,
+            files,
+            created: metadata::created(&others),
+            metadata: others,
+            labels: match ours.labels.is_empty() {
+                true => ours_defined.labels,
+                false => ours.labels.clone(),
+            },
+            managed_by: metadata::manager(live, &ours).or_else(|| {
+                ours_defined
+                    .elsewhere
+                    .then(|| "its own metadata".to_owned())
+            }),
+            obstacles,
+            cpu,
+            emulator,
+            machine,
+            job: jobs.job,
+            block_job: jobs.block_job,
+            mark: ours.mark.or(ours_defined.mark),
+            last_move: ours_defined.last_move.or(ours.last_move),
+        })
+    }
+
+    fn disk(&self, domain: &Domain, activity: Activity, disk: &DiskXml) -> PortResult<DiskFacts> {
+        let mut facts = DiskFacts {
+            target: disk.target.clone(),
+            device: disk.device,
+            path: disk.path.clone(),
+            format: disk.format.clone(),
+            virtual_size: Bytes(0),
+            allocated: Bytes(0),
+            chain_allocated: Bytes(0),
+            pool: None,
+            volume: None,
+            backing: disk.backing.clone(),
+            readonly: disk.readonly,
+            shared: disk.networked,
+        };
+        let Some(path) = &disk.path else {
+            return Ok(facts);
+        };
+        if let Some((pool, name)) = self.volumes.owner(path) {
+            facts.pool = Some(pool.facts.name.clone());
+            facts.volume = Some(name.to_owned());
+            facts.shared |= pool.facts.shared;
+        }
+        let top = self.volumes.get(path)?;
+        match &top {
+            Some(seen) => {
+                facts.virtual_size = seen.capacity;
+                facts.allocated = seen.allocated;
+            }
+            // In no pool: the driver can tell as long as it does not have to ask QEMU.
+            None if !activity.active() => {
+                if let Ok((capacity, allocated)) = raw::block_info(domain, &disk.target) {
+                    facts.virtual_size = Bytes(capacity);
+                    facts.allocated = Bytes(allocated);
+                }
+            }
+            None => {}
+        }
+        if !disk.chain_complete && disk.format != "raw" {
+            facts.backing = self.volumes.chain(top.as_ref())?;
+        }
+        facts.chain_allocated = facts.allocated;
+        for file in &facts.backing {
+            if let Some(seen) = self.volumes.get(file)? {
+                facts.chain_allocated.0 = facts.chain_allocated.0.saturating_add(seen.allocated.0);
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Whether jobs run on it. Where QEMU does not say in time, somebody holds it: that is a job to us.
+    fn jobs(&self, domain: &Domain, description: &Description) -> Jobs {
+        let block_job = description.disks.iter().any(|disk| disk.mirrored);
+        let disks: Vec<String> = description
+            .disks
+            .iter()
+            .filter(|disk| disk.path.is_some() && !disk.readonly)
+            .map(|disk| disk.target.clone())
+            .collect();
+        let Ok(uuid) = domain.uuid() else {
+            return Jobs::default();
+        };
+        self.probe(move |connection| {
+            let domain = connection.lookup_domain_by_uuid(uuid).or_fault()?;
+            if has_job(&domain)? {
+                return Ok(Jobs {
+                    job: true,
+                    block_job,
+                });
+            }
+            let mut jobs = Jobs {
+                job: false,
+                block_job,
+            };
+            for disk in disks {
+                jobs.block_job |= raw::has_block_job(&domain, &disk).or_fault()?;
+            }
+            Ok(jobs)
+        })
+        .unwrap_or_else(|error| Jobs {
+            job: matches!(error.fault, Fault::TimedOut | Fault::Busy),
+            block_job,
+        })
+    }
+
+    fn agent_addresses(&self, domain: &Domain) -> BTreeMap<String, Vec<String>> {
+        let Ok(uuid) = domain.uuid() else {
+            return BTreeMap::new();
+        };
+        self.probe(move |connection| {
+            let domain = connection.lookup_domain_by_uuid(uuid).or_fault()?;
+            Ok(addresses(
+                &domain,
+                sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+            ))
+        })
+        .unwrap_or_default()
+    }
+
+    fn probe<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> PortResult<T> + Send + 'static,
+    ) -> PortResult<T> {
+        self.session.probe(PROBE, question)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Jobs {
+    job: bool,
+    block_job: bool,
+}
+
+/// Whether a job runs on a domain, seen from its outgoing side.
+fn has_job(domain: &Domain) -> PortResult<bool> {
+    match raw::job(domain, 0).or_fault() {
+        Ok((kind, _)) => Ok(running(kind)),
+        Err(error) if error.fault == Fault::DomainStopped => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a job of this type is under way.
+pub(crate) fn running(kind: i32) -> bool {
+    matches!(
+        kind.unsigned_abs(),
+        sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED
+    )
+}
+
+/// Whether this is the target's end of a migration: nothing else is transient and `paused (migrating)`.
+fn incoming(activity: Activity, why: Why, persistent: bool) -> bool {
+    activity == Activity::Paused && why == Why::Migrating && !persistent
+}
+
+/// Addresses without loopback and link-local ones; nothing where nobody tells.
+fn addresses(domain: &Domain, source: u32) -> BTreeMap<String, Vec<String>> {
+    let mut found = raw::addresses(domain, source).unwrap_or_default();
+    for addresses in found.values_mut() {
+        addresses.retain(|address| {
+            !address.to_ascii_lowercase().starts_with("fe80:") && !address.starts_with("127.")
+        });
+    }
+    found
+}

@@ -1,0 +1,235 @@
+//! What can be broken in a simulated fleet, and mended.
+
+use std::time::Duration;
+
+use evenkeel_engine::port::{Activity, DomainEvent, Mark, MigrateRequest, Why};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{
+    Fleet,
+    world::{Daemon, File, Kind, Qemu, Tiding, World, pair},
+};
+
+impl Fleet {
+    /// Kills a host's libvirtd. Its guests run on.
+    pub fn kill_libvirtd(&self, host: &str) {
+        let mut world = self.world();
+        if let Some(machine) = world.machine(host) {
+            machine.daemon = Daemon::Down;
+        }
+        // What is under way hears of it at once, however soon it is back.
+        world.tick();
+    }
+
+    /// Starts a host's libvirtd again.
+    pub fn start_libvirtd(&self, host: &str) {
+        let mut world = self.world();
+        let Some(machine) = world.machine(host) else {
+            return;
+        };
+        machine.daemon = Daemon::Up;
+        machine.generation += 1;
+        world.find_dead(host);
+    }
+
+    /// Stops a host's libvirtd as SIGSTOP does, or lets it go on.
+    pub fn hang_libvirtd(&self, host: &str, hung: bool) {
+        if let Some(machine) = self.world().machine(host) {
+            machine.daemon = if hung { Daemon::Hung } else { Daemon::Up };
+        }
+    }
+
+    /// Takes a host's power away: its guests are gone, its disks stay.
+    pub fn power_off(&self, host: &str) {
+        let mut world = self.world();
+        let Some(machine) = world.machine(host) else {
+            return;
+        };
+        machine.powered = false;
+        let domains: Vec<Uuid> = machine.domains.keys().copied().collect();
+        for uuid in domains {
+            world.qemu(host, uuid, Qemu::None);
+        }
+        world.tick();
+    }
+
+    /// Gives it back: the host boots, and starts what has autostart.
+    pub fn power_on(&self, host: &str) {
+        let mut world = self.world();
+        let Some(machine) = world.machine(host) else {
+            return;
+        };
+        machine.powered = true;
+        machine.daemon = Daemon::Up;
+        machine.generation += 1;
+        world.find_dead(host);
+        let starting: Vec<Uuid> = world.machines[host]
+            .domains
+            .iter()
+            .filter(|(_, domain)| domain.autostart)
+            .map(|(uuid, _)| *uuid)
+            .collect();
+        for uuid in starting {
+            world.boot(host, uuid);
+        }
+    }
+
+    /// Cuts the link between two hosts, or mends it.
+    pub fn cut(&self, one: &str, other: &str, cut: bool) {
+        let mut world = self.world();
+        if cut {
+            world.cuts.insert(pair(one, other));
+        } else {
+            world.cuts.remove(&pair(one, other));
+        }
+    }
+
+    /// Cuts one client off from a host, or mends that.
+    pub fn cut_client(&self, client: &str, host: &str, cut: bool) {
+        self.cut(&format!("@{client}"), host, cut);
+    }
+
+    /// Kills a guest's QEMU on a host.
+    pub fn kill_qemu(&self, host: &str, guest: Uuid) {
+        self.end_qemu(host, guest, Activity::Crashed, Why::Other);
+    }
+
+    /// The guest powers itself off, wherever it executes.
+    pub fn shut_down(&self, guest: Uuid) {
+        for host in self.executing(guest) {
+            self.end_qemu(&host, guest, Activity::ShutOff, Why::Shutdown);
+        }
+    }
+
+    fn end_qemu(&self, host: &str, guest: Uuid, activity: Activity, why: Why) {
+        let mut world = self.world();
+        world.qemu(host, guest, Qemu::None);
+        world.tick();
+        let after = world.chance.millis(50, 1500);
+        let name = host.to_owned();
+        world.later(after, Some(host), move |world| {
+            let dead = world
+                .domain(&name, guest)
+                .is_some_and(|domain| domain.qemu == Qemu::None);
+            if dead {
+                world.stopped(&name, guest, activity, why);
+            }
+        });
+    }
+
+    /// Starts a guest that is defined on a host.
+    pub fn start_guest(&self, host: &str, guest: Uuid) {
+        self.world().boot(host, guest);
+    }
+
+    /// Puts a file of somebody else's into the host's default pool and returns its path.
+    pub fn put_file(&self, host: &str, name: &str, size: u64) -> String {
+        let path = format!("/pools/default/{name}");
+        let file = File {
+            capacity: size,
+            allocated: size,
+            kind: Kind::Foreign,
+        };
+        if let Some(machine) = self.world().machine(host) {
+            machine.files.insert(path.clone(), file);
+        }
+        path
+    }
+
+    /// Removes a file, as its owner.
+    pub fn remove_file(&self, host: &str, path: &str) {
+        if let Some(machine) = self.world().machine(host) {
+            machine.files.remove(path);
+        }
+    }
+
+    /// Fills a host's default pool with something else, so that this much is left, or a little less.
+    pub fn leave_room(&self, host: &str, bytes: u64) {
+        if let Some(machine) = self.world().machine(host) {
+            machine.pools[0].taken = 0;
+            let free = machine.available(&machine.pools[0]);
+            machine.pools[0].taken = free.saturating_sub(bytes);
+        }
+    }
+
+    /// A job of somebody else's migrates the guest.
+    pub fn migrate_by_hand(&self, guest: Uuid, source: &str, target: &str) -> bool {
+        let (answer, _) = oneshot::channel();
+        let request = MigrateRequest {
+            domain: guest,
+            target_uri: super::uri(target),
+            target_address: None,
+            disks: Vec::new(),
+            mark: Mark {
+                id: Uuid::nil(),
+                source: source.into(),
+                target: target.into(),
+                migration: String::new(),
+            },
+            bandwidth: None,
+            downtime: Duration::from_millis(300),
+            auto_converge: false,
+        };
+        self.world()
+            .migrate(source, target, &request, true, answer)
+            .is_ok()
+    }
+
+    /// Removes a domain and its QEMU by hand; its files stay.
+    pub fn discard(&self, host: &str, guest: Uuid) {
+        let mut world = self.world();
+        world.forget(host, guest);
+        world.event(host, guest, DomainEvent::Stopped);
+    }
+
+    /// Aborts a guest's migration by hand.
+    pub fn abort_by_hand(&self, guest: Uuid) {
+        for own in self
+            .world()
+            .moves
+            .values_mut()
+            .filter(|own| own.guest == guest)
+        {
+            own.abort = true;
+        }
+    }
+
+    /// Sets what the guest dirties per second.
+    pub fn dirty(&self, guest: Uuid, bytes: u64) {
+        if let Some(truth) = self.world().guests.get_mut(&guest) {
+            truth.dirty = bytes;
+        }
+    }
+}
+
+impl World {
+    /// A libvirtd that starts finds which of its domains still have a QEMU.
+    fn find_dead(&mut self, host: &str) {
+        let domains: Vec<Uuid> = self.machines[host].domains.keys().copied().collect();
+        for uuid in domains {
+            let dead = self
+                .domain(host, uuid)
+                .is_some_and(|domain| domain.qemu == Qemu::None && domain.activity.active());
+            if dead {
+                self.stopped(host, uuid, Activity::ShutOff, Why::Other);
+            }
+        }
+    }
+
+    fn boot(&mut self, host: &str, guest: Uuid) {
+        let stopped = self
+            .domain(host, guest)
+            .is_some_and(|domain| domain.qemu == Qemu::None);
+        if !stopped {
+            return;
+        }
+        if let Some(truth) = self.guests.get_mut(&guest) {
+            truth.boots += 1;
+        }
+        self.qemu(host, guest, Qemu::Runs);
+        self.state(host, guest, Activity::Running, Why::Other);
+        self.event(host, guest, DomainEvent::Booted);
+        self.tell(host, Tiding::Surroundings);
+    }
+}

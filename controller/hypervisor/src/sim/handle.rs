@@ -1,0 +1,358 @@
+//! The port's calls, each done to the simulated host.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use evenkeel_crds::quantity::Bytes;
+use evenkeel_engine::port::{
+    Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, HostFacts, Hypervisor,
+    JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, PoolFacts, PortError,
+    PortResult, VolumeFacts, Why,
+};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{
+    facts,
+    line::{Handle, Waits},
+    machine_of,
+    world::{Domain, File, Kind, Qemu, Tiding, World},
+};
+
+const LOOK: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(10);
+/// What an empty image occupies.
+const EMPTY: u64 = 200 << 10;
+const JOURNAL: u64 = 32 << 10;
+/// How long a migration's client waits for a silent libvirtd.
+const PATIENCE: Duration = Duration::from_secs(34);
+
+fn missing(what: &str) -> PortError {
+    PortError::new(Fault::NotFound, format!("{what} not found"))
+}
+
+fn domain_of<'a>(world: &'a mut World, host: &str, uuid: Uuid) -> PortResult<&'a mut Domain> {
+    world.domain(host, uuid).ok_or_else(|| missing("Domain"))
+}
+
+impl Handle {
+    async fn look_at<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut World, &str) -> T + Send + 'static,
+    ) -> PortResult<T> {
+        self.call(LOOK, Waits::Nothing, |world, host| Ok(look(world, host)))
+            .await
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut World, &str) -> PortResult<T> + Send + 'static,
+    ) -> PortResult<T> {
+        self.call(CALL, Waits::Nothing, change).await
+    }
+
+    /// Changes a domain's definition, which a job may hold.
+    async fn define(
+        &self,
+        uuid: Uuid,
+        change: impl FnOnce(&mut Domain) + Send + 'static,
+    ) -> PortResult<()> {
+        self.call(CALL, Waits::Act(uuid), move |world, host| {
+            change(domain_of(world, host, uuid)?);
+            world.tell(host, Tiding::Changed(uuid));
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Handle {
+    async fn observe(&self) -> PortResult<HostFacts> {
+        self.look_at(|world, host| facts::host(host, &world.machines[host]))
+            .await
+    }
+
+    async fn look(&self, domain: Uuid) -> PortResult<Option<DomainFacts>> {
+        self.call(LOOK, Waits::Look(domain), move |world, host| {
+            let machine = &world.machines[host];
+            let own = machine.domains.get(&domain);
+            Ok(own.map(|own| facts::domain(machine, domain, own)))
+        })
+        .await
+    }
+
+    async fn references(&self, except: Option<Uuid>) -> PortResult<BTreeMap<String, Vec<String>>> {
+        self.look_at(move |world, host| world.machines[host].references(except))
+            .await
+    }
+
+    async fn pools(&self) -> PortResult<Vec<PoolFacts>> {
+        self.look_at(|world, host| facts::pools(&world.machines[host]))
+            .await
+    }
+
+    async fn claim(&self) -> PortResult<Option<ClaimRecord>> {
+        self.look_at(|world, host| world.machines[host].claim.clone())
+            .await
+    }
+
+    async fn put_claim(&self, claim: &ClaimRecord) -> PortResult<()> {
+        let claim = claim.clone();
+        self.change(move |world, host| {
+            let own = &mut world.machine(host).ok_or_else(|| missing("Host"))?.claim;
+            if own.as_ref().is_some_and(|own| own.id != claim.id) {
+                return Err(PortError::new(
+                    Fault::Exists,
+                    "already defined for use with evenkeel-claim",
+                ));
+            }
+            *own = Some(claim);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_claim(&self, id: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            let own = &mut world.machine(host).ok_or_else(|| missing("Host"))?.claim;
+            if own.as_ref().is_some_and(|own| own.id == id) {
+                *own = None;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn journals(&self) -> PortResult<Vec<JournalEntry>> {
+        self.look_at(|world, host| {
+            let machine = &world.machines[host];
+            let entry = |(path, file): (&String, &File)| match &file.kind {
+                Kind::Journal(id, text) => Some(JournalEntry {
+                    id: *id,
+                    pool: machine.pool_of(path)?.name.clone(),
+                    text: text.clone(),
+                }),
+                _ => None,
+            };
+            machine.files.iter().filter_map(entry).collect()
+        })
+        .await
+    }
+
+    async fn create_journal(&self, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
+        let name = pool.to_owned();
+        self.change(move |world, host| {
+            let file = File {
+                capacity: JOURNAL,
+                allocated: JOURNAL,
+                kind: Kind::Journal(id, String::new()),
+            };
+            let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            machine.create(&name, &format!(".evenkeel-{id}"), file)
+        })
+        .await?;
+        // Made and written are two calls: whoever dies between them leaves it empty.
+        self.rewrite_journal(pool, id, text).await
+    }
+
+    async fn rewrite_journal(&self, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
+        let (pool, text) = (pool.to_owned(), text.to_owned());
+        self.change(move |world, host| {
+            let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            let path = machine.journal_path(&pool, id)?;
+            let file = machine
+                .files
+                .get_mut(&path)
+                .ok_or_else(|| missing("Journal"))?;
+            file.kind = Kind::Journal(id, text);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_journal(&self, pool: &str, id: Uuid) -> PortResult<()> {
+        let pool = pool.to_owned();
+        self.change(move |world, host| {
+            let path = world.machines[host].journal_path(&pool, id)?;
+            world.delete(host, &path);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn volume(&self, path: &str) -> PortResult<Option<VolumeFacts>> {
+        let path = path.to_owned();
+        self.change(move |world, host| {
+            let machine = &world.machines[host];
+            if machine.pool_of(&path).is_none() {
+                return Err(PortError::new(
+                    Fault::Unsupported,
+                    format!("{path} is in no pool"),
+                ));
+            }
+            Ok(machine.files.get(&path).map(|file| VolumeFacts {
+                capacity: Bytes(file.capacity),
+                allocated: Bytes(file.allocated),
+            }))
+        })
+        .await
+    }
+
+    async fn create_volume(&self, volume: &NewVolume) -> PortResult<String> {
+        let volume = volume.clone();
+        self.change(move |world, host| {
+            let file = File {
+                capacity: volume.capacity.0,
+                allocated: EMPTY,
+                kind: Kind::Image(None),
+            };
+            let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            machine.create(&volume.pool, &volume.name, file)
+        })
+        .await
+    }
+
+    async fn delete_volume(&self, path: &str) -> PortResult<()> {
+        let path = path.to_owned();
+        self.change(move |world, host| {
+            world.delete(host, &path);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()> {
+        let mark = mark.cloned();
+        self.define(domain, |own| own.mark = mark).await
+    }
+
+    async fn set_last_move(&self, domain: Uuid, last: &LastMove) -> PortResult<()> {
+        let last = last.clone();
+        self.define(domain, |own| {
+            own.mark = None;
+            own.last_move = Some(last);
+        })
+        .await
+    }
+
+    async fn set_autostart(&self, domain: Uuid, on: bool) -> PortResult<()> {
+        self.define(domain, move |own| own.autostart = on).await
+    }
+
+    async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
+        let (answer, answered) = oneshot::channel();
+        let request = request.clone();
+        let generation = self
+            .call(CALL, Waits::Nothing, move |world, host| {
+                let target = machine_of(&request.target_uri)
+                    .ok_or_else(|| PortError::new(Fault::Invalid, "no such URI"))?;
+                world.migrate(host, target, &request, false, answer)?;
+                Ok(world.machines[host].generation)
+            })
+            .await?;
+        tokio::select! {
+            Ok(result) = answered => result,
+            () = self.broken(generation, PATIENCE) => {
+                Err(PortError::new(Fault::Unreachable, "Disconnected: End of file while reading data"))
+            }
+        }
+    }
+
+    async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>> {
+        self.call(LOOK, Waits::Look(domain), move |world, host| {
+            let job = world.domain(host, domain).and_then(|own| own.job);
+            Ok(job
+                .and_then(|job| world.moves.get(&job))
+                .map(super::migration::Move::facts))
+        })
+        .await
+    }
+
+    async fn completed(&self, domain: Uuid) -> PortResult<Option<CompletedFacts>> {
+        self.look_at(move |world, host| world.domain(host, domain).and_then(|own| own.completed))
+            .await
+    }
+
+    async fn abort(&self, domain: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            let job = domain_of(world, host, domain)?.job;
+            match job.and_then(|job| world.moves.get_mut(&job)) {
+                Some(own) => {
+                    own.abort = true;
+                    Ok(())
+                }
+                None => Err(PortError::new(
+                    Fault::Invalid,
+                    "no job is active on the domain",
+                )),
+            }
+        })
+        .await
+    }
+
+    async fn suspend(&self, domain: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            if domain_of(world, host, domain)?.qemu == Qemu::None {
+                return Err(PortError::new(
+                    Fault::DomainStopped,
+                    "domain is not running",
+                ));
+            }
+            world.qemu(host, domain, Qemu::Still);
+            world.state(host, domain, Activity::Paused, Why::ByUser);
+            world.event(host, domain, DomainEvent::Suspended);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn resume(&self, domain: Uuid) -> PortResult<()> {
+        self.call(CALL, Waits::Act(domain), move |world, host| {
+            if domain_of(world, host, domain)?.qemu == Qemu::None {
+                return Err(PortError::new(
+                    Fault::DomainStopped,
+                    "domain is not running",
+                ));
+            }
+            world.qemu(host, domain, Qemu::Runs);
+            world.state(host, domain, Activity::Running, Why::Unpaused);
+            world.event(host, domain, DomainEvent::Resumed);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn shutdown(&self, domain: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            domain_of(world, host, domain)?;
+            world.stopped(host, domain, Activity::ShutOff, Why::Shutdown);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn destroy(&self, domain: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            domain_of(world, host, domain)?;
+            world.stopped(host, domain, Activity::ShutOff, Why::Destroyed);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn undefine(&self, domain: Uuid) -> PortResult<()> {
+        self.call(CALL, Waits::Act(domain), move |world, host| {
+            let own = domain_of(world, host, domain)?;
+            own.persistent = false;
+            own.autostart = false;
+            let gone = own.qemu == Qemu::None;
+            if gone {
+                world.forget(host, domain);
+            }
+            world.event(host, domain, DomainEvent::Undefined);
+            Ok(())
+        })
+        .await
+    }
+}

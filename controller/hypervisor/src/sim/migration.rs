@@ -1,0 +1,428 @@
+//! A migration as libvirt and QEMU do it: preparation, disks, memory, switch, the target's start, the source's end.
+//! What goes wrong on the way is in `trouble`.
+
+use std::time::Duration;
+
+use evenkeel_crds::quantity::Bytes;
+use evenkeel_engine::port::{
+    Activity, CompletedFacts, DomainEvent, Fault, JobFacts, Mark, MigrateRequest, PortError,
+    PortResult, Why,
+};
+use tokio::{sync::oneshot, time::Instant};
+use uuid::Uuid;
+
+use super::world::{Disk, Domain, File, Kind, Qemu, Reach, World};
+
+/// How often the world moves on.
+pub(super) const TICK: Duration = Duration::from_millis(20);
+
+/// How far a migration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The target's QEMU starts.
+    Prepare,
+    Disks,
+    Memory,
+    /// The source is paused, the last bytes travel.
+    Switch,
+    /// The source has handed over and waits; the target's libvirtd is to start the guest.
+    Finish,
+    /// The target runs; the source has not heard of it.
+    Confirm,
+    /// The source's QEMU is being ended.
+    End,
+    /// The source is paused for ever with its job.
+    Stuck,
+}
+
+/// A migration under way.
+#[derive(Debug)]
+pub(super) struct Move {
+    pub(super) guest: Uuid,
+    pub(super) source: String,
+    pub(super) target: String,
+    /// Path at the target, and bytes to copy.
+    disks: Vec<(String, u64)>,
+    mark: Option<Mark>,
+    limit: Option<u64>,
+    downtime: Duration,
+    converge: bool,
+    pub(super) phase: Phase,
+    until: Instant,
+    paused_at: Instant,
+    disks_total: u64,
+    disks_done: u64,
+    memory_total: u64,
+    memory_done: u64,
+    memory_left: u64,
+    dirtied: u64,
+    dirty: u64,
+    iteration: u64,
+    pub(super) abort: bool,
+    /// Since when the two ends do not hear each other.
+    pub(super) silent: Option<Instant>,
+    /// After a silence: until when TCP waits to send again.
+    pub(super) slow: Option<Instant>,
+    answer: Option<oneshot::Sender<PortResult<()>>>,
+}
+
+impl Move {
+    /// Tells the client how its call ended.
+    pub(super) fn answer(&mut self, result: PortResult<()>) {
+        if let Some(answer) = self.answer.take() {
+            let _ = answer.send(result);
+        }
+    }
+
+    pub(super) fn facts(&self) -> JobFacts {
+        let counted = !matches!(self.phase, Phase::Prepare | Phase::Disks);
+        JobFacts {
+            disk_done: Bytes(self.disks_done),
+            disk_total: Bytes(self.disks_total),
+            disk_left: Bytes(self.disks_total - self.disks_done),
+            memory_done: Bytes(self.memory_done),
+            memory_total: Bytes(if counted { self.memory_total } else { 0 }),
+            memory_left: Bytes(if counted { self.memory_left } else { 0 }),
+            iteration: self.iteration,
+            dirty_rate: Bytes(self.dirty),
+        }
+    }
+}
+
+fn refused(fault: Fault, message: impl Into<String>) -> PortError {
+    PortError::new(fault, message)
+}
+
+impl World {
+    /// Begins a migration. The checks are those of libvirt itself, in its order.
+    pub(super) fn migrate(
+        &mut self,
+        source: &str,
+        target: &str,
+        request: &MigrateRequest,
+        by_hand: bool,
+        answer: oneshot::Sender<PortResult<()>>,
+    ) -> PortResult<()> {
+        let guest = request.domain;
+        let domain = self
+            .domain(source, guest)
+            .ok_or_else(|| refused(Fault::NotFound, "Domain not found"))?;
+        if domain.qemu == Qemu::None {
+            return Err(refused(Fault::DomainStopped, "domain is not running"));
+        }
+        if domain.job.is_some() {
+            return Err(refused(
+                Fault::Busy,
+                "another migration job is already running",
+            ));
+        }
+        let copy = domain.clone();
+        if self.reach(source, target) != Reach::Open {
+            return Err(refused(
+                Fault::PeerUnreachable,
+                format!("unable to connect to server at '{target}'"),
+            ));
+        }
+        let there = &self.machines[target];
+        let old = there.domains.get(&guest);
+        if old.is_some_and(|old| old.qemu != Qemu::None) {
+            return Err(refused(Fault::Exists, "domain is already active"));
+        }
+        let path = |disk: &Disk| {
+            let named = request.disks.iter().find(|(name, _)| *name == disk.target);
+            named.map_or(disk.path.clone(), |(_, path)| path.clone())
+        };
+        let mut missing = Vec::new();
+        for disk in &copy.disks {
+            let path = path(disk);
+            match there.files.get(&path) {
+                Some(file) if file.capacity != disk.size => {
+                    return Err(refused(
+                        Fault::PeerFailed,
+                        "Source and target image have different sizes",
+                    ));
+                }
+                Some(_) => {}
+                None => missing.push((path, disk.size)),
+            }
+        }
+        let persistent = old.is_some();
+        let here = &self.machines[source];
+        let used = |disk: &Disk| here.files.get(&disk.path).map_or(0, |file| file.allocated);
+        let disks: Vec<(String, u64)> = copy
+            .disks
+            .iter()
+            .map(|disk| (path(disk), used(disk)))
+            .collect();
+        let arriving = Domain {
+            disks: copy
+                .disks
+                .iter()
+                .map(|disk| Disk {
+                    path: path(disk),
+                    ..disk.clone()
+                })
+                .collect(),
+            activity: Activity::Paused,
+            why: Why::StartingUp,
+            persistent,
+            autostart: old.is_some_and(|old| old.autostart),
+            qemu: Qemu::Still,
+            mark: if by_hand {
+                copy.mark.clone()
+            } else {
+                Some(request.mark.clone())
+            },
+            job: None,
+            completed: None,
+            ..copy.clone()
+        };
+        let until = Instant::now() + self.chance.millis(100, 400);
+        let id = self.number();
+        let total = disks.iter().map(|(_, bytes)| bytes).sum();
+        for (path, size) in missing {
+            // libvirt makes it fully allocated.
+            let file = File {
+                capacity: size,
+                allocated: size,
+                kind: Kind::Image(None),
+            };
+            self.machine(target)
+                .map(|machine| machine.files.insert(path, file));
+        }
+        let dirty = self.guests[&guest].dirty;
+        let arriving = Domain {
+            incoming: Some(id),
+            ..arriving
+        };
+        self.machine(target)
+            .map(|machine| machine.domains.insert(guest, arriving));
+        if let Some(domain) = self.domain(source, guest) {
+            domain.job = Some(id);
+        }
+        self.moves.insert(
+            id,
+            Move {
+                guest,
+                source: source.to_owned(),
+                target: target.to_owned(),
+                disks,
+                mark: (!by_hand).then(|| request.mark.clone()),
+                limit: request.bandwidth.map(|limit| limit.0),
+                downtime: request.downtime,
+                converge: request.auto_converge,
+                phase: Phase::Prepare,
+                until,
+                paused_at: until,
+                disks_total: total,
+                disks_done: 0,
+                memory_total: copy.memory,
+                memory_done: 0,
+                memory_left: copy.memory,
+                dirtied: 0,
+                dirty,
+                iteration: 0,
+                abort: false,
+                silent: None,
+                slow: None,
+                answer: Some(answer),
+            },
+        );
+        Ok(())
+    }
+
+    /// Moves everything on by one tick.
+    pub(super) fn tick(&mut self) {
+        self.keep_agenda();
+        for id in self.moves.keys().copied().collect::<Vec<_>>() {
+            if !self.suffer(id) {
+                self.advance(id);
+            }
+        }
+    }
+
+    /// What a move gets of the links, in one tick.
+    fn share(&self, id: u64) -> u64 {
+        let moving = |host: &str| {
+            let copies = |other: &&Move| {
+                matches!(other.phase, Phase::Disks | Phase::Memory)
+                    && (other.source == host || other.target == host)
+            };
+            self.moves.values().filter(copies).count().max(1) as u64
+        };
+        let own = &self.moves[&id];
+        let rate = [&own.source, &own.target]
+            .map(|host| self.machines[host].bandwidth / moving(host))
+            .into_iter()
+            .chain(own.limit)
+            .min();
+        rate.unwrap_or(0) * TICK.as_millis() as u64 / 1000
+    }
+
+    fn advance(&mut self, id: u64) {
+        let bytes = self.share(id);
+        let Some(own) = self.moves.get_mut(&id) else {
+            return;
+        };
+        let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
+        let over = Instant::now() >= own.until;
+        match own.phase {
+            Phase::Prepare if over => {
+                own.phase = if own.disks_total == 0 {
+                    Phase::Memory
+                } else {
+                    Phase::Disks
+                };
+                self.state(&target, guest, Activity::Paused, Why::Migrating);
+                self.event(&target, guest, DomainEvent::IncomingStarted);
+            }
+            Phase::Disks => self.copy_disks(id, bytes),
+            Phase::Memory => {
+                own.memory_done += bytes.min(own.memory_left);
+                own.memory_left = own.memory_left.saturating_sub(bytes);
+                own.dirtied += own.dirty * TICK.as_millis() as u64 / 1000;
+                if own.memory_left > 0 {
+                    return;
+                }
+                own.iteration += 1;
+                own.memory_left = own.dirtied.min(own.memory_total);
+                own.dirtied = 0;
+                if own.converge && own.iteration > 3 {
+                    own.dirty /= 2;
+                }
+                let ticks = (own.downtime.as_millis() / TICK.as_millis()).max(1) as u64;
+                let last = own.memory_left <= bytes * ticks;
+                self.event(&source, guest, DomainEvent::Iteration);
+                if last {
+                    self.switch(id);
+                }
+            }
+            Phase::Switch if over => {
+                own.memory_done += own.memory_left;
+                own.memory_left = 0;
+                own.phase = Phase::Finish;
+                let least = Duration::from_millis(15);
+                own.until = Instant::now() + least + self.chance.millis(0, 25);
+                if let Some(domain) = self.domain(&target, guest) {
+                    domain.persistent = true;
+                }
+                self.event(&target, guest, DomainEvent::Defined);
+            }
+            Phase::Finish if over => self.start_target(id),
+            Phase::Confirm if over => {
+                own.phase = Phase::End;
+                own.until = Instant::now() + self.chance.millis(1200, 2000);
+            }
+            Phase::End if over => {
+                own.answer(Ok(()));
+                self.moves.remove(&id);
+                self.forget(&source, guest);
+                self.event(&source, guest, DomainEvent::StoppedMigrated);
+                self.event(&source, guest, DomainEvent::JobCompleted);
+            }
+            _ => {}
+        }
+    }
+
+    fn copy_disks(&mut self, id: u64, bytes: u64) {
+        let Some(own) = self.moves.get_mut(&id) else {
+            return;
+        };
+        let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
+        own.disks_done = (own.disks_done + bytes).min(own.disks_total);
+        let (mut left, disks) = (own.disks_done, own.disks.clone());
+        let mut full = false;
+        for (path, size) in disks {
+            let here = left.min(size);
+            left -= here;
+            let machine = &self.machines[&target];
+            let room = machine
+                .pool_of(&path)
+                .map_or(0, |pool| machine.available(pool));
+            let Some(file) = self
+                .machine(&target)
+                .and_then(|machine| machine.files.get_mut(&path))
+            else {
+                continue;
+            };
+            // What stands there is overwritten without a word.
+            if matches!(file.kind, Kind::Foreign) {
+                self.violations.push(format!(
+                    "{path} on {target} was overwritten, which is not ours"
+                ));
+                continue;
+            }
+            file.kind = Kind::Image(None);
+            let grown = here.max(file.allocated);
+            full |= grown - file.allocated > room;
+            file.allocated = grown;
+        }
+        if full {
+            self.fail_for_room(id);
+        } else if let Some(own) = self.moves.get_mut(&id)
+            && own.disks_done == own.disks_total
+        {
+            own.phase = Phase::Memory;
+            self.event(&source, guest, DomainEvent::BlockJob);
+        }
+    }
+
+    fn switch(&mut self, id: u64) {
+        let pause = self.chance.millis(40, 150);
+        let Some(own) = self.moves.get_mut(&id) else {
+            return;
+        };
+        own.phase = Phase::Switch;
+        own.paused_at = Instant::now();
+        own.until = own.paused_at + pause;
+        let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
+        self.qemu(&source, guest, Qemu::Still);
+        self.state(&source, guest, Activity::Paused, Why::Migrating);
+        self.event(&source, guest, DomainEvent::SuspendedForSwitch);
+        let newest = self.guests[&guest].newest;
+        let paths: Vec<String> = self.moves[&id]
+            .disks
+            .iter()
+            .map(|(path, _)| path.clone())
+            .collect();
+        if let Some(machine) = self.machine(&target) {
+            for path in paths {
+                if let Some(file) = machine.files.get_mut(&path) {
+                    file.kind = Kind::Image(Some((guest, newest)));
+                }
+            }
+        }
+    }
+
+    /// The target's libvirtd obeys Finish.
+    pub(super) fn start_target(&mut self, id: u64) {
+        let confirm = self.chance.millis(10, 30);
+        let Some(own) = self.moves.get_mut(&id) else {
+            return;
+        };
+        own.phase = Phase::Confirm;
+        own.until = Instant::now() + confirm;
+        let completed = CompletedFacts {
+            downtime: Some(own.paused_at.elapsed()),
+            bytes: Bytes(own.disks_done + own.memory_done),
+        };
+        let (guest, target) = (own.guest, own.target.clone());
+        let mark = own.mark.clone();
+        self.run_here(&target, guest);
+        if let Some(domain) = self.domain(&target, guest) {
+            domain.completed = Some(completed);
+            domain.mark = mark.or(domain.mark.take());
+        }
+    }
+
+    /// An incoming guest begins to execute.
+    pub(super) fn run_here(&mut self, host: &str, guest: Uuid) {
+        if let Some(domain) = self.domain(host, guest) {
+            domain.incoming = None;
+            domain.persistent = true;
+        }
+        self.qemu(host, guest, Qemu::Runs);
+        self.state(host, guest, Activity::Running, Why::Migrated);
+        self.event(host, guest, DomainEvent::ResumedMigrated);
+    }
+}

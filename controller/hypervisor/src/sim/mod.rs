@@ -1,0 +1,203 @@
+//! A simulated fleet behind the engine's port: hosts, guests, links and every fault that was measured on real ones, in
+//! memory and on tokio's time. With a paused clock hours pass in milliseconds, and the same seed gives the same story.
+//!
+//! [`Fleet`] is the world as an experimenter has it: it makes hosts and guests, breaks things (`faults`), and tells what
+//! is really so (`truth`), whatever any libvirtd says. [`Client`] is one program's way into it.
+
+mod facts;
+mod faults;
+mod handle;
+mod line;
+mod migration;
+mod spec;
+mod trouble;
+mod truth;
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use evenkeel_crds::names::HostName;
+use evenkeel_engine::port::{Activity, Endpoint, Hypervisor, Hypervisors, Notice, Why};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+pub use spec::{GIB, GuestPlan, HostPlan, MIB, Nature, SwitchFate, uuid_of};
+use world::{Chance, Daemon, Disk, Domain, File, Kind, Machine, Pool, Qemu, Truth, World};
+
+/// The URI of a simulated host.
+#[must_use]
+pub fn uri(host: &str) -> String {
+    format!("sim://{host}/system")
+}
+
+fn machine_of(uri: &str) -> Option<&str> {
+    uri.strip_prefix("sim://")?.strip_suffix("/system")
+}
+
+/// A simulated fleet. Clones are the same fleet.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    world: Mutex<World>,
+}
+
+impl Shared {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Fleet {
+    /// An empty fleet on the current runtime. The seed decides what is left to chance.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let world = World {
+            chance: Chance(seed),
+            nature: Nature::default(),
+            machines: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            lines: BTreeMap::new(),
+            agenda: Vec::new(),
+            violations: Vec::new(),
+            numbers: 0,
+        };
+        let shared = Arc::new(Shared {
+            world: Mutex::new(world),
+        });
+        let weak = Arc::downgrade(&shared);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(migration::TICK).await;
+                match weak.upgrade() {
+                    Some(shared) => shared.world().tick(),
+                    None => return,
+                }
+            }
+        });
+        Self { shared }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.shared.world()
+    }
+
+    /// Decides what is else left to chance.
+    pub fn nature(&self, change: impl FnOnce(&mut Nature)) {
+        change(&mut self.world().nature);
+    }
+
+    /// Adds a host, powered, its libvirtd up.
+    pub fn add_host(&self, plan: &HostPlan) {
+        let pool = |(name, total): &(String, u64)| Pool {
+            name: name.clone(),
+            path: format!("/pools/{name}"),
+            total: *total,
+            taken: 0,
+        };
+        let machine = Machine {
+            uuid: uuid_of("host", &plan.name),
+            cpus: plan.cpus,
+            memory: plan.memory,
+            bandwidth: plan.bandwidth,
+            powered: true,
+            daemon: Daemon::Up,
+            generation: 1,
+            pools: plan.pools.iter().map(pool).collect(),
+            files: BTreeMap::new(),
+            domains: BTreeMap::new(),
+            claim: None,
+        };
+        self.world().machines.insert(plan.name.clone(), machine);
+    }
+
+    /// Adds a guest, running on the host, and returns its UUID.
+    pub fn add_guest(&self, host: &str, plan: &GuestPlan) -> Uuid {
+        let mut world = self.world();
+        let mut disks = Vec::new();
+        for (target, size, used) in &plan.disks {
+            let path = format!("/pools/default/{}-{target}.qcow2", plan.name);
+            let file = File {
+                capacity: *size,
+                allocated: *used,
+                kind: Kind::Image(None),
+            };
+            if let Some(machine) = world.machine(host) {
+                machine.files.insert(path.clone(), file);
+            }
+            disks.push(Disk {
+                target: target.clone(),
+                path,
+                size: *size,
+            });
+        }
+        let truth = Truth {
+            name: plan.name.clone(),
+            disks: disks.len(),
+            boots: 1,
+            dirty: plan.dirty,
+            ..Truth::default()
+        };
+        world.guests.insert(plan.uuid, truth);
+        let domain = Domain {
+            name: plan.name.clone(),
+            vcpus: plan.vcpus,
+            memory: plan.memory,
+            disks,
+            labels: plan.labels.clone(),
+            managed_by: plan.managed_by.clone(),
+            obstacles: plan.obstacles.clone(),
+            activity: Activity::Running,
+            why: Why::Other,
+            persistent: true,
+            autostart: plan.autostart,
+            qemu: Qemu::None,
+            mark: None,
+            last_move: None,
+            job: None,
+            incoming: None,
+            completed: None,
+        };
+        if let Some(machine) = world.machine(host) {
+            machine.domains.insert(plan.uuid, domain);
+        }
+        world.qemu(host, plan.uuid, Qemu::Runs);
+        plan.uuid
+    }
+
+    /// A program's way into the fleet, by a name of its own: faults can cut it off alone.
+    #[must_use]
+    pub fn client(&self, name: &str) -> Client {
+        Client {
+            fleet: self.clone(),
+            name: format!("@{name}"),
+        }
+    }
+}
+
+/// One program's way into a simulated fleet.
+#[derive(Debug, Clone)]
+pub struct Client {
+    fleet: Fleet,
+    name: String,
+}
+
+impl Hypervisors for Client {
+    fn attach(
+        &self,
+        host: &HostName,
+        endpoint: &Endpoint,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Arc<dyn Hypervisor> {
+        let machine = machine_of(&endpoint.uri).unwrap_or_default();
+        line::Handle::open(&self.fleet.shared, &self.name, machine, host, notices)
+    }
+}

@@ -1,0 +1,173 @@
+//! What a simulated fleet is made of: hosts and guests, as a test or a simulation describes them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use evenkeel_crds::reason::Cause;
+use uuid::Uuid;
+
+/// One mebibyte.
+pub const MIB: u64 = 1 << 20;
+/// One gibibyte.
+pub const GIB: u64 = 1 << 30;
+
+/// A host to be simulated.
+#[derive(Debug, Clone)]
+pub struct HostPlan {
+    /// Its address: `sim://NAME/system`.
+    pub name: String,
+    /// CPUs.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes per second that its link carries, all moves together.
+    pub bandwidth: u64,
+    /// Pools: name and size in bytes. Each lies at `/pools/NAME`.
+    pub pools: Vec<(String, u64)>,
+}
+
+impl HostPlan {
+    /// A host with 8 CPUs, 8 GiB of memory, a 20 GiB pool `default` and a link of 100 MiB/s.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            cpus: 8,
+            memory: 8 * GIB,
+            bandwidth: 100 * MIB,
+            pools: vec![("default".to_owned(), 20 * GIB)],
+        }
+    }
+
+    /// With another amount of memory, in bytes.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// With another link, in bytes per second.
+    #[must_use]
+    pub fn bandwidth(mut self, bytes: u64) -> Self {
+        self.bandwidth = bytes;
+        self
+    }
+
+    /// With another pool `default`, in bytes.
+    #[must_use]
+    pub fn pool(mut self, bytes: u64) -> Self {
+        self.pools = vec![("default".to_owned(), bytes)];
+        self
+    }
+}
+
+/// A guest to be simulated: running, persistent, one qcow2 disk `vda` in the pool `default`.
+#[derive(Debug, Clone)]
+pub struct GuestPlan {
+    /// Its domain's name.
+    pub name: String,
+    /// Its UUID; made from the name.
+    pub uuid: Uuid,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes dirtied per second while it runs.
+    pub dirty: u64,
+    /// Disks: target device, virtual size, bytes in use.
+    pub disks: Vec<(String, u64, u64)>,
+    /// Starts with its host.
+    pub autostart: bool,
+    /// Another system that manages it.
+    pub managed_by: Option<String>,
+    /// What keeps it from being migrated.
+    pub obstacles: Vec<Cause>,
+    /// Labels in its metadata.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl GuestPlan {
+    /// A guest with one CPU, 512 MiB of memory and a 1 GiB disk of which 400 MiB are used.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            uuid: uuid_of("guest", name),
+            vcpus: 1,
+            memory: 512 * MIB,
+            dirty: 4 * MIB,
+            disks: vec![("vda".to_owned(), GIB, 400 * MIB)],
+            autostart: false,
+            managed_by: None,
+            obstacles: Vec::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// With another amount of memory, in bytes.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// With another disk: its virtual size and what it occupies, in bytes.
+    #[must_use]
+    pub fn disk(mut self, size: u64, used: u64) -> Self {
+        self.disks = vec![("vda".to_owned(), size, used)];
+        self
+    }
+
+    /// Starting with its host.
+    #[must_use]
+    pub fn autostart(mut self) -> Self {
+        self.autostart = true;
+        self
+    }
+}
+
+/// A UUID that is a function of a name.
+#[must_use]
+pub fn uuid_of(kind: &str, name: &str) -> Uuid {
+    let part = |salt: &str| {
+        let bytes = [kind, salt, name].join("/");
+        bytes.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    };
+    let bits = u128::from(part("a")) << 64 | u128::from(part("b"));
+    uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
+}
+
+/// How the simulated world behaves where the real one is random or tunable.
+#[derive(Debug, Clone, Copy)]
+pub struct Nature {
+    /// How long a host's kernel sends into silence before a copy fails: 17 s with `tcp_retries2=5`, 15 min without.
+    pub gives_up: Duration,
+    /// What becomes of a source whose target's libvirtd dies while it switches; nothing: by chance, as measured.
+    pub switch_fate: Option<SwitchFate>,
+    /// Whether the answer to Finish is lost where it can be; nothing: by chance, as measured.
+    pub answer_lost: Option<bool>,
+}
+
+impl Default for Nature {
+    fn default() -> Self {
+        Self {
+            gives_up: Duration::from_secs(17),
+            switch_fate: None,
+            answer_lost: None,
+        }
+    }
+}
+
+/// What becomes of a source whose target's libvirtd dies while it switches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwitchFate {
+    /// It goes on at the source.
+    Resumes,
+    /// The target had finished.
+    Finishes,
+    /// The source's QEMU crashes on an assertion.
+    Crashes,
+    /// The source stays paused with its job, without end.
+    Hangs,
+}

@@ -1,0 +1,469 @@
+//! The state of a simulated fleet, and what is true of it whatever any libvirtd says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use evenkeel_crds::reason::Cause;
+use evenkeel_engine::port::{
+    Activity, ClaimRecord, CompletedFacts, DomainEvent, Fault, LastMove, Mark, PortError,
+    PortResult, Why,
+};
+use tokio::{sync::mpsc, time::Instant};
+use uuid::Uuid;
+
+use super::{migration::Move, spec::Nature};
+
+/// A seeded source of numbers (splitmix64).
+#[derive(Debug)]
+pub(super) struct Chance(pub(super) u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A time between the two, in milliseconds.
+    pub(super) fn millis(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(least + self.next() % (most - least + 1))
+    }
+
+    /// True so many times of a hundred.
+    pub(super) fn percent(&mut self, percent: u64) -> bool {
+        self.next() % 100 < percent
+    }
+}
+
+/// Everything.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) chance: Chance,
+    pub(super) nature: Nature,
+    pub(super) machines: BTreeMap<String, Machine>,
+    pub(super) guests: BTreeMap<Uuid, Truth>,
+    pub(super) moves: BTreeMap<u64, Move>,
+    /// Pairs between which nothing passes: two hosts, or a client (as `@NAME`) and a host.
+    pub(super) cuts: BTreeSet<(String, String)>,
+    pub(super) lines: BTreeMap<u64, Line>,
+    pub(super) agenda: Vec<Due>,
+    /// What must never have happened.
+    pub(super) violations: Vec<String>,
+    pub(super) numbers: u64,
+}
+
+/// A client's connection to a host.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) machine: String,
+    pub(super) up: Option<bool>,
+    /// The libvirtd it was made to, so that one that came back is told apart.
+    pub(super) generation: u64,
+    pub(super) inbox: mpsc::UnboundedSender<Tiding>,
+}
+
+/// What a line hears.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Tiding {
+    Event(Uuid, DomainEvent),
+    Changed(Uuid),
+    Surroundings,
+}
+
+/// Something that will be done later, once the libvirtd of `needs` is there to do it.
+pub(super) struct Due {
+    pub(super) at: Instant,
+    pub(super) needs: Option<String>,
+    pub(super) act: Box<dyn FnOnce(&mut World) + Send>,
+}
+
+impl std::fmt::Debug for Due {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "at {:?} by {:?}", self.at, self.needs)
+    }
+}
+
+/// What is really so with a guest.
+#[derive(Debug, Default)]
+pub(super) struct Truth {
+    pub(super) name: String,
+    /// Where a QEMU executes it now.
+    pub(super) executing: BTreeSet<String>,
+    pub(super) ever_twice: bool,
+    /// Rises each time it begins to execute; a file with this number has its newest data.
+    pub(super) newest: u64,
+    pub(super) disks: usize,
+    /// Times it was started anew.
+    pub(super) boots: u32,
+    pub(super) dirty: u64,
+}
+
+/// How a host's libvirtd does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Daemon {
+    Up,
+    Down,
+    Hung,
+}
+
+/// Whether something gets through to a host's libvirtd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    Open,
+    /// The machine answers that nobody listens.
+    Refused,
+    /// Nothing comes back.
+    Silent,
+}
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) uuid: Uuid,
+    pub(super) cpus: u32,
+    pub(super) memory: u64,
+    pub(super) bandwidth: u64,
+    pub(super) powered: bool,
+    pub(super) daemon: Daemon,
+    pub(super) generation: u64,
+    pub(super) pools: Vec<Pool>,
+    pub(super) files: BTreeMap<String, File>,
+    pub(super) domains: BTreeMap<Uuid, Domain>,
+    pub(super) claim: Option<ClaimRecord>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) name: String,
+    pub(super) path: String,
+    pub(super) total: u64,
+    /// Taken by what is no file of ours.
+    pub(super) taken: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct File {
+    pub(super) capacity: u64,
+    pub(super) allocated: u64,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Kind {
+    /// A disk: whose data it has, and of when; nothing while it is empty or incomplete.
+    Image(Option<(Uuid, u64)>),
+    Journal(Uuid, String),
+    /// Somebody else's, never to be touched.
+    Foreign,
+}
+
+/// A QEMU process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Qemu {
+    None,
+    Still,
+    Runs,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Domain {
+    pub(super) name: String,
+    pub(super) vcpus: u32,
+    pub(super) memory: u64,
+    pub(super) disks: Vec<Disk>,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) managed_by: Option<String>,
+    pub(super) obstacles: Vec<Cause>,
+    pub(super) activity: Activity,
+    pub(super) why: Why,
+    pub(super) persistent: bool,
+    pub(super) autostart: bool,
+    pub(super) qemu: Qemu,
+    pub(super) mark: Option<Mark>,
+    pub(super) last_move: Option<LastMove>,
+    /// The migration away, where there is one.
+    pub(super) job: Option<u64>,
+    /// The migration that brings it here.
+    pub(super) incoming: Option<u64>,
+    pub(super) completed: Option<CompletedFacts>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Disk {
+    pub(super) target: String,
+    pub(super) path: String,
+    pub(super) size: u64,
+}
+
+pub(super) fn pair(one: &str, other: &str) -> (String, String) {
+    let (first, second) = if one <= other {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    (first.to_owned(), second.to_owned())
+}
+
+fn no_pool(name: &str) -> PortError {
+    PortError::new(Fault::NotFound, format!("no storage pool named {name}"))
+}
+
+impl Machine {
+    pub(super) fn available(&self, pool: &Pool) -> u64 {
+        let prefix = format!("{}/", pool.path);
+        let files = self
+            .files
+            .iter()
+            .filter(|(path, _)| path.starts_with(&prefix));
+        let used: u64 = files.map(|(_, file)| file.allocated).sum();
+        pool.total.saturating_sub(pool.taken + used)
+    }
+
+    pub(super) fn pool_of(&self, path: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| {
+            path.strip_prefix(&pool.path)
+                .is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+
+    pub(super) fn journal_path(&self, pool: &str, id: Uuid) -> PortResult<String> {
+        let pool = self
+            .pools
+            .iter()
+            .find(|own| own.name == pool)
+            .ok_or_else(|| no_pool(pool))?;
+        Ok(format!("{}/.evenkeel-{id}", pool.path))
+    }
+
+    /// Makes a file, exclusively.
+    pub(super) fn create(&mut self, pool: &str, name: &str, file: File) -> PortResult<String> {
+        let pool = self
+            .pools
+            .iter()
+            .find(|own| own.name == pool)
+            .ok_or_else(|| no_pool(pool))?;
+        let path = format!("{}/{name}", pool.path);
+        if self.files.contains_key(&path) {
+            return Err(PortError::new(
+                Fault::Exists,
+                format!("storage vol '{name}' already exists"),
+            ));
+        }
+        if self.available(pool) < file.allocated {
+            return Err(PortError::new(
+                Fault::NoSpace,
+                format!("cannot create {path}: No space left on device"),
+            ));
+        }
+        self.files.insert(path.clone(), file);
+        Ok(path)
+    }
+
+    /// Who names each file.
+    pub(super) fn references(&self, except: Option<Uuid>) -> BTreeMap<String, Vec<String>> {
+        let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (uuid, domain) in &self.domains {
+            if Some(*uuid) != except {
+                for disk in &domain.disks {
+                    named
+                        .entry(disk.path.clone())
+                        .or_default()
+                        .push(domain.name.clone());
+                }
+            }
+        }
+        named
+    }
+}
+
+impl World {
+    pub(super) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub(super) fn machine(&mut self, host: &str) -> Option<&mut Machine> {
+        self.machines.get_mut(host)
+    }
+
+    pub(super) fn domain(&mut self, host: &str, uuid: Uuid) -> Option<&mut Domain> {
+        self.machines.get_mut(host)?.domains.get_mut(&uuid)
+    }
+
+    /// Whether `from` (a host, or a client as `@NAME`) gets through to the host's libvirtd.
+    pub(super) fn reach(&self, from: &str, host: &str) -> Reach {
+        let Some(machine) = self.machines.get(host) else {
+            return Reach::Silent;
+        };
+        if !machine.powered || self.cuts.contains(&pair(from, host)) {
+            return Reach::Silent;
+        }
+        match machine.daemon {
+            Daemon::Up => Reach::Open,
+            Daemon::Down => Reach::Refused,
+            Daemon::Hung => Reach::Silent,
+        }
+    }
+
+    pub(super) fn later(
+        &mut self,
+        after: Duration,
+        needs: Option<&str>,
+        act: impl FnOnce(&mut World) + Send + 'static,
+    ) {
+        self.agenda.push(Due {
+            at: Instant::now() + after,
+            needs: needs.map(str::to_owned),
+            act: Box::new(act),
+        });
+    }
+
+    /// Does what is due and can be done.
+    pub(super) fn keep_agenda(&mut self) {
+        let now = Instant::now();
+        let mut at = 0;
+        while at < self.agenda.len() {
+            let due = &self.agenda[at];
+            let able = due.needs.as_ref().is_none_or(|host| {
+                let machine = &self.machines[host];
+                machine.powered && machine.daemon == Daemon::Up
+            });
+            if due.at <= now && able {
+                let due = self.agenda.remove(at);
+                (due.act)(self);
+                // What it did may have changed what else can be done.
+                at = 0;
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    pub(super) fn tell(&self, host: &str, tiding: Tiding) {
+        for line in self
+            .lines
+            .values()
+            .filter(|line| line.machine == host && line.up == Some(true))
+        {
+            let _ = line.inbox.send(tiding);
+        }
+    }
+
+    pub(super) fn event(&self, host: &str, uuid: Uuid, event: DomainEvent) {
+        self.tell(host, Tiding::Event(uuid, event));
+    }
+
+    /// Gives a domain a state, as its libvirtd sees it.
+    pub(super) fn state(&mut self, host: &str, uuid: Uuid, activity: Activity, why: Why) {
+        if let Some(domain) = self.domain(host, uuid) {
+            (domain.activity, domain.why) = (activity, why);
+        }
+        self.tell(host, Tiding::Changed(uuid));
+    }
+
+    /// What a domain's QEMU does from now on. This is the truth that invariants are checked against.
+    pub(super) fn qemu(&mut self, host: &str, uuid: Uuid, qemu: Qemu) {
+        let Some(domain) = self.domain(host, uuid) else {
+            return;
+        };
+        let before = std::mem::replace(&mut domain.qemu, qemu);
+        let paths: Vec<String> = domain.disks.iter().map(|disk| disk.path.clone()).collect();
+        let truth = self.guests.entry(uuid).or_default();
+        if qemu != Qemu::Runs {
+            truth.executing.remove(host);
+            return;
+        }
+        if before == Qemu::Runs {
+            return;
+        }
+        truth.executing.insert(host.to_owned());
+        truth.ever_twice |= truth.executing.len() > 1;
+        truth.newest += 1;
+        let newest = truth.newest;
+        let name = truth.name.clone();
+        for path in paths {
+            match self
+                .machines
+                .get_mut(host)
+                .and_then(|machine| machine.files.get_mut(&path))
+            {
+                Some(file) => file.kind = Kind::Image(Some((uuid, newest))),
+                None => self
+                    .violations
+                    .push(format!("{name} runs on {host} without its file {path}")),
+            }
+        }
+    }
+
+    /// Removes a domain that has neither QEMU nor definition left.
+    pub(super) fn forget(&mut self, host: &str, uuid: Uuid) {
+        self.qemu(host, uuid, Qemu::None);
+        if let Some(machine) = self.machine(host) {
+            machine.domains.remove(&uuid);
+        }
+        self.tell(host, Tiding::Changed(uuid));
+    }
+
+    /// A domain's QEMU is gone: what is left is its definition, if it has one.
+    pub(super) fn stopped(&mut self, host: &str, uuid: Uuid, activity: Activity, why: Why) {
+        self.qemu(host, uuid, Qemu::None);
+        let Some(domain) = self.domain(host, uuid) else {
+            return;
+        };
+        (domain.job, domain.incoming) = (None, None);
+        if domain.persistent {
+            self.state(host, uuid, activity, why);
+        } else {
+            self.forget(host, uuid);
+        }
+        self.event(host, uuid, DomainEvent::Stopped);
+    }
+
+    /// Removes a file, and notes it where that must never be.
+    pub(super) fn delete(&mut self, host: &str, path: &str) {
+        let Some(file) = self
+            .machine(host)
+            .and_then(|machine| machine.files.remove(path))
+        else {
+            return;
+        };
+        let using: Vec<String> = self.machines[host]
+            .domains
+            .values()
+            .filter(|domain| domain.disks.iter().any(|disk| disk.path == path))
+            .map(|domain| domain.name.clone())
+            .collect();
+        if !using.is_empty() {
+            self.violations.push(format!(
+                "{path} on {host} was deleted, which {} names",
+                using.join(", ")
+            ));
+        }
+        match file.kind {
+            Kind::Foreign => self
+                .violations
+                .push(format!("{path} on {host} was deleted, which is not ours")),
+            Kind::Image(Some((guest, stamp)))
+                if !self.is_whole(guest) && self.guests[&guest].newest == stamp =>
+            {
+                let name = &self.guests[&guest].name;
+                self.violations.push(format!(
+                    "{path} on {host} was deleted, the last copy of {name}"
+                ));
+            }
+            Kind::Image(_) | Kind::Journal(..) => {}
+        }
+    }
+
+    /// Whether some host has all of a guest's newest data.
+    pub(super) fn is_whole(&self, guest: Uuid) -> bool {
+        let truth = &self.guests[&guest];
+        self.machines.values().any(|machine| {
+            let newest = |file: &&File| matches!(file.kind, Kind::Image(Some((of, stamp))) if of == guest && stamp == truth.newest);
+            machine.files.values().filter(newest).count() >= truth.disks
+        })
+    }
+}

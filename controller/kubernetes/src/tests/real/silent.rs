@@ -1,0 +1,99 @@
+//! A host that never answers.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use evenkeel_engine::port::{
+    ClaimRecord, CompletedFacts, DomainFacts, Fault, HostFacts, Hypervisor, JobFacts, JournalEntry,
+    LastMove, Mark, MigrateRequest, NewVolume, PoolFacts, PortError, PortResult, VolumeFacts,
+};
+use uuid::Uuid;
+
+#[derive(Debug)]
+pub(crate) struct Silent;
+
+fn silence<T>() -> PortResult<T> {
+    Err(PortError::new(Fault::Unreachable, "no answer"))
+}
+
+#[async_trait]
+impl Hypervisor for Silent {
+    async fn observe(&self) -> PortResult<HostFacts> {
+        silence()
+    }
+    async fn look(&self, _: Uuid) -> PortResult<Option<DomainFacts>> {
+        silence()
+    }
+    async fn references(&self, _: Option<Uuid>) -> PortResult<BTreeMap<String, Vec<String>>> {
+        silence()
+    }
+    async fn pools(&self) -> PortResult<Vec<PoolFacts>> {
+        silence()
+    }
+    async fn claim(&self) -> PortResult<Option<ClaimRecord>> {
+        silence()
+    }
+    async fn put_claim(&self, _: &ClaimRecord) -> PortResult<()> {
+        silence()
+    }
+    async fn remove_claim(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn journals(&self) -> PortResult<Vec<JournalEntry>> {
+        silence()
+    }
+    async fn create_journal(&self, _: &str, _: Uuid, _: &str) -> PortResult<()> {
+        silence()
+    }
+    async fn rewrite_journal(&self, _: &str, _: Uuid, _: &str) -> PortResult<()> {
+        silence()
+    }
+    async fn remove_journal(&self, _: &str, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn volume(&self, _: &str) -> PortResult<Option<VolumeFacts>> {
+        silence()
+    }
+    async fn create_volume(&self, _: &NewVolume) -> PortResult<String> {
+        silence()
+    }
+    async fn delete_volume(&self, _: &str) -> PortResult<()> {
+        silence()
+    }
+    async fn set_mark(&self, _: Uuid, _: Option<&Mark>) -> PortResult<()> {
+        silence()
+    }
+    async fn set_last_move(&self, _: Uuid, _: &LastMove) -> PortResult<()> {
+        silence()
+    }
+    async fn set_autostart(&self, _: Uuid, _: bool) -> PortResult<()> {
+        silence()
+    }
+    async fn migrate(&self, _: &MigrateRequest) -> PortResult<()> {
+        silence()
+    }
+    async fn job(&self, _: Uuid) -> PortResult<Option<JobFacts>> {
+        silence()
+    }
+    async fn completed(&self, _: Uuid) -> PortResult<Option<CompletedFacts>> {
+        silence()
+    }
+    async fn abort(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn suspend(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn resume(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn shutdown(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn destroy(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn undefine(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+}
