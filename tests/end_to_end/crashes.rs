@@ -16,7 +16,11 @@ fn slow_lab() -> Result<Lab> {
     Lab::builder()
         .hosts(2)
         .each_host(|host| host.rate(16_000_000))
-        .guest(GuestSpec::new("g1").on("h1").disks(vec![DiskSpec::mib(128, 96)]))
+        .guest(
+            GuestSpec::new("g1")
+                .on("h1")
+                .disks(vec![DiskSpec::mib(128, 96)]),
+        )
         .up()
 }
 
@@ -36,12 +40,21 @@ fn a_killed_apply_is_taken_over() -> Result<()> {
         run.signal("KILL")?;
         run.end(PATIENCE)?;
         let again = fleet.run(&["apply", "--yes"])?.expect(0)?;
-        ensure!(again.took < Duration::from_secs(50), "a dead holder's claim was waited for: {:?}", again.took);
+        ensure!(
+            again.took < Duration::from_secs(50),
+            "a dead holder's claim was waited for: {:?}",
+            again.took
+        );
         ensure!(lab.guest("g1")?.host()?.name() == "h2", "{again:?}");
         witness::all_is_well(&lab)?;
         witness::nothing_is_left(&lab)?;
-        fleet.run(&["migrate", "g1", "h1"]).and_then(|answer| answer.expect(0))?;
-        ensure!(lab.guest("g1")?.host()?.name() == "h1", "g1 did not come back");
+        fleet
+            .run(&["migrate", "g1", "h1"])
+            .and_then(|answer| answer.expect(0))?;
+        ensure!(
+            lab.guest("g1")?.host()?.name() == "h1",
+            "g1 did not come back"
+        );
     }
     Ok(())
 }
@@ -60,7 +73,11 @@ fn of_two_one_acts_and_the_other_says_who() -> Result<()> {
     );
     let mut waiting = fleet.start(&["apply", "--yes", "--wait"])?;
     ensure!(first.end(PATIENCE)?.code() == Some(0), "{}", first.said());
-    ensure!(waiting.end(PATIENCE)?.code() == Some(0), "{}", waiting.said());
+    ensure!(
+        waiting.end(PATIENCE)?.code() == Some(0),
+        "{}",
+        waiting.said()
+    );
     ensure!(lab.guest("g1")?.host()?.name() == "h2", "g1 is not on h2");
     witness::all_is_well(&lab)?;
     witness::nothing_is_left(&lab)
@@ -77,7 +94,11 @@ fn interrupted_once_it_finishes_twice_it_takes_back() -> Result<()> {
     std::thread::sleep(Duration::from_millis(1500));
     run.signal("INT")?;
     ensure!(run.end(PATIENCE)?.code() == Some(5), "{}", run.said());
-    ensure!(lab.guest("g1")?.host()?.name() == "h1", "the abort came too late: {}", run.said());
+    ensure!(
+        lab.guest("g1")?.host()?.name() == "h1",
+        "the abort came too late: {}",
+        run.said()
+    );
     witness::all_is_well(&lab)?;
     witness::nothing_is_left(&lab)?;
     let mut run = fleet.start(&["apply", "--yes"])?;

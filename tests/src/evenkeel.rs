@@ -22,7 +22,11 @@ use crate::lab::Lab;
 /// Fails where it was not built.
 pub fn binary() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("evenkeel"));
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("evenkeel"));
     beside
         .into_iter()
         .find(|path| path.is_file())
@@ -57,7 +61,13 @@ impl Answer {
         if self.code == code {
             return Ok(self);
         }
-        bail!("exit {} instead of {code} after {:?}\n{}\n{}", self.code, self.took, self.out, self.err)
+        bail!(
+            "exit {} instead of {code} after {:?}\n{}\n{}",
+            self.code,
+            self.took,
+            self.out,
+            self.err
+        )
     }
 
     /// Standard output as JSON.
@@ -65,7 +75,8 @@ impl Answer {
     /// # Errors
     /// Fails where it is not.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_str(&self.out).with_context(|| format!("not JSON: {}\n{}", self.out, self.err))
+        serde_json::from_str(&self.out)
+            .with_context(|| format!("not JSON: {}\n{}", self.out, self.err))
     }
 }
 
@@ -108,7 +119,12 @@ impl Fleet {
     /// Fails where it was not built.
     pub fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Command> {
         let mut command = Command::new(binary()?);
-        command.args(words).arg("-f").arg(self.path()).stdin(Stdio::null()).env("NO_COLOR", "1");
+        command
+            .args(words)
+            .arg("-f")
+            .arg(self.path())
+            .stdin(Stdio::null())
+            .env("NO_COLOR", "1");
         Ok(command)
     }
 
@@ -132,7 +148,11 @@ impl Fleet {
     /// # Errors
     /// Fails where it cannot be started.
     pub fn start<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Run> {
-        let mut child = self.command(words)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child = self
+            .command(words)?
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
         let said = Arc::new(Mutex::new(Vec::new()));
         let streams: [Option<Box<dyn std::io::Read + Send>>; 2] = [
             child.stdout.take().map(|stream| Box::new(stream) as _),
@@ -142,11 +162,17 @@ impl Fleet {
             let said = said.clone();
             thread::spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    said.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), line));
+                    said.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push((Instant::now(), line));
                 }
             });
         }
-        Ok(Run { child, said, start: Instant::now() })
+        Ok(Run {
+            child,
+            said,
+            start: Instant::now(),
+        })
     }
 
     /// One object as JSON, as `get` shows it.
@@ -154,7 +180,9 @@ impl Fleet {
     /// # Errors
     /// Fails where `get` does.
     pub fn get(&self, kind: &str, name: &str) -> Result<Value> {
-        self.run(&["get", kind, name, "-o", "json"])?.expect(0)?.json()
+        self.run(&["get", kind, name, "-o", "json"])?
+            .expect(0)?
+            .json()
     }
 }
 
@@ -183,7 +211,9 @@ impl Run {
         loop {
             let found = {
                 let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-                said.iter().find(|(_, line)| line.contains(text)).map(|(when, _)| *when)
+                said.iter()
+                    .find(|(_, line)| line.contains(text))
+                    .map(|(when, _)| *when)
             };
             if let Some(when) = found {
                 return Ok(when.duration_since(self.start));
@@ -206,7 +236,10 @@ impl Run {
     /// # Errors
     /// Fails where it is gone.
     pub fn signal(&self, signal: &str) -> Result<()> {
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status()?;
+        let status = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.pid().to_string())
+            .status()?;
         anyhow::ensure!(status.success(), "no process to send {signal}");
         Ok(())
     }

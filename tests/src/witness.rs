@@ -20,7 +20,12 @@ pub fn all_is_well(lab: &Lab) -> Result<()> {
             guest.name(),
             host.name()
         );
-        ensure!(guest.qemu_hosts()? == [host.name()], "{} has QEMUs on {:?}", guest.name(), guest.qemu_hosts()?);
+        ensure!(
+            guest.qemu_hosts()? == [host.name()],
+            "{} has QEMUs on {:?}",
+            guest.name(),
+            guest.qemu_hosts()?
+        );
         let continuity = guest.continuity()?;
         ensure!(continuity.is_unbroken(), "{}: {continuity:?}", guest.name());
         let copies = guest.copies()?;
@@ -33,7 +38,11 @@ pub fn all_is_well(lab: &Lab) -> Result<()> {
                 "{} {target}: {report:?}",
                 guest.name()
             );
-            ensure!(index > 0 || report.is_intact(), "{} {target}: {report:?}", guest.name());
+            ensure!(
+                index > 0 || report.is_intact(),
+                "{} {target}: {report:?}",
+                guest.name()
+            );
         }
     }
     Ok(())
@@ -49,7 +58,9 @@ pub fn nothing_is_left(lab: &Lab) -> Result<()> {
         for guest in lab.guests() {
             if guest.copy_on(&host)?.state.is_some() {
                 for index in 0..guest.spec().disks.len() {
-                    used.push(guest.disk_path(&host, &format!("vd{}", (b'a' + index as u8) as char))?);
+                    used.push(
+                        guest.disk_path(&host, &format!("vd{}", (b'a' + index as u8) as char))?,
+                    );
                 }
             }
         }
@@ -62,7 +73,11 @@ pub fn nothing_is_left(lab: &Lab) -> Result<()> {
             );
         }
         let secrets = host.virsh(&["secret-list"])?;
-        ensure!(!secrets.contains("evenkeel"), "{} is still claimed: {secrets}", host.name());
+        ensure!(
+            !secrets.contains("evenkeel"),
+            "{} is still claimed: {secrets}",
+            host.name()
+        );
     }
     Ok(())
 }

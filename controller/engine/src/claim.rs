@@ -228,10 +228,15 @@ impl Claims {
             .collect()
     }
 
-    /// Looks again at a host that another holds. Whether it is free for us now.
-    pub async fn look_again(&self, host: &HostName, hypervisor: &Arc<dyn Hypervisor>) -> bool {
+    /// Looks who holds a host. Whether it is free for us now. What a dead holder left is removed, for nobody else may
+    /// ever want that host.
+    pub async fn look(&self, host: &HostName, hypervisor: &Arc<dyn Hypervisor>) -> bool {
         match hypervisor.claim().await {
-            Ok(Some(other)) if !lock(&self.own).contains(&other.id) => self.may_break(host, &other),
+            Ok(Some(other)) if !lock(&self.own).contains(&other.id) => {
+                let dead = self.may_break(host, &other);
+                // It is given back soon, unless a move joins.
+                dead && self.hold(host, hypervisor).await.is_ok()
+            }
             Ok(_) => {
                 lock(&self.others).remove(host);
                 true

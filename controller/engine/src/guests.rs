@@ -204,6 +204,13 @@ pub(crate) struct Place<'a> {
     pub(crate) foreign: Option<(HostName, HostName)>,
 }
 
+/// Whether this copy is one that a migration is only just bringing.
+pub(crate) fn incoming(facts: &DomainFacts) -> bool {
+    facts.activity == Activity::Paused
+        && matches!(facts.why, Why::Migrating | Why::StartingUp)
+        && !facts.job
+}
+
 /// Where the guest is. `ours` names source and target of a move of ours under way, and whether it has arrived.
 pub(crate) fn place<'a>(
     entry: &Entry,
@@ -220,11 +227,6 @@ pub(crate) fn place<'a>(
         })
         .collect();
     let wanted = ours.map(|(source, target, arrived)| if arrived { target } else { source });
-    let incoming = |facts: &DomainFacts| {
-        facts.activity == Activity::Paused
-            && matches!(facts.why, Why::Migrating | Why::StartingUp)
-            && !facts.job
-    };
     let rank = |(host, facts, known): &(&HostName, &DomainFacts, bool)| {
         (
             wanted == Some(*host),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     capacity,
-    guests::{Entry, Guests, Place, place},
+    guests::{Entry, Guests, Place, incoming, place},
     hosts::HostState,
     moves::MoveState,
     port::{CpuNeed, DomainFacts, InterfaceSource},
@@ -213,7 +213,7 @@ pub(crate) fn immovable(entry: &Entry, place: &Place<'_>, ours: bool) -> Option<
             format!("{name} is transient: nothing defines it if it stops"),
         ));
     }
-    if facts.job || place.foreign.is_some() {
+    if facts.job || place.foreign.is_some() || incoming(facts) {
         return Some(Cause::new(
             Reason::JobActive,
             format!("libvirt has a job on {name} that is not ours"),

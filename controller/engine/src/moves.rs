@@ -28,7 +28,8 @@ use crate::{
 
 /// Runs that may fail by class Retry or AvoidTarget before a move is given up.
 const ATTEMPTS: i32 = 5;
-/// First pause after a failure; it doubles with each one.
+/// First pause after a failure; each further one is four times as long, so that five attempts outlast a link or a host
+/// that is away for a minute or two.
 const BACKOFF: Duration = Duration::from_secs(2);
 /// Longest pause after a failure.
 const BACKOFF_CAP: Duration = Duration::from_secs(120);
@@ -260,9 +261,13 @@ impl MoveState {
         let counts = tried && matches!(class, Class::Retry | Class::AvoidTarget);
         if !counts {
             let (phases, start) = std::mem::take(&mut self.before);
-            self.status.phases.truncate(phases);
-            self.status.start_time = start;
-            self.status.phase = MigrationPhase::Pending;
+            if self.status.phase > MigrationPhase::Preparing {
+                self.enter(MigrationPhase::Pending, now);
+            } else {
+                self.status.phases.truncate(phases);
+                self.status.start_time = start;
+                self.status.phase = MigrationPhase::Pending;
+            }
             let times = match self.vain {
                 Some((reason, times)) if tried && reason == cause.reason => times + 1,
                 _ => 0,
@@ -324,10 +329,10 @@ impl MoveState {
     }
 }
 
-/// Two seconds, doubling, capped, with up to a quarter of jitter that is a function of the move.
+/// Growing, capped, with up to a quarter of jitter that is a function of the move.
 fn backoff(failures: i32, created: Timestamp) -> Duration {
-    let doubled = BACKOFF.saturating_mul(1 << failures.clamp(1, 16).saturating_sub(1));
-    let capped = doubled.min(BACKOFF_CAP);
+    let grown = BACKOFF.saturating_mul(1 << (2 * (failures.clamp(1, 8) - 1)));
+    let capped = grown.min(BACKOFF_CAP);
     let spread = hash(&[&created.to_string(), &failures.to_string()]) % 1000;
     capped + capped.mul_f64(spread as f64 / 4000.0)
 }

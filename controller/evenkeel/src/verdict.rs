@@ -218,7 +218,7 @@ pub fn claims(view: &View, wishes: &Wishes) -> Vec<Cause> {
     found
 }
 
-/// Hosts that planned moves touch, or that are to be drained and are not.
+/// Hosts that planned moves touch, that are to be drained and are not, or whose guest another moves.
 fn involved(view: &View) -> BTreeSet<&str> {
     let ends = view
         .plan
@@ -233,7 +233,18 @@ fn involved(view: &View) -> BTreeSet<&str> {
         .values()
         .flat_map(|drain| &drain.hosts)
         .filter(|host| !host.drained);
-    ends.chain(drained.map(|host| host.name.as_str())).collect()
+    // Where a guest is that another moves just now.
+    let busy = view
+        .plan
+        .rejections
+        .iter()
+        .filter(|rejection| rejection.cause.reason == Reason::GuestBusy)
+        .filter_map(|rejection| view.fleet.guests.get(rejection.guest.at()))
+        .filter_map(|guest| view.fleet.hosts.get(guest.host.at()))
+        .map(|host| host.name.as_str());
+    ends.chain(drained.map(|host| host.name.as_str()))
+        .chain(busy)
+        .collect()
 }
 
 /// The exit code of `plan`.
@@ -294,10 +305,11 @@ pub fn of_apply(view: &View, wishes: &Wishes, wait: bool) -> Stage {
         return Stage::Working;
     }
     if obstacles.is_empty() && view.plan.moves.is_empty() {
-        return if all_ended(view) {
-            Stage::Converged
-        } else {
-            Stage::Working
+        return match all_ended(view) {
+            Some(true) => Stage::Converged,
+            // The engine's own word follows, unless a host that is silent keeps it from being sure.
+            Some(false) => Stage::Stuck(Exit::Done, SHORT),
+            None => Stage::Working,
         };
     }
     let late = |obstacle: &Obstacle| obstacle.cause.reason == Reason::DeadlineExceeded;
@@ -314,17 +326,18 @@ pub fn of_apply(view: &View, wishes: &Wishes, wait: bool) -> Stage {
     Stage::Stuck(exit, patience)
 }
 
-/// Whether every declared move has ended or is satisfied as it is.
-fn all_ended(view: &View) -> bool {
-    view.migrations.iter().all(|(name, migration)| {
-        let satisfied = |by: &str| by == &**name;
-        migration.status.phase.is_final()
-            || view
-                .plan
-                .satisfied
-                .iter()
-                .any(|wish| satisfied(&wish.by.name))
-    })
+/// Whether every declared move has ended (true), or some are only satisfied as they are (false). Nothing where one
+/// is still open.
+fn all_ended(view: &View) -> Option<bool> {
+    let satisfied = |name: &str| view.plan.satisfied.iter().any(|wish| wish.by.name == name);
+    let open = || {
+        view.migrations
+            .iter()
+            .filter(|(_, migration)| !migration.status.phase.is_final())
+    };
+    open()
+        .all(|(name, _)| satisfied(name))
+        .then(|| open().next().is_none())
 }
 
 #[cfg(test)]

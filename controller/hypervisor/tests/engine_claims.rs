@@ -13,7 +13,10 @@ use uuid::Uuid;
 
 /// Two hosts, two guests on the first.
 fn two_guests(seed: u64) -> (Fleet, Desk, Desk, [Uuid; 2]) {
-    let (fleet, desk) = stage(seed, &[HostPlan::new("h1"), HostPlan::new("h2").bandwidth(50 * MIB)]);
+    let (fleet, desk) = stage(
+        seed,
+        &[HostPlan::new("h1"), HostPlan::new("h2").bandwidth(50 * MIB)],
+    );
     let guests = ["g1", "g2"].map(|name| fleet.add_guest("h1", &GuestPlan::new(name)));
     (fleet, desk, Desk::new(&["h1", "h2"]), guests)
 }
@@ -31,9 +34,8 @@ async fn one_acts_and_the_other_waits() {
     b.says("GuestMigration", "n", "ClaimedByOther", 3).await;
     b.until("the hosts show it", 3, |_| {
         ["h1", "h2"].iter().any(|host| {
-            b.condition("Host", host, "ClaimedByOther").is_some_and(|shown| {
-                shown.status == "True" && shown.message.contains("alice")
-            })
+            b.condition("Host", host, "ClaimedByOther")
+                .is_some_and(|shown| shown.status == "True" && shown.message.contains("alice"))
         })
     })
     .await;
@@ -42,7 +44,11 @@ async fn one_acts_and_the_other_waits() {
     b.phase("n", MigrationPhase::Succeeded, 90).await;
     assert!(b.condition("Host", "h1", "ClaimedByOther").is_none());
     b.clean(&[(g1, "h2"), (g2, "h2")]).await;
-    assert!(b.view().migrations.keys().all(|name| name.as_str() == "n"), "{}", b.picture());
+    assert!(
+        b.view().migrations.keys().all(|name| name.as_str() == "n"),
+        "{}",
+        b.picture()
+    );
 }
 
 /// Both want the very same, from files: one moves the guest, the other finds it moved.
@@ -105,7 +111,10 @@ async fn a_dead_holder_is_waited_for_a_minute() {
         sleep(Duration::from_millis(100)).await;
     }
     b.phase("n", MigrationPhase::Succeeded, 120).await;
-    b.until("the dead one's move is finished too", 60, |_| fleet.journals().is_empty()).await;
+    b.until("the dead one's move is finished too", 60, |_| {
+        fleet.journals().is_empty()
+    })
+    .await;
     b.clean(&[(g1, "h2"), (g2, "h2")]).await;
     assert!(fleet.files("h1").is_empty());
 }
@@ -129,7 +138,10 @@ async fn a_holder_proven_dead_is_not_waited_for() {
         })
         .await;
         b.phase("n", MigrationPhase::Succeeded, 120).await;
-        b.until("the other's move is finished too", 60, |_| fleet.journals().is_empty()).await;
+        b.until("the other's move is finished too", 60, |_| {
+            fleet.journals().is_empty()
+        })
+        .await;
         b.clean(&[(g1, "h2"), (g2, "h2")]).await;
     }
 }
@@ -166,14 +178,19 @@ async fn a_holder_that_was_cut_off() {
         }
         let b = Actor::start(&fleet, &desk, &Role::new("bob").files());
         b.phase("m", MigrationPhase::Succeeded, 200).await;
-        b.until("it is clean", 100, |_| fleet.journals().is_empty()).await;
+        b.until("it is clean", 100, |_| fleet.journals().is_empty())
+            .await;
         for host in ["h1", "h2"] {
             fleet.cut_client("alice", host, false);
         }
         a.phase("m", MigrationPhase::Succeeded, 100).await;
         sleep(Duration::from_secs(30)).await;
         a.clean(&[(g1, "h2")]).await;
-        assert!(!fleet.files("h1").iter().any(|file| file.contains("g1")), "{}", a.picture());
+        assert!(
+            !fleet.files("h1").iter().any(|file| file.contains("g1")),
+            "{}",
+            a.picture()
+        );
     }
 }
 
@@ -184,7 +201,8 @@ async fn claims_are_given_back() {
     let a = Actor::start(&fleet, &desk, &Role::new("alice"));
     desk.drain("d", &["h1"], |spec| spec.parallel = 1);
     a.until("drained", 120, |_| {
-        a.condition("HostDrain", "d", "Drained").is_some_and(|drained| drained.status == "True")
+        a.condition("HostDrain", "d", "Drained")
+            .is_some_and(|drained| drained.status == "True")
     })
     .await;
     sleep(Duration::from_secs(5)).await;

@@ -23,17 +23,43 @@ async fn killed_after(millis: u64, first: &Role, second: &Role, within: u64) {
     sleep(Duration::from_millis(millis)).await;
     actor.kill().await;
     let actor = Actor::start(&fleet, &desk, second);
-    actor.until(&format!("it ends after a kill at {millis} ms"), within, |view| {
-        let done = view.migrations.get("m").is_some_and(|shown| shown.status.phase.is_final());
-        done && view.settled && fleet.journals().is_empty() && fleet.claims().is_empty()
-    })
-    .await;
-    assert_eq!(actor.status("m").phase, MigrationPhase::Succeeded, "killed at {millis} ms\n{}", actor.picture());
+    actor
+        .until(
+            &format!("it ends after a kill at {millis} ms"),
+            within,
+            |view| {
+                let done = view
+                    .migrations
+                    .get("m")
+                    .is_some_and(|shown| shown.status.phase.is_final());
+                done && view.settled && fleet.journals().is_empty() && fleet.claims().is_empty()
+            },
+        )
+        .await;
+    assert_eq!(
+        actor.status("m").phase,
+        MigrationPhase::Succeeded,
+        "killed at {millis} ms\n{}",
+        actor.picture()
+    );
     actor.clean(&[(guest, "h2")]).await;
-    assert!(fleet.files("h1").is_empty(), "killed at {millis} ms\n{}", actor.picture());
-    assert_eq!(fleet.files("h2").len(), 1, "killed at {millis} ms\n{}", actor.picture());
+    assert!(
+        fleet.files("h1").is_empty(),
+        "killed at {millis} ms\n{}",
+        actor.picture()
+    );
+    assert_eq!(
+        fleet.files("h2").len(),
+        1,
+        "killed at {millis} ms\n{}",
+        actor.picture()
+    );
     let domain = fleet.domain("h2", guest).unwrap();
-    assert!(domain.autostart, "killed at {millis} ms\n{}", actor.picture());
+    assert!(
+        domain.autostart,
+        "killed at {millis} ms\n{}",
+        actor.picture()
+    );
     assert!(domain.last_move.is_some());
     drop(actor);
 }
@@ -77,7 +103,13 @@ async fn at_every_call_of_preparing_and_cleaning() {
 async fn at_some_moments_with_a_minutes_wait() {
     for step in 0..(length().await / STEP + 80) / 5 {
         let millis = step * STEP * 5 + 20;
-        killed_after(millis, &Role::new("one").cluster(), &Role::new("two").cluster(), 240).await;
+        killed_after(
+            millis,
+            &Role::new("one").cluster(),
+            &Role::new("two").cluster(),
+            240,
+        )
+        .await;
     }
 }
 
@@ -99,12 +131,18 @@ async fn again_and_again() {
         let actor = Actor::start(&fleet, &desk, &Role::new("last").files());
         actor
             .until("drained", 300, |_| {
-                actor.condition("HostDrain", "d", "Drained").is_some_and(|drained| drained.status == "True")
+                actor
+                    .condition("HostDrain", "d", "Drained")
+                    .is_some_and(|drained| drained.status == "True")
             })
             .await;
         let all: Vec<_> = guests.iter().map(|guest| (*guest, "h2")).collect();
         actor.clean(&all).await;
-        assert!(fleet.files("h1").is_empty() && fleet.files("h2").len() == 3, "{}", actor.picture());
+        assert!(
+            fleet.files("h1").is_empty() && fleet.files("h2").len() == 3,
+            "{}",
+            actor.picture()
+        );
     }
 }
 
@@ -112,7 +150,14 @@ async fn again_and_again() {
 #[tokio::test(start_paused = true)]
 async fn in_mid_drain() {
     for step in 0..40 {
-        let (fleet, desk) = stage(step, &[HostPlan::new("h1"), HostPlan::new("h2"), HostPlan::new("h3")]);
+        let (fleet, desk) = stage(
+            step,
+            &[
+                HostPlan::new("h1"),
+                HostPlan::new("h2"),
+                HostPlan::new("h3"),
+            ],
+        );
         let guests: Vec<_> = (1..=4)
             .map(|number| fleet.add_guest("h1", &GuestPlan::new(&format!("g{number}"))))
             .collect();
@@ -123,16 +168,34 @@ async fn in_mid_drain() {
         actor.kill().await;
         let actor = Actor::start(&fleet, &desk, &Role::new("two").cluster());
         actor
-            .until(&format!("drained after a kill at {} ms", step * 500), 300, |_| {
-                actor.condition("HostDrain", "d", "Drained").is_some_and(|drained| drained.status == "True")
-            })
+            .until(
+                &format!("drained after a kill at {} ms", step * 500),
+                300,
+                |_| {
+                    actor
+                        .condition("HostDrain", "d", "Drained")
+                        .is_some_and(|drained| drained.status == "True")
+                },
+            )
             .await;
-        let all: Vec<_> = guests.iter().map(|guest| (*guest, fleet.executing(*guest).pop().unwrap())).collect();
-        let all: Vec<_> = all.iter().map(|(guest, host)| (*guest, host.as_str())).collect();
+        let all: Vec<_> = guests
+            .iter()
+            .map(|guest| (*guest, fleet.executing(*guest).pop().unwrap()))
+            .collect();
+        let all: Vec<_> = all
+            .iter()
+            .map(|(guest, host)| (*guest, host.as_str()))
+            .collect();
         actor.clean(&all).await;
         assert!(fleet.files("h1").is_empty());
         let view = actor.view();
         assert_eq!(view.migrations.len(), 4, "{}", actor.picture());
-        assert!(view.migrations.values().all(|shown| shown.status.phase == MigrationPhase::Succeeded), "{}", actor.picture());
+        assert!(
+            view.migrations
+                .values()
+                .all(|shown| shown.status.phase == MigrationPhase::Succeeded),
+            "{}",
+            actor.picture()
+        );
     }
 }

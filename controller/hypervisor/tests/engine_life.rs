@@ -282,11 +282,7 @@ async fn aborted_at_every_moment() {
         } else {
             actor.desk.delete("m");
         }
-        actor
-            .until("it ends", 90, |view| {
-                view.migrations["m"].status.phase.is_final()
-            })
-            .await;
+        actor.ends("m", 90).await;
         let host = match actor.status("m").phase {
             MigrationPhase::Succeeded => "h2",
             MigrationPhase::Aborted => "h1",

@@ -228,9 +228,14 @@ async fn managed_elsewhere() {
     actor
         .says("GuestMigration", "b", "ManagedElsewhere", 2)
         .await;
-    actor.until("it is blocked", 5, |view| view.drains.contains_key("d")).await;
+    actor
+        .until("it is blocked", 5, |view| view.drains.contains_key("d"))
+        .await;
     let shown = actor.view().drains["d"].clone();
-    assert_eq!(actor.condition("HostDrain", "d", "Stalled").unwrap().reason, "Blocked");
+    assert_eq!(
+        actor.condition("HostDrain", "d", "Stalled").unwrap().reason,
+        "Blocked"
+    );
     assert!(actor.heard("HostDrain", "d", "ManagedElsewhere"));
     assert!(
         shown
@@ -319,11 +324,7 @@ async fn a_source_that_is_another() {
         spec.source = Some("h2".into());
         spec.target = Some("h1".into());
     });
-    actor
-        .until("it ends", 5, |view| {
-            view.migrations["m"].status.phase.is_final()
-        })
-        .await;
+    actor.ends("m", 5).await;
     actor.desk.migration("n", |spec| {
         spec.guest = "g1".into();
         spec.source = Some("h2".into());

@@ -68,6 +68,8 @@ enum Command {
     /// Make guests, look at one or check one
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// One line a guest: where it runs, its boot, its counter, its disks
+    Proof,
     /// All files in the pools of all hosts
     Files,
     /// Shell lines that export the lab's id and the hosts' URIs
@@ -223,6 +225,7 @@ fn run(arguments: Arguments) -> Result<()> {
             }
         }
         Command::Guest(command) => guest(&open()?, command),
+        Command::Proof => proof(&open()?),
         Command::Files => {
             for host in open()?.hosts() {
                 for file in host.list_files()? {
@@ -381,6 +384,40 @@ fn guest(lab: &Lab, command: GuestCommand) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// What each guest itself proves, asked of its console and its disks.
+fn proof(lab: &Lab) -> Result<()> {
+    for guest in lab.guests() {
+        let host = guest.host()?;
+        let continuity = guest.continuity()?;
+        let mut whole = true;
+        for index in 0..guest.spec().disks.len() {
+            let target = format!("vd{}", (b'a' + index as u8) as char);
+            whole &= guest
+                .disk_report(&host, &target)?
+                .first_difference
+                .is_none();
+        }
+        println!(
+            "{:<8} runs on {:<4} boot {}  counted to {:>4} {}  disks {}  heard on {}",
+            guest.name(),
+            host.name(),
+            continuity
+                .boots
+                .last()
+                .map_or("?", |boot| &boot[..8.min(boot.len())]),
+            continuity.last,
+            if continuity.is_unbroken() {
+                "without a gap"
+            } else {
+                "WITH A GAP"
+            },
+            if whole { "whole" } else { "DAMAGED" },
+            continuity.path.join(" > "),
+        );
+    }
+    Ok(())
 }
 
 fn whereabouts(lab: &Lab) -> Result<()> {

@@ -72,7 +72,7 @@ impl Attempt {
     }
 
     /// Autostart as it was, and the finished move in the guest's own metadata.
-    async fn settle_target(&self, journal: &Journal) -> Result<(), Cause> {
+    async fn settle_target(&mut self, journal: &Journal) -> Result<(), Cause> {
         self.prove_claim(false).await?;
         let target = &self.order.target;
         let by = &journal.requested_by;
@@ -98,14 +98,13 @@ impl Attempt {
 
     /// Removes the guest's files at the source. Whether the guest executes at the target.
     async fn clean_source(&mut self, journal: &Journal) -> Result<bool, Cause> {
+        self.prove_claims().await?;
         let (source, target) = (&self.order.source, &self.order.target);
-        let (proven, (at_source, at_target), named, here) = tokio::join!(
-            self.prove_claims(),
+        let ((at_source, at_target), named, here) = tokio::join!(
             self.look(),
             source.hypervisor.references(None),
             target.hypervisor.look(journal.guest),
         );
-        proven?;
         if decide(at_source, at_target, !journal.running) != Verdict::Moved {
             return Err(Cause::new(
                 Reason::OutcomeUnknown,
@@ -208,10 +207,10 @@ impl Attempt {
         }
     }
 
-    async fn restore_source(&self, journal: &Journal) -> Result<(), Cause> {
+    async fn restore_source(&mut self, journal: &Journal) -> Result<(), Cause> {
+        self.prove_claim(true).await?;
         let source = &self.order.source;
         let hypervisor = &source.hypervisor;
-        self.prove_claim(true).await?;
         let undone = async {
             ignore_missing(hypervisor.set_mark(journal.guest, None).await)?;
             if journal.autostart {
@@ -226,13 +225,28 @@ impl Attempt {
             .map_err(|error| failure(&source.host, "taking the move back", &error))
     }
 
-    async fn clear_target(&self, journal: &Journal) -> Result<(), Cause> {
+    async fn clear_target(&mut self, journal: &Journal) -> Result<(), Cause> {
+        self.prove_claim(false).await?;
         let target = &self.order.target;
         let hypervisor = &target.hypervisor;
-        self.prove_claim(false).await?;
-        // Ours is only what the journal names, what no domain there names, and what we are known to have made.
-        let (there, named) =
-            tokio::join!(hypervisor.look(journal.guest), hypervisor.references(None));
+        // Ours is only what the journal names, what no domain there names, and what we are known to have made, which the
+        // journal at the target itself tells.
+        let (there, named, written) = tokio::join!(
+            hypervisor.look(journal.guest),
+            hypervisor.references(None),
+            hypervisor.journals(),
+        );
+        let written = written
+            .map_err(|error| failure(&target.host, "reading the journals", &error))?
+            .into_iter()
+            .filter(|entry| entry.id == journal.id)
+            .find_map(|entry| Journal::parse(&entry.text));
+        let made = |disk: &str| {
+            let disks = written.iter().flat_map(|written| &written.disks);
+            disks
+                .filter(|own| own.created)
+                .any(|own| own.target_path == disk)
+        };
         let there =
             there.map_err(|error| failure(&target.host, "looking for the guest", &error))?;
         let named = named
@@ -247,9 +261,8 @@ impl Attempt {
             ));
         }
         for disk in &journal.disks {
-            if named.contains_key(&disk.target_path)
-                || !self.is_ours(hypervisor.as_ref(), disk).await?
-            {
+            let ours = made(&disk.target_path) || self.is_ours(hypervisor.as_ref(), disk).await?;
+            if named.contains_key(&disk.target_path) || !ours {
                 continue;
             }
             hypervisor

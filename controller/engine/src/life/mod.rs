@@ -133,8 +133,8 @@ struct Attempt {
     order: Order,
     lines: Lines,
     journal: Option<Journal>,
-    /// Claims at source and target, once held.
-    guards: Option<(ClaimGuard, ClaimGuard)>,
+    /// Claims at source and target, once held. A move that is taken over may do without a target that is silent.
+    guards: Option<(ClaimGuard, Option<ClaimGuard>)>,
     phase: MigrationPhase,
     waiting: Option<Cause>,
     rebooted: bool,
@@ -224,21 +224,42 @@ impl Attempt {
             let first = claims.hold(&target.host, &target.hypervisor).await?;
             (claims.hold(&source.host, &source.hypervisor).await?, first)
         };
-        self.guards = Some(guards);
+        self.guards = Some((guards.0, Some(guards.1)));
         Ok(())
+    }
+
+    /// The same for a move that is taken over: the source's claim keeps others from it, so it does where the target is
+    /// silent.
+    async fn claim_what_answers(&mut self) -> Result<(), Cause> {
+        match self.claim().await {
+            Err(cause) if cause.reason == Reason::HostUnreachable => {
+                let source = &self.order.source;
+                let guard = self
+                    .lines
+                    .claims
+                    .hold(&source.host, &source.hypervisor)
+                    .await?;
+                self.guards = Some((guard, None));
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Takes over what an earlier process began: only with both claims, and only what its journals still say then.
     async fn take_over(&mut self) -> Result<(), Cause> {
-        self.claim().await?;
+        self.claim_what_answers().await?;
+        let lone = self.guards.as_ref().is_some_and(|(_, own)| own.is_none());
         let id = self.order.id;
         let (source, target) = (&self.order.source, &self.order.target);
         let (at_source, at_target) =
             tokio::join!(source.hypervisor.journals(), target.hypervisor.journals());
         let at_source =
             at_source.map_err(|error| failure(&source.host, "reading the journals", &error))?;
-        let at_target =
-            at_target.map_err(|error| failure(&target.host, "reading the journals", &error))?;
+        let at_target = match at_target {
+            Err(_) if lone => Vec::new(),
+            read => read.map_err(|error| failure(&target.host, "reading the journals", &error))?,
+        };
         // The target's first: it is the one that was written anew once the files were made.
         let journal = at_target
             .iter()
@@ -280,21 +301,27 @@ impl Attempt {
     }
 
     /// Proves that both claims are ours.
-    async fn prove_claims(&self) -> Result<(), Cause> {
-        match &self.guards {
-            Some((source, target)) => {
-                let (source, target) = tokio::join!(source.prove(), target.prove());
-                source.and(target)
-            }
-            None => Err(Cause::new(Reason::ClaimedByOther, "no claim is held")),
-        }
+    async fn prove_claims(&mut self) -> Result<(), Cause> {
+        self.prove_claim(true).await?;
+        self.prove_claim(false).await
     }
 
     /// Proves one claim.
-    async fn prove_claim(&self, at_source: bool) -> Result<(), Cause> {
-        match &self.guards {
-            Some((source, target)) => if at_source { source } else { target }.prove().await,
-            None => Err(Cause::new(Reason::ClaimedByOther, "no claim is held")),
+    async fn prove_claim(&mut self, at_source: bool) -> Result<(), Cause> {
+        let Some((source, target)) = &mut self.guards else {
+            return Err(Cause::new(Reason::ClaimedByOther, "no claim is held"));
+        };
+        if at_source {
+            return source.prove().await;
+        }
+        if target.is_none() {
+            let place = &self.order.target;
+            let claims = &self.lines.claims;
+            *target = Some(claims.hold(&place.host, &place.hypervisor).await?);
+        }
+        match target {
+            Some(guard) => guard.prove().await,
+            None => Ok(()),
         }
     }
 

@@ -91,6 +91,11 @@ impl Meter {
         }
     }
 
+    /// What there is to copy at least, in bytes: memory that is dirtied and copied again does not add to it.
+    pub(super) fn size(&self, job: &JobFacts) -> Bytes {
+        Bytes(job.disk_total.0 + self.memory.0.max(job.memory_total.0))
+    }
+
     /// How long nothing has moved.
     pub(crate) fn still_for(&self) -> Duration {
         self.moved.0.elapsed()

@@ -72,11 +72,7 @@ impl Attempt {
                 }
             }
             let late = self.switched
-                && watched
-                    .switching
-                    .get_or_insert_with(Instant::now)
-                    .elapsed()
-                    >= SWITCH;
+                && watched.switching.get_or_insert_with(Instant::now).elapsed() >= SWITCH;
             if call.is_some() && !late {
                 self.measure(&mut watched).await;
                 self.abort_if_asked(&mut watched).await;
@@ -102,7 +98,8 @@ impl Attempt {
                 }
                 call = None;
             }
-            if watched.uncertain && matches!(verdict, Verdict::Stayed | Verdict::StayedTargetSilent) {
+            if watched.uncertain && matches!(verdict, Verdict::Stayed | Verdict::StayedTargetSilent)
+            {
                 let since = *watched.calm.get_or_insert_with(Instant::now);
                 if since.elapsed() < CALM {
                     continue;
@@ -174,7 +171,8 @@ impl Attempt {
         let progress = watched.meter.sample(&job);
         self.report(super::Report::Progress(progress));
         let manner = &self.order.manner;
-        let gib = (progress.total.0 as f64 / (1u64 << 30) as f64).max(1.0);
+        let size = watched.meter.size(&job);
+        let gib = (size.0 as f64 / (1u64 << 30) as f64).max(1.0);
         let budget = manner.per_gib.mul_f64(gib) + manner.stall;
         if watched.meter.still_for() >= manner.stall {
             let cause = Cause::new(
@@ -198,7 +196,7 @@ impl Attempt {
                     progress.left.human(),
                     watched.since.elapsed().as_secs(),
                     budget.as_secs(),
-                    progress.total.human()
+                    size.human()
                 ),
             ));
         } else {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Inner, Pass, Reconciler};
 use crate::{
     claim::Claims,
-    hosts::Journals,
+    hosts::{Journals, Link},
     journal::Journal,
     life::failure,
     moves::MoveState,
@@ -36,7 +36,9 @@ impl Reconciler {
             };
             state.journals = Journals::Reading;
             let (inner, host) = (self.inner.0.clone(), host.clone());
-            tokio::spawn(async move {
+            let claims = self.claims.clone();
+            self.tasks.spawn(async move {
+                claims.look(&host, &hypervisor).await;
                 let entries = match hypervisor.journals().await {
                     Ok(entries) => Some(entries),
                     Err(error) => {
@@ -177,7 +179,21 @@ impl Reconciler {
                 })
                 .map(|(name, _)| name.clone())
         };
-        Some((find(journal.source.uuid)?, find(journal.target.uuid)?))
+        // A target that is silent holds up nothing that the source can tell alone.
+        let silent = || {
+            let name = &journal.target.host;
+            self.hosts
+                .get(name)
+                .filter(|state| {
+                    let known = state.facts.as_ref().map(|facts| facts.uuid);
+                    matches!(state.link, Link::Down(_))
+                        && state.hypervisor.is_some()
+                        && known.is_none_or(|uuid| uuid == journal.target.uuid)
+                })
+                .map(|_| name.clone())
+        };
+        let source = find(journal.source.uuid)?;
+        Some((source, find(journal.target.uuid).or_else(silent)?))
     }
 
     /// Starts a task for each journal whose both ends are there.
@@ -240,7 +256,12 @@ impl Reconciler {
     fn name_for_journal(&mut self, journal: &Journal, pass: &Pass) -> MigrationName {
         let name: MigrationName = journal.migration.as_str().into();
         match self.moves.get(&name) {
-            Some(state) if state.is_final() || state.running.is_some() => {
+            // The last case: an attempt that ended already, but for what a silent target kept.
+            Some(state)
+                if state.is_final()
+                    || state.running.is_some()
+                    || journal.attempt <= state.status.failed_attempts.unsigned_abs() =>
+            {
                 let hidden: MigrationName = format!("journal-{}", journal.id).into();
                 let mut state = MoveState::new(
                     self.spec_for(journal, pass),

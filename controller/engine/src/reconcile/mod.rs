@@ -316,8 +316,8 @@ impl Reconciler {
                 continue;
             };
             let (claims, inner) = (self.claims.clone(), self.inner.0.clone());
-            tokio::spawn(async move {
-                if claims.look_again(&host, &hypervisor).await {
+            self.tasks.spawn(async move {
+                if claims.look(&host, &hypervisor).await {
                     let _ = inner.send(Inner::Free);
                 }
             });

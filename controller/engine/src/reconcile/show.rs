@@ -30,6 +30,13 @@ impl Reconciler {
                 && self.is_swept(),
             ..View::default()
         };
+        tracing::trace!(
+            number = view.number,
+            settled = view.settled,
+            orphans = self.orphans.len(),
+            claimed = ?pass.claimed.keys(),
+            "view"
+        );
         self.show_hosts(&pass, &before, &mut view);
         self.show_guests(&pass, &before, &mut view);
         self.show_moves(&pass, &before, &mut view);

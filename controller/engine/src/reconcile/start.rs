@@ -115,7 +115,9 @@ impl Reconciler {
         elsewhere: bool,
         now: Timestamp,
     ) {
-        let (Some(from), Some(to)) = (self.place(&source), self.place(&target)) else {
+        // A move that is taken over may have a target that has not answered yet.
+        let known = adopted.as_ref().map(|journal| journal.target.uuid);
+        let (Some(from), Some(to)) = (self.place(&source, None), self.place(&target, known)) else {
             return;
         };
         let declared = &self.hosts[&target].declared.spec;
@@ -180,11 +182,11 @@ impl Reconciler {
         self.tasks.spawn(life::run(order, lines));
     }
 
-    fn place(&self, host: &HostName) -> Option<Place> {
+    fn place(&self, host: &HostName, known: Option<Uuid>) -> Option<Place> {
         let state = self.hosts.get(host)?;
         Some(Place {
             host: host.clone(),
-            uuid: state.facts.as_ref()?.uuid,
+            uuid: state.facts.as_ref().map(|facts| facts.uuid).or(known)?,
             hypervisor: state.hypervisor.clone()?,
         })
     }

@@ -6,21 +6,22 @@ use evenkeel_crds::{
     GuestMigration, HostDrain, MigrationPhase,
     kinds::{
         drain::{OnRelease, StoppedGuests, StuckGuests},
-        migration::MigrationMode,
+        migration::{Evidence, MigrationMode, SourceFiles},
     },
     names::{HostName, MigrationName},
     reason::{Cause, Reason},
-    shared::{LABEL_WISH_KIND, LABEL_WISH_NAME, RequestedBy, Timestamp},
+    shared::{LABEL_WISH_KIND, LABEL_WISH_NAME, RequestedBy, Time, Timestamp, whole_seconds},
 };
 use evenkeel_planner::{HostId, What, Wish};
 use uuid::Uuid;
 
 use super::{Pass, Reconciler};
 use crate::{
-    guests::Guests,
+    guests::{Guests, incoming},
     hosts::{Journals, Link},
     model::Model,
     moves::MoveState,
+    port::Activity,
 };
 
 /// What is wanted, resolved.
@@ -263,7 +264,10 @@ impl Reconciler {
             .filter(|deadline| now.as_second() - since.as_second() >= deadline.0.as_secs() as i64);
         if self.hosts.values().any(|host| host.link == Link::Unheard) {
             // A target chosen among those that were quickest to answer would be a poor one.
-            resolved.halted = Some(Cause::new(Reason::Waiting, "not all hosts have answered yet"));
+            resolved.halted = Some(Cause::new(
+                Reason::Waiting,
+                "not all hosts have answered yet",
+            ));
         } else if drain.spec.suspend {
             resolved.halted = Some(Cause::new(
                 Reason::Suspended,
@@ -319,6 +323,11 @@ impl Reconciler {
     /// Ends what a wish that is gone had asked for: pending moves at once, copies as the drain said.
     pub(super) fn release(&mut self, pass: &Pass) {
         let declared = self.declared.clone();
+        let swept = self.orphans.is_empty()
+            && self
+                .hosts
+                .values()
+                .all(|state| state.journals == Journals::Read);
         let mut gone = Vec::new();
         for (name, state) in &mut self.moves {
             if state.hidden {
@@ -345,6 +354,18 @@ impl Reconciler {
                 format!("HostDrain {} is gone", state.by.name),
             );
             match wanted {
+                Some(_)
+                    if swept
+                        && state.running.is_none()
+                        && has_left(&state.spec.guest, &state.by.name, pass) =>
+                {
+                    let message = format!(
+                        "{} is on no host of HostDrain {} any more",
+                        state.spec.guest, state.by.name
+                    );
+                    let cause = Cause::new(Reason::WishGone, message);
+                    state.finish(MigrationPhase::Aborted, cause, pass.now);
+                }
                 Some(drain) => state.release = drain.spec.on_release,
                 None if state.running.is_some() => {
                     if state.release == OnRelease::Abort {
@@ -358,6 +379,19 @@ impl Reconciler {
             self.moves.remove(&name);
         }
     }
+}
+
+/// Whether the guest is known to be elsewhere than on the drain's hosts.
+fn has_left(guest: &str, drain: &str, pass: &Pass) -> bool {
+    let id = pass
+        .guests
+        .find(guest)
+        .and_then(|(uuid, _)| pass.model.guests.get(&uuid));
+    let drain = pass.wanted.drains.get(drain);
+    id.zip(drain).is_some_and(|(id, drain)| {
+        let host = pass.model.host(pass.model.guest(*id).host);
+        host.out_of_reach.is_none() && !drain.hosts.contains(&host.name)
+    })
 }
 
 /// A drain as the one who asks.
@@ -431,7 +465,23 @@ fn settle_by_place(
     else {
         return;
     };
+    // A copy that is only arriving, or one that does not run while not every host was heard, proves nothing.
+    let all_heard = hosts.values().all(|host| host.link == Link::Up);
+    if incoming(place.facts) || !(place.facts.activity.active() || all_heard) {
+        return;
+    }
     let host = &place.host;
+    if let Some(evidence) = finished_before(state, uuid, &place, hosts, now) {
+        let message = format!("runs on {host}; it was finished by an earlier process");
+        state.status.evidence = Some(evidence);
+        state.status.progress = 100;
+        state.finish(
+            MigrationPhase::Succeeded,
+            Cause::new(Reason::Completed, message),
+            now,
+        );
+        return;
+    }
     let there = state.spec.target.as_deref() == Some(host.as_str());
     // From files nothing but the guest's own metadata remembers a move without a target.
     let done_before = from_files
@@ -467,6 +517,37 @@ fn settle_by_place(
         );
         state.finish(MigrationPhase::Failed, cause, now);
     }
+}
+
+/// What is seen of a move that an earlier process finished, journals and all, and did not live to tell: it had begun,
+/// and the guest's own metadata says that it came here by it.
+fn finished_before(
+    state: &MoveState,
+    uuid: Uuid,
+    place: &crate::guests::Place<'_>,
+    hosts: &BTreeMap<HostName, crate::hosts::HostState>,
+    now: Timestamp,
+) -> Option<Evidence> {
+    let last = place.facts.last_move.as_ref()?;
+    state.status.start_time.as_ref()?;
+    let ends = (
+        state.status.source.as_deref()?,
+        state.status.target.as_deref()?,
+    );
+    let by = format!("{}/{}", state.by.kind, state.by.name);
+    (last.by == by && ends == (last.from.as_str(), place.host.as_str())).then(|| Evidence {
+        running: Some(place.host.to_string())
+            .filter(|_| place.facts.activity == Activity::Running)
+            .into_iter()
+            .collect(),
+        uuid: uuid.to_string(),
+        rebooted: false,
+        source_defined: hosts
+            .get(&last.from)
+            .is_some_and(|source| source.domains.contains_key(&uuid)),
+        source_files: SourceFiles::Removed,
+        observed_time: Time(whole_seconds(now)),
+    })
 }
 
 fn resolve(

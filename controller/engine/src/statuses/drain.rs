@@ -208,9 +208,12 @@ fn drained(input: &Input<'_>, hosts: &[DrainedHost], left: i64) -> (Answer, Caus
             ),
         );
     }
-    let unasked = silent
-        .iter()
-        .any(|name| input.states.get(*name).is_some_and(|state| state.link == Link::Unheard));
+    let unasked = silent.iter().any(|name| {
+        input
+            .states
+            .get(*name)
+            .is_some_and(|state| state.link == Link::Unheard)
+    });
     if unasked {
         return (
             Answer::Unknown,

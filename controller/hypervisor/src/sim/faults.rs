@@ -36,7 +36,11 @@ impl Fleet {
     /// Stops a host's libvirtd as SIGSTOP does, or lets it go on.
     pub fn hang_libvirtd(&self, host: &str, hung: bool) {
         if let Some(machine) = self.world().machine(host) {
-            machine.daemon = if hung { Daemon::Hung } else { Daemon::Up };
+            machine.daemon = match (machine.daemon, hung) {
+                (Daemon::Up, true) => Daemon::Hung,
+                (Daemon::Hung, false) => Daemon::Up,
+                (other, _) => other,
+            };
         }
     }
 
@@ -176,11 +180,27 @@ impl Fleet {
             .is_ok()
     }
 
+    /// Ends a guest's QEMU by hand, as `virsh destroy` does.
+    pub fn destroy(&self, host: &str, guest: Uuid) {
+        let mut world = self.world();
+        world.stopped(host, guest, Activity::ShutOff, Why::Destroyed);
+        world.tick();
+    }
+
     /// Removes a domain and its QEMU by hand; its files stay.
     pub fn discard(&self, host: &str, guest: Uuid) {
         let mut world = self.world();
         world.forget(host, guest);
         world.event(host, guest, DomainEvent::Stopped);
+        // What runs elsewhere is the guest from now on.
+        let others: Vec<String> = world
+            .guests
+            .get(&guest)
+            .map_or_else(Vec::new, |truth| truth.executing.iter().cloned().collect());
+        for other in others {
+            world.qemu(&other, guest, Qemu::Still);
+            world.qemu(&other, guest, Qemu::Runs);
+        }
     }
 
     /// Aborts a guest's migration by hand.

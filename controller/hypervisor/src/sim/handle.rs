@@ -16,7 +16,7 @@ use super::{
     facts,
     line::{Handle, Waits},
     machine_of,
-    world::{Domain, File, Kind, Qemu, Tiding, World},
+    world::{Domain, File, Kind, Qemu, Reach, Tiding, World},
 };
 
 const LOOK: Duration = Duration::from_secs(5);
@@ -24,6 +24,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// What an empty image occupies.
 const EMPTY: u64 = 200 << 10;
 const JOURNAL: u64 = 32 << 10;
+/// How long a source tries to connect to a silent target.
+const CONNECT: Duration = Duration::from_secs(25);
 /// How long a migration's client waits for a silent libvirtd.
 const PATIENCE: Duration = Duration::from_secs(34);
 
@@ -243,6 +245,12 @@ impl Hypervisor for Handle {
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
         let (answer, answered) = oneshot::channel();
         let request = request.clone();
+        let target = machine_of(&request.target_uri).unwrap_or_default();
+        let reach = self.shared.world().reach(&self.machine, target);
+        if reach == Reach::Silent {
+            // Nobody even tells the source's libvirtd that nobody listens.
+            tokio::time::sleep(CONNECT).await;
+        }
         let generation = self
             .call(CALL, Waits::Nothing, move |world, host| {
                 let target = machine_of(&request.target_uri)
@@ -299,6 +307,7 @@ impl Hypervisor for Handle {
                     "domain is not running",
                 ));
             }
+            world.object_if(domain, host, "suspended", |elsewhere| !elsewhere.runs);
             world.qemu(host, domain, Qemu::Still);
             world.state(host, domain, Activity::Paused, Why::ByUser);
             world.event(host, domain, DomainEvent::Suspended);
@@ -316,6 +325,7 @@ impl Hypervisor for Handle {
                 ));
             }
             world.qemu(host, domain, Qemu::Runs);
+            world.object_if(domain, host, "resumed", |elsewhere| elsewhere.runs);
             world.state(host, domain, Activity::Running, Why::Unpaused);
             world.event(host, domain, DomainEvent::Resumed);
             Ok(())
@@ -334,7 +344,9 @@ impl Hypervisor for Handle {
 
     async fn destroy(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| {
-            domain_of(world, host, domain)?;
+            if domain_of(world, host, domain)?.qemu != Qemu::None {
+                world.object_if(domain, host, "destroyed", |elsewhere| !elsewhere.runs);
+            }
             world.stopped(host, domain, Activity::ShutOff, Why::Destroyed);
             Ok(())
         })
@@ -343,6 +355,8 @@ impl Hypervisor for Handle {
 
     async fn undefine(&self, domain: Uuid) -> PortResult<()> {
         self.call(CALL, Waits::Act(domain), move |world, host| {
+            domain_of(world, host, domain)?;
+            world.object_if(domain, host, "undefined", |elsewhere| !elsewhere.defined);
             let own = domain_of(world, host, domain)?;
             own.persistent = false;
             own.autostart = false;

@@ -56,7 +56,9 @@ pub(super) struct Move {
     memory_done: u64,
     memory_left: u64,
     dirtied: u64,
+    /// What the guest dirties per second, throttled and not.
     dirty: u64,
+    dirties: u64,
     iteration: u64,
     pub(super) abort: bool,
     /// Since when the two ends do not hear each other.
@@ -221,6 +223,7 @@ impl World {
                 memory_left: copy.memory,
                 dirtied: 0,
                 dirty,
+                dirties: dirty,
                 iteration: 0,
                 abort: false,
                 silent: None,
@@ -288,7 +291,8 @@ impl World {
                 own.memory_left = own.dirtied.min(own.memory_total);
                 own.dirtied = 0;
                 if own.converge && own.iteration > 3 {
-                    own.dirty /= 2;
+                    // libvirt throttles a guest to a hundredth at most.
+                    own.dirty = (own.dirty / 2).max(own.dirties / 100);
                 }
                 let ticks = (own.downtime.as_millis() / TICK.as_millis()).max(1) as u64;
                 let last = own.memory_left <= bytes * ticks;

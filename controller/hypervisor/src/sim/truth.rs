@@ -41,6 +41,12 @@ impl Fleet {
         self.world().is_whole(guest)
     }
 
+    /// The hosts that have all of its newest data.
+    #[must_use]
+    pub fn newest_on(&self, guest: Uuid) -> Vec<String> {
+        self.world().whole_on(guest)
+    }
+
     /// Every file in the host's pools, journals included.
     #[must_use]
     pub fn files(&self, host: &str) -> Vec<String> {

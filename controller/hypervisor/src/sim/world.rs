@@ -120,6 +120,13 @@ pub(super) enum Reach {
     Silent,
 }
 
+/// How a guest is on all other hosts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Elsewhere {
+    pub(super) runs: bool,
+    pub(super) defined: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) uuid: Uuid,
@@ -458,12 +465,50 @@ impl World {
         }
     }
 
+    /// Notes that a program did to a guest here what must not be done, as things are with it elsewhere.
+    pub(super) fn object_if(
+        &mut self,
+        guest: Uuid,
+        host: &str,
+        did: &str,
+        wrong: impl FnOnce(Elsewhere) -> bool,
+    ) {
+        let mut elsewhere = Elsewhere::default();
+        for (name, machine) in &self.machines {
+            if let Some(domain) = machine.domains.get(&guest).filter(|_| name != host) {
+                elsewhere.runs |= domain.qemu == Qemu::Runs;
+                elsewhere.defined |= domain.persistent;
+            }
+        }
+        if wrong(elsewhere) {
+            let name = self
+                .guests
+                .get(&guest)
+                .map_or("", |truth| truth.name.as_str());
+            self.violations.push(format!(
+                "{name} was {did} on {host}: elsewhere {elsewhere:?}"
+            ));
+        }
+    }
+
     /// Whether some host has all of a guest's newest data.
     pub(super) fn is_whole(&self, guest: Uuid) -> bool {
-        let truth = &self.guests[&guest];
-        self.machines.values().any(|machine| {
-            let newest = |file: &&File| matches!(file.kind, Kind::Image(Some((of, stamp))) if of == guest && stamp == truth.newest);
-            machine.files.values().filter(newest).count() >= truth.disks
-        })
+        !self.whole_on(guest).is_empty()
+    }
+
+    pub(super) fn whole_on(&self, guest: Uuid) -> Vec<String> {
+        let Some(truth) = self.guests.get(&guest) else {
+            return Vec::new();
+        };
+        let newest = |file: &&File| matches!(file.kind, Kind::Image(Some(data)) if data == (guest, truth.newest));
+        // Where it executes its data is newest, even where it does so twice.
+        self.machines
+            .iter()
+            .filter(|(host, machine)| {
+                let runs = truth.executing.contains(*host);
+                runs || machine.files.values().filter(newest).count() >= truth.disks
+            })
+            .map(|(host, _)| host.clone())
+            .collect()
     }
 }

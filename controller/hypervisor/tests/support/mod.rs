@@ -331,7 +331,9 @@ impl Actor {
     /// Waits for the move's end, whatever it is.
     pub async fn ends(&self, name: &str, seconds: u64) -> MigrationPhase {
         self.until(&format!("{name} ends"), seconds, |view| {
-            view.migrations.get(name).is_some_and(|shown| shown.status.phase.is_final())
+            view.migrations
+                .get(name)
+                .is_some_and(|shown| shown.status.phase.is_final())
         })
         .await;
         self.status(name).phase
