@@ -68,6 +68,11 @@ impl Engine {
         self.views.clone()
     }
 
+    /// Starts what is ready, where it was held until now.
+    pub fn go(&self) {
+        let _ = self.commands.send(Command::Go);
+    }
+
     /// Starts no further move; those under way go on.
     pub fn hold(&self) {
         let _ = self.commands.send(Command::Hold);

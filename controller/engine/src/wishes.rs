@@ -33,6 +33,8 @@ pub struct Options {
     pub epoch: u64,
     /// Whether it may act at all. `plan` and `get` only look.
     pub act: bool,
+    /// Whether it waits for [`crate::Engine::go`] before it starts or takes over anything: first the plan is shown.
+    pub held: bool,
     /// Whether the objects come from files: then nothing remembers finished moves but the fleet itself, and a move
     /// to where its guest already is counts as satisfied instead of failed.
     pub from_files: bool,

@@ -63,32 +63,35 @@ pub async fn run(common: &Common, arguments: &Apply) -> anyhow::Result<Exit> {
 /// Where the hosts can't be asked at all, or nobody can be asked for leave.
 pub async fn converge(common: &Common, manifests: Manifests, task: &Task) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
-    let plan = tokio::select! {
-        plan = look(common, &manifests, task) => plan?,
-        () = signals.next() => return Ok(Exit::Interrupted),
-    };
-    // Without a move the end of it says all there is to say.
-    if common.output.is_none() && !plan.moves.is_empty() {
-        output::print(&plan)?;
-    }
-    if task.ask && !plan.moves.is_empty() {
-        if !io::stdin().is_terminal() || common.files.iter().any(|file| file.as_os_str() == "-") {
-            bail!("nobody can be asked whether to go ahead: say --yes");
-        }
-        tokio::select! {
-            leave = tokio::task::spawn_blocking(confirmed) => if !leave?? {
-                output::tell("Nothing was done.");
-                return Ok(Exit::Interrupted);
-            },
-            () = signals.next() => return Ok(Exit::Interrupted),
-        }
-    }
-    let session = Session::start(
+    // It looks first and acts once it is told to go: one line to each host serves both.
+    let mut session = Session::start(
         manifests.wishes.clone(),
         task.command,
         Manner::Act,
         common.credentials.clone(),
     )?;
+    let view = tokio::select! {
+        view = session.settled() => view?,
+        () = signals.next() => return Ok(Exit::Interrupted),
+    };
+    let plan = Plan::of(&view, &manifests.wishes, |kind, name| {
+        manifests.place(kind, name)
+    });
+    // Without a move the end of it says all there is to say.
+    if common.output.is_none() && !plan.moves.is_empty() {
+        output::print(&plan)?;
+    }
+    if task.ask && !plan.moves.is_empty() {
+        let leave = tokio::select! {
+            leave = ask(common) => leave,
+            () = signals.next() => Ok(false),
+        };
+        if !matches!(leave, Ok(true)) {
+            session.finish().await;
+            return leave.map(|_| Exit::Interrupted);
+        }
+    }
+    session.go().await?;
     let run = Run {
         common,
         task,
@@ -106,25 +109,22 @@ pub async fn converge(common: &Common, manifests: Manifests, task: &Task) -> any
     run.go().await
 }
 
-async fn look(common: &Common, manifests: &Manifests, task: &Task) -> anyhow::Result<Plan> {
-    let mut session = Session::start(
-        manifests.wishes.clone(),
-        task.command,
-        Manner::Look,
-        common.credentials.clone(),
-    )?;
-    let view = session.settled().await;
-    session.leave().await;
-    Ok(Plan::of(&*view?, &manifests.wishes, |kind, name| {
-        manifests.place(kind, name)
-    }))
-}
-
-fn confirmed() -> anyhow::Result<bool> {
-    write!(io::stderr(), "Go ahead? [y/N] ")?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+/// Whether a person lets us go ahead.
+async fn ask(common: &Common) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() || common.files.iter().any(|file| file.as_os_str() == "-") {
+        bail!("nobody can be asked whether to go ahead: say --yes");
+    }
+    let leave = tokio::task::spawn_blocking(|| -> io::Result<bool> {
+        write!(io::stderr(), "Go ahead? [y/N] ")?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    })
+    .await??;
+    if !leave {
+        output::tell("Nothing was done.");
+    }
+    Ok(leave)
 }
 
 /// Everything of one run.

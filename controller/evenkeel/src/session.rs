@@ -54,6 +54,7 @@ impl Session {
             process: process::own_identity(),
             epoch: 0,
             act: manner == Manner::Act,
+            held: manner == Manner::Act,
             from_files: manner != Manner::LookForCluster,
             credentials,
         };
@@ -113,6 +114,24 @@ impl Session {
     /// What happened since this was last asked.
     pub fn happenings(&mut self) -> Vec<Happening> {
         std::iter::from_fn(|| self.happenings.try_recv().ok()).collect()
+    }
+
+    /// Starts what is ready: an acting session begins by only looking.
+    ///
+    /// # Errors
+    /// Where the engine has ended.
+    pub async fn go(&mut self) -> anyhow::Result<()> {
+        let before = self.view().number;
+        self.engine.go();
+        if self
+            .views
+            .wait_for(|view| view.number > before)
+            .await
+            .is_err()
+        {
+            bail!("the engine ended: run it again, it takes up what was left");
+        }
+        Ok(())
     }
 
     /// Starts no further move.

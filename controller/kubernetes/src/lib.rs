@@ -265,6 +265,7 @@ impl Controller {
             process: self.settings.process.clone(),
             epoch,
             act: true,
+            held: false,
             from_files: false,
             credentials: self.settings.credentials.clone(),
         }

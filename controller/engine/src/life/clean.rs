@@ -99,9 +99,9 @@ impl Attempt {
     /// Removes the guest's files at the source. Whether the guest executes at the target.
     async fn clean_source(&mut self, journal: &Journal) -> Result<bool, Cause> {
         self.prove_claims().await?;
+        let (at_source, at_target) = self.look().await;
         let (source, target) = (&self.order.source, &self.order.target);
-        let ((at_source, at_target), named, here) = tokio::join!(
-            self.look(),
+        let (named, here) = tokio::join!(
             source.hypervisor.references(None),
             target.hypervisor.look(journal.guest),
         );

@@ -140,6 +140,8 @@ struct Attempt {
     rebooted: bool,
     /// Whether the source has paused for the switch: from there on it only goes forward.
     switched: bool,
+    /// Whether libvirt's job at the source, as last seen, bears another mark than ours: then it is not ours to end.
+    foreign: bool,
 }
 
 /// Why a step was not done.
@@ -173,6 +175,7 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         waiting: None,
         rebooted: false,
         switched: false,
+        foreign: false,
     };
     let outcome = attempt.run().await;
     let _ = reports.send((migration, Report::Ended(Box::new(outcome))));
@@ -368,9 +371,13 @@ impl Attempt {
 
     /// Both ends, looked at now, the target first: a target seen without the guest before the source is seen
     /// without a job can't have got it in between.
-    async fn look(&self) -> (Seen, Seen) {
+    async fn look(&mut self) -> (Seen, Seen) {
         let target = self.order.target.hypervisor.look(self.order.guest).await;
         let source = self.order.source.hypervisor.look(self.order.guest).await;
+        if let Ok(Some(facts)) = &source {
+            let mark = facts.mark.as_ref().map(|mark| mark.id);
+            self.foreign = facts.job && mark != Some(self.order.id);
+        }
         (seen(&source), seen(&target))
     }
 }

@@ -224,6 +224,13 @@ impl Attempt {
         let order = self.order.clone();
         let (source, target) = (&order.source, &order.target);
         match verdict {
+            Verdict::Copying | Verdict::Switching if self.foreign => self.wait_for(Cause::new(
+                Reason::JobActive,
+                format!(
+                    "libvirt has a job on the guest on {} that is not ours",
+                    source.host
+                ),
+            )),
             Verdict::Copying => {
                 self.enter(MigrationPhase::Copying);
                 self.measure(watched).await;

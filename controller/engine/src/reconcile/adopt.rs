@@ -156,7 +156,8 @@ impl Reconciler {
                 .all(|state| !state.usable() || state.journals == Journals::Read)
                 && self.orphans.values().all(|(journal, at)| {
                     let others = self.claims.others();
-                    *at > Instant::now()
+                    self.held
+                        || *at > Instant::now()
                         || self.ends(journal).is_none_or(|(source, target)| {
                             others.contains_key(&source) || others.contains_key(&target)
                         })
@@ -198,7 +199,7 @@ impl Reconciler {
 
     /// Starts a task for each journal whose both ends are there.
     pub(super) fn adopt(&mut self, pass: &Pass) {
-        if !self.options.act || self.finishing {
+        if !self.options.act || self.held {
             return;
         }
         let due: Vec<Uuid> = self

@@ -46,11 +46,13 @@ use crate::{
 pub(crate) enum Command {
     /// Start nothing more.
     Hold,
+    /// Start what is ready.
+    Go,
     /// Abort what has not begun to switch.
     AbortAll,
     /// End once nothing is under way, and give the claims back.
     Finish,
-    /// End at once and leave everything as it is.
+    /// End at once and leave moves as they are; only claims that nothing uses are given back.
     Leave,
 }
 
@@ -71,6 +73,9 @@ const TICK: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(5);
 /// How often pools are looked at while a move waits for room in them.
 const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
+
+/// How long giving claims back may take who leaves at once.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 
 /// Both ends of a queue: the sender is cloned for each who writes to it.
 type Queue<T> = (mpsc::UnboundedSender<T>, mpsc::UnboundedReceiver<T>);
@@ -121,6 +126,7 @@ impl Reconciler {
         views: watch::Sender<Arc<View>>,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Self {
+        let held = options.held;
         Self {
             claims: Claims::new(options.clone()),
             options,
@@ -138,7 +144,7 @@ impl Reconciler {
             commands,
             started: Instant::now(),
             started_at: Timestamp::now(),
-            held: false,
+            held,
             finishing: false,
             pools_looked: Instant::now(),
             tasks: JoinSet::new(),
@@ -165,7 +171,12 @@ impl Reconciler {
                 Some((name, report)) = self.reports.1.recv() => dirty |= self.note(&name, report),
                 Some(inner) = self.inner.1.recv() => dirty |= self.take(inner),
                 command = self.commands.recv() => match command {
-                    Some(Command::Leave) => return,
+                    Some(Command::Leave) => {
+                        // Those of moves under way stay: the next process takes them over.
+                        let idle = self.claims.tend(true);
+                        let _ = tokio::time::timeout(GIVE_BACK, idle).await;
+                        return;
+                    }
                     Some(command) => {
                         self.obey(command);
                         dirty = true;
@@ -211,6 +222,7 @@ impl Reconciler {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Hold => self.held = true,
+            Command::Go => self.held = false,
             Command::AbortAll => {
                 self.held = true;
                 for state in self.moves.values_mut() {

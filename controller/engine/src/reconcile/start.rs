@@ -47,7 +47,11 @@ impl Reconciler {
                 .orphans
                 .values()
                 .any(|(journal, _)| journal.guest == uuid);
-            if !known(&source) || !known(&target) || left {
+            let busy = self.moves.values().any(|state| {
+                let running = state.running.as_ref();
+                running.is_some_and(|running| running.guest == uuid)
+            });
+            if !known(&source) || !known(&target) || left || busy {
                 continue;
             }
             let guest = pass.model.guest(planned.guest);

@@ -16,7 +16,7 @@ use super::{
     facts,
     line::{Handle, Waits},
     machine_of,
-    world::{Domain, File, Kind, Qemu, Reach, Tiding, World},
+    world::{Domain, File, Kind, Qemu, Tiding, World},
 };
 
 const LOOK: Duration = Duration::from_secs(5);
@@ -24,8 +24,6 @@ const CALL: Duration = Duration::from_secs(10);
 /// What an empty image occupies.
 const EMPTY: u64 = 200 << 10;
 const JOURNAL: u64 = 32 << 10;
-/// How long a source tries to connect to a silent target.
-const CONNECT: Duration = Duration::from_secs(25);
 /// How long a migration's client waits for a silent libvirtd.
 const PATIENCE: Duration = Duration::from_secs(34);
 
@@ -245,12 +243,6 @@ impl Hypervisor for Handle {
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
         let (answer, answered) = oneshot::channel();
         let request = request.clone();
-        let target = machine_of(&request.target_uri).unwrap_or_default();
-        let reach = self.shared.world().reach(&self.machine, target);
-        if reach == Reach::Silent {
-            // Nobody even tells the source's libvirtd that nobody listens.
-            tokio::time::sleep(CONNECT).await;
-        }
         let generation = self
             .call(CALL, Waits::Nothing, move |world, host| {
                 let target = machine_of(&request.target_uri)

@@ -16,9 +16,14 @@ use super::world::{Disk, Domain, File, Kind, Qemu, Reach, World};
 /// How often the world moves on.
 pub(super) const TICK: Duration = Duration::from_millis(20);
 
+/// How long a source tries to connect to a silent target.
+const CONNECT: Duration = Duration::from_secs(25);
+
 /// How far a migration is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// The source's libvirtd tries to reach the target's.
+    Connect,
     /// The target's QEMU starts.
     Prepare,
     Disks,
@@ -77,7 +82,7 @@ impl Move {
     }
 
     pub(super) fn facts(&self) -> JobFacts {
-        let counted = !matches!(self.phase, Phase::Prepare | Phase::Disks);
+        let counted = self.memory_left < self.memory_total || self.phase == Phase::Memory;
         JobFacts {
             disk_done: Bytes(self.disks_done),
             disk_total: Bytes(self.disks_total),
@@ -96,7 +101,7 @@ fn refused(fault: Fault, message: impl Into<String>) -> PortError {
 }
 
 impl World {
-    /// Begins a migration. The checks are those of libvirt itself, in its order.
+    /// Begins a migration: libvirt's job is there from the first moment on.
     pub(super) fn migrate(
         &mut self,
         source: &str,
@@ -106,6 +111,7 @@ impl World {
         answer: oneshot::Sender<PortResult<()>>,
     ) -> PortResult<()> {
         let guest = request.domain;
+        let id = self.number();
         let domain = self
             .domain(source, guest)
             .ok_or_else(|| refused(Fault::NotFound, "Domain not found"))?;
@@ -113,124 +119,131 @@ impl World {
             return Err(refused(Fault::DomainStopped, "domain is not running"));
         }
         if domain.job.is_some() {
-            return Err(refused(
-                Fault::Busy,
-                "another migration job is already running",
-            ));
+            let busy = "another migration job is already running";
+            return Err(refused(Fault::Busy, busy));
         }
-        let copy = domain.clone();
-        if self.reach(source, target) != Reach::Open {
-            return Err(refused(
-                Fault::PeerUnreachable,
-                format!("unable to connect to server at '{target}'"),
-            ));
-        }
-        let there = &self.machines[target];
-        let old = there.domains.get(&guest);
-        if old.is_some_and(|old| old.qemu != Qemu::None) {
-            return Err(refused(Fault::Exists, "domain is already active"));
-        }
+        domain.job = Some(id);
+        let (memory, copy) = (domain.memory, domain.clone());
+        let here = &self.machines[source];
+        let used = |disk: &Disk| here.files.get(&disk.path).map_or(0, |file| file.allocated);
         let path = |disk: &Disk| {
             let named = request.disks.iter().find(|(name, _)| *name == disk.target);
             named.map_or(disk.path.clone(), |(_, path)| path.clone())
         };
-        let mut missing = Vec::new();
-        for disk in &copy.disks {
-            let path = path(disk);
-            match there.files.get(&path) {
-                Some(file) if file.capacity != disk.size => {
-                    return Err(refused(
-                        Fault::PeerFailed,
-                        "Source and target image have different sizes",
-                    ));
-                }
-                Some(_) => {}
-                None => missing.push((path, disk.size)),
-            }
-        }
-        let persistent = old.is_some();
-        let here = &self.machines[source];
-        let used = |disk: &Disk| here.files.get(&disk.path).map_or(0, |file| file.allocated);
         let disks: Vec<(String, u64)> = copy
             .disks
             .iter()
             .map(|disk| (path(disk), used(disk)))
             .collect();
+        let dirty = self.guests[&guest].dirty;
+        let now = Instant::now();
+        let own = Move {
+            guest,
+            source: source.to_owned(),
+            target: target.to_owned(),
+            mark: (!by_hand).then(|| request.mark.clone()),
+            limit: request.bandwidth.map(|limit| limit.0),
+            downtime: request.downtime,
+            converge: request.auto_converge,
+            phase: Phase::Connect,
+            until: now + CONNECT,
+            paused_at: now,
+            disks_total: disks.iter().map(|(_, bytes)| bytes).sum(),
+            disks,
+            disks_done: 0,
+            memory_total: memory,
+            memory_done: 0,
+            memory_left: memory,
+            dirtied: 0,
+            dirty,
+            dirties: dirty,
+            iteration: 0,
+            abort: false,
+            silent: None,
+            slow: None,
+            answer: Some(answer),
+        };
+        self.moves.insert(id, own);
+        self.connect(id);
+        Ok(())
+    }
+
+    /// The source's libvirtd opens its connection to the target's, as long as that takes.
+    fn connect(&mut self, id: u64) {
+        let own = &self.moves[&id];
+        let (source, target, over) = (&own.source, &own.target, Instant::now() >= own.until);
+        let failed = match self.reach(source, target) {
+            Reach::Open => self.prepare(id).err(),
+            Reach::Silent if !over => None,
+            Reach::Silent | Reach::Refused => Some(refused(
+                Fault::PeerUnreachable,
+                format!("unable to connect to server at '{target}'"),
+            )),
+        };
+        if let Some(error) = failed {
+            self.settle(id, Duration::ZERO, None);
+            self.over(id, Duration::ZERO, error);
+        }
+    }
+
+    /// The target's libvirtd takes the guest in. The checks are its own.
+    fn prepare(&mut self, id: u64) -> PortResult<()> {
+        let own = &self.moves[&id];
+        let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
+        let (mark, paths) = (own.mark.clone(), own.disks.clone());
+        let Some(copy) = self.domain(&source, guest).cloned() else {
+            return Err(refused(Fault::NotFound, "Domain not found"));
+        };
+        let there = &self.machines[&target];
+        let old = there.domains.get(&guest);
+        if old.is_some_and(|old| old.qemu != Qemu::None) {
+            return Err(refused(Fault::Exists, "domain is already active"));
+        }
+        let mut missing = Vec::new();
+        let mut disks = Vec::new();
+        for (disk, (path, _)) in copy.disks.iter().zip(paths) {
+            match there.files.get(&path) {
+                Some(file) if file.capacity != disk.size => {
+                    let sizes = "Source and target image have different sizes";
+                    return Err(refused(Fault::PeerFailed, sizes));
+                }
+                Some(_) => {}
+                None => missing.push((path.clone(), disk.size)),
+            }
+            disks.push(Disk {
+                path,
+                ..disk.clone()
+            });
+        }
         let arriving = Domain {
-            disks: copy
-                .disks
-                .iter()
-                .map(|disk| Disk {
-                    path: path(disk),
-                    ..disk.clone()
-                })
-                .collect(),
+            disks,
             activity: Activity::Paused,
             why: Why::StartingUp,
-            persistent,
+            persistent: old.is_some(),
             autostart: old.is_some_and(|old| old.autostart),
             qemu: Qemu::Still,
-            mark: if by_hand {
-                copy.mark.clone()
-            } else {
-                Some(request.mark.clone())
-            },
+            mark: mark.or(copy.mark.clone()),
             job: None,
+            incoming: Some(id),
             completed: None,
-            ..copy.clone()
+            ..copy
         };
         let until = Instant::now() + self.chance.millis(100, 400);
-        let id = self.number();
-        let total = disks.iter().map(|(_, bytes)| bytes).sum();
-        for (path, size) in missing {
-            // libvirt makes it fully allocated.
-            let file = File {
-                capacity: size,
-                allocated: size,
-                kind: Kind::Image(None),
-            };
-            self.machine(target)
-                .map(|machine| machine.files.insert(path, file));
+        if let Some(machine) = self.machine(&target) {
+            machine.domains.insert(guest, arriving);
+            for (path, size) in missing {
+                // libvirt makes it fully allocated.
+                let file = File {
+                    capacity: size,
+                    allocated: size,
+                    kind: Kind::Image(None),
+                };
+                machine.files.insert(path, file);
+            }
         }
-        let dirty = self.guests[&guest].dirty;
-        let arriving = Domain {
-            incoming: Some(id),
-            ..arriving
-        };
-        self.machine(target)
-            .map(|machine| machine.domains.insert(guest, arriving));
-        if let Some(domain) = self.domain(source, guest) {
-            domain.job = Some(id);
+        if let Some(own) = self.moves.get_mut(&id) {
+            (own.phase, own.until) = (Phase::Prepare, until);
         }
-        self.moves.insert(
-            id,
-            Move {
-                guest,
-                source: source.to_owned(),
-                target: target.to_owned(),
-                disks,
-                mark: (!by_hand).then(|| request.mark.clone()),
-                limit: request.bandwidth.map(|limit| limit.0),
-                downtime: request.downtime,
-                converge: request.auto_converge,
-                phase: Phase::Prepare,
-                until,
-                paused_at: until,
-                disks_total: total,
-                disks_done: 0,
-                memory_total: copy.memory,
-                memory_done: 0,
-                memory_left: copy.memory,
-                dirtied: 0,
-                dirty,
-                dirties: dirty,
-                iteration: 0,
-                abort: false,
-                silent: None,
-                slow: None,
-                answer: Some(answer),
-            },
-        );
         Ok(())
     }
 
@@ -270,6 +283,7 @@ impl World {
         let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
         let over = Instant::now() >= own.until;
         match own.phase {
+            Phase::Connect => self.connect(id),
             Phase::Prepare if over => {
                 own.phase = if own.disks_total == 0 {
                     Phase::Memory

@@ -51,6 +51,7 @@ impl World {
                 .is_none_or(|own| own.slow.is_some_and(|slow| now < slow));
         };
         match self.moves[&id].phase {
+            Phase::Connect => self.in_connect(id, trouble),
             Phase::Prepare | Phase::Disks | Phase::Memory => self.in_copy(id, trouble),
             Phase::Switch => self.in_switch(id, trouble),
             Phase::Finish => self.in_finish(id, trouble),
@@ -102,6 +103,27 @@ impl World {
             own.slow = Some(now + (now - since).min(SLOW_START));
         }
         trouble
+    }
+
+    fn in_connect(&mut self, id: u64, trouble: Trouble) -> bool {
+        match trouble {
+            Trouble::SourceOff => drop(self.moves.remove(&id)),
+            Trouble::SourceDown => {
+                self.drop_job(id);
+                self.moves.remove(&id);
+            }
+            Trouble::SourceStopped => {
+                let stopped = PortError::new(Fault::DomainStopped, "domain is not running");
+                self.over(id, Duration::from_secs(2), stopped);
+            }
+            Trouble::Aborted => {
+                self.settle(id, Duration::from_millis(500), None);
+                let cancelled = PortError::new(Fault::Aborted, "canceled by client");
+                self.over(id, Duration::from_millis(500), cancelled);
+            }
+            Trouble::Silence { .. } | Trouble::TargetDown | Trouble::TargetStopped => return false,
+        }
+        true
     }
 
     fn in_copy(&mut self, id: u64, trouble: Trouble) -> bool {
@@ -471,7 +493,7 @@ impl World {
     }
 
     /// The migration is over; its client hears so after a while.
-    fn over(&mut self, id: u64, after: Duration, error: PortError) {
+    pub(super) fn over(&mut self, id: u64, after: Duration, error: PortError) {
         if let Some(mut own) = self.moves.remove(&id) {
             let source = own.source.clone();
             self.later(after, Some(&source), move |_| own.answer(Err(error)));
@@ -494,7 +516,7 @@ impl World {
     }
 
     /// The source's libvirtd ends its job, and lets the guest go on where it had paused it.
-    fn settle(&mut self, id: u64, after: Duration, why: Option<Why>) {
+    pub(super) fn settle(&mut self, id: u64, after: Duration, why: Option<Why>) {
         let (guest, source, _) = self.ends(id);
         self.later(after, Some(&source.clone()), move |world| {
             let Some(domain) = world

@@ -241,6 +241,7 @@ impl Actor {
             process: role.process.clone(),
             epoch: role.epoch,
             act: true,
+            held: false,
             from_files: role.from_files,
             credentials: None,
         };
@@ -498,6 +499,7 @@ pub fn clean(fleet: &Fleet, guests: &[(Uuid, &str)], picture: &str) {
 
 /// A fleet of these hosts, and a desk that declares them.
 pub fn stage(seed: u64, hosts: &[HostPlan]) -> (Fleet, Desk) {
+    trace();
     let fleet = Fleet::new(seed);
     for plan in hosts {
         fleet.add_host(plan);
