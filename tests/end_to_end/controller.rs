@@ -165,7 +165,7 @@ impl Stage {
         for host in ["h1", "h2", "h3"] {
             let (after, seen) =
                 self.followed
-                    .reason("Host", host, "Ready", "AsExpected", PROMPT)?;
+                    .reason("Host", host, "Ready", "AsExpected", PATIENCE)?;
             ensure!(
                 seen.condition("Ready") == Some(("True", "AsExpected")),
                 "{:#}",
@@ -220,16 +220,12 @@ impl Stage {
         }
         let table = cluster.kubectl(["get", "evh,evg,evm,evd"])?;
         for word in [
-            "hypervisor",
             "host.evenkeel.dev/h1",
             "guest.evenkeel.dev/hand",
             "Stopped",
             "MEMORY",
             "PHASE",
-        ]
-        .iter()
-        .skip(1)
-        {
+        ] {
             ensure!(table.contains(word), "no {word} in\n{table}");
         }
         ensure!(!table.contains("<unknown>"), "{table}");
@@ -363,7 +359,6 @@ impl Stage {
         self.says("no-memory", "InsufficientMemory")?;
         self.order("clash", "d", "h1")?;
         self.says("clash", "PathClash")?;
-        h3.exec(&["true"])?;
         for (guest, host) in [("a", "h1"), ("c", "h1"), ("d", "h2")] {
             self.is_on(guest, host)?;
         }
@@ -391,7 +386,6 @@ impl Stage {
         h3.start_libvirtd()?;
         reserve("null")?;
         h1.exec(&["rm", &clash])?;
-        h1.refresh_pools()?;
         let gone = Instant::now();
         for (name, guest, host) in [
             ("unreachable", "a", "h3"),
@@ -408,11 +402,9 @@ impl Stage {
 
         // No room in a pool.
         h2.fill_pool("fast", 30 << 20)?;
-        h2.refresh_pools()?;
         self.order("no-room", "b", "h2")?;
         self.says("no-room", "InsufficientDisk")?;
         h2.drain_pool("fast")?;
-        h2.refresh_pools()?;
         let gone = Instant::now();
         let seen = self.succeeds("no-room")?;
         self.note(&format!(
@@ -602,8 +594,7 @@ impl Stage {
             })?;
         self.shows_in_time("migrated by virsh", done, &seen)?;
         h3.exec(&["rm", &path])?;
-        h3.refresh_pools()?;
-        witness::all_is_well(&self.lab)
+        Ok(())
     }
 
     fn stopped_by_hand(&self) -> Result<()> {

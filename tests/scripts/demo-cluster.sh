@@ -13,15 +13,19 @@ tests/scripts/build-cluster.sh
 cargo build --quiet -p evenkeel -p evenkeel-tests --bins
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug
 PATH=$target:$PATH
-export EVENKEEL_LAB=demo-cluster
+export EVENKEEL_LAB=demokc
 id=demo-cluster
 namespace=evenkeel-system
 work=$(mktemp -d)
-controller=
+controller= waiting= raising=
 clean() {
     status=$?
     trap - EXIT INT TERM
     say "Taking everything down"
+    for process in $waiting $raising; do
+        kill "$process" 2> /dev/null || true
+        wait "$process" 2> /dev/null || true
+    done
     if [ -n "$controller" ]; then
         kill "$controller" 2> /dev/null || true
         wait "$controller" || true
@@ -40,8 +44,10 @@ kubectl() { cluster --id "$id" kubectl "$@"; }
 say "Three hosts (own network, libvirtd and QEMUs), six guests and a control plane, all of them real"
 lab down > /dev/null 2>&1 || true
 cluster --id "$id" down > /dev/null 2>&1 || true
+# Guests take a while to boot; meanwhile the control plane comes up.
+lab up --id "$EVENKEEL_LAB" --hosts 3 --guests 6 --packed --rate 100M > "$work/lab" &
+raising=$!
 cluster --id "$id" up
-lab up --id "$EVENKEEL_LAB" --hosts 3 --guests 6 --packed --rate 100M
 
 say "The kinds, and the chart with its roles; the controller runs as the chart's own service account"
 evenkeel crds | kubectl apply -f -
@@ -65,6 +71,10 @@ YAML
 evenkeel controller --kubeconfig "$work/kubeconfig" --lease-namespace "$namespace" --health-address 127.0.0.1:0 \
     --log-format text > "$work/controller.log" 2>&1 &
 controller=$!
+
+wait "$raising"
+raising=
+cat "$work/lab"
 
 say "The hosts, by kubectl; the guests are found on them"
 lab manifests "$work/hosts" > /dev/null
@@ -97,6 +107,7 @@ while sleep 2 && kill -0 "$waiting" 2> /dev/null; do
     printf '\n'
 done
 wait "$waiting"
+waiting=
 cat "$work/wait"
 
 say "Every move with its end, and the Events of one"

@@ -237,9 +237,11 @@ impl Claims {
                 // It is given back soon, unless a move joins.
                 dead && self.hold(host, hypervisor).await.is_ok()
             }
-            Ok(_) => {
+            Ok(ours) => {
                 lock(&self.others).remove(host);
-                true
+                // One of ours that could not be given back when its host did not answer.
+                let forgotten = ours.is_some() && !lock(&self.held).contains_key(host);
+                !forgotten || self.hold(host, hypervisor).await.is_ok()
             }
             Err(_) => false,
         }

@@ -81,6 +81,8 @@ pub(crate) struct Running {
     pub(crate) source: HostName,
     pub(crate) target: HostName,
     pub(crate) abort: watch::Sender<bool>,
+    /// Whether the guest is at a third host.
+    pub(crate) elsewhere: watch::Sender<bool>,
     pub(crate) events: mpsc::UnboundedSender<(HostName, DomainEvent)>,
     /// What it holds of the target's pools.
     pub(crate) pools: BTreeMap<String, PoolHold>,
@@ -163,10 +165,18 @@ impl MoveState {
             self.status.start_time = Some(time.clone());
         }
         self.status.phase = phase;
-        self.status.phases.push(PhaseStart {
-            phase,
-            start_time: time.clone(),
-        });
+        // A move that is taken over goes on in the phase in which it was left.
+        if self
+            .status
+            .phases
+            .last()
+            .is_none_or(|last| last.phase != phase)
+        {
+            self.status.phases.push(PhaseStart {
+                phase,
+                start_time: time.clone(),
+            });
+        }
         let surplus = self.status.phases.len().saturating_sub(20);
         self.status.phases.drain(..surplus);
         if phase.is_final() {

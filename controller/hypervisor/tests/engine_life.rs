@@ -300,6 +300,19 @@ async fn aborted_at_every_moment() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_paused_guest_stays_paused() {
+    let (actor, guest) = pair(12, &Role::new("one")).await;
+    actor.fleet.pause("h1", guest);
+    actor.desk.migrate("m", "g1", Some("h2"));
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    assert!(actor.fleet.executing(guest).is_empty() && actor.fleet.is_whole(guest));
+    assert!(actor.status("m").evidence.unwrap().running.is_empty());
+    assert!(actor.fleet.files("h1").is_empty() && actor.fleet.domain("h1", guest).is_none());
+    let domain = actor.fleet.domain("h2", guest).unwrap();
+    assert_eq!(domain.activity, evenkeel_engine::port::Activity::Paused);
+}
+
+#[tokio::test(start_paused = true)]
 async fn finishing_waits_and_gives_back() {
     let (actor, guest) = pair(9, &Role::new("one")).await;
     actor.desk.migrate("m", "g1", Some("h2"));

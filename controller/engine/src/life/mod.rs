@@ -123,8 +123,8 @@ pub(crate) struct Lines {
     /// Events of the guest at both ends.
     pub(crate) events: mpsc::UnboundedReceiver<(HostName, DomainEvent)>,
     pub(crate) reports: mpsc::UnboundedSender<(MigrationName, Report)>,
-    /// Whether the guest is known to run at a third host: answers for a move whose both ends have it no more.
-    pub(crate) elsewhere: bool,
+    /// Whether the guest is known to be at a third host: answers for a move whose both ends have it no more.
+    pub(crate) elsewhere: channel::Receiver<bool>,
 }
 
 /// A running attempt.

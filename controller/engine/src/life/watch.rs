@@ -136,7 +136,7 @@ impl Attempt {
                     Some((host, event)) => {
                         let at_source = host == self.order.source.host;
                         match event {
-                            DomainEvent::SuspendedForSwitch if at_source => {
+                            DomainEvent::SuspendedForSwitch if at_source && !self.foreign => {
                                 self.switched = true;
                                 self.enter(MigrationPhase::Switching);
                             }
@@ -330,7 +330,7 @@ impl Attempt {
                 ));
                 self.note("suspend", source.hypervisor.suspend(order.guest).await);
             }
-            Verdict::Lost if self.lines.elsewhere => {
+            Verdict::Lost if *self.lines.elsewhere.borrow() => {
                 let cause = Cause::new(Reason::Interrupted, "the guest went elsewhere since");
                 let outcome = Outcome::Failed { cause, tried: true };
                 return Some(self.take_back().await.unwrap_or(outcome));

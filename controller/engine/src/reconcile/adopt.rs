@@ -202,13 +202,15 @@ impl Reconciler {
         if !self.options.act || self.held {
             return;
         }
-        let due: Vec<Uuid> = self
+        // Of several journals of one guest the latest first: what it tells of may still go on.
+        let mut due: Vec<(String, Uuid)> = self
             .orphans
             .iter()
             .filter(|(_, (_, at))| *at <= Instant::now())
-            .map(|(id, _)| *id)
+            .map(|(id, (journal, _))| (journal.start_time.clone(), *id))
             .collect();
-        for id in due {
+        due.sort_by(|one, other| other.cmp(one));
+        for (_, id) in due {
             let Some((journal, _)) = self.orphans.get(&id).cloned() else {
                 continue;
             };
@@ -230,15 +232,6 @@ impl Reconciler {
             }
             self.orphans.remove(&id);
             let name = self.name_for_journal(&journal, pass);
-            let elsewhere = self.hosts.iter().any(|(host, state)| {
-                *host != source
-                    && *host != target
-                    && state.usable()
-                    && state
-                        .domains
-                        .get(&journal.guest)
-                        .is_some_and(|facts| facts.activity.active() || facts.persistent)
-            });
             tracing::info!(migration = %name, %id, "taking over a move that an earlier process left");
             self.launch(
                 &name,
@@ -247,9 +240,35 @@ impl Reconciler {
                 journal.guest,
                 Default::default(),
                 Some(journal),
-                elsewhere,
                 pass.now,
             );
+        }
+    }
+
+    /// Whether the guest is at another host than these two.
+    pub(super) fn is_elsewhere(&self, guest: Uuid, source: &HostName, target: &HostName) -> bool {
+        self.hosts.iter().any(|(host, state)| {
+            let facts = state.domains.get(&guest);
+            host != source
+                && host != target
+                && state.usable()
+                && facts.is_some_and(|facts| facts.activity.active() || facts.persistent)
+        })
+    }
+
+    /// Tells each move whether its guest is seen at a third host.
+    pub(super) fn tell_elsewhere(&self) {
+        for running in self
+            .moves
+            .values()
+            .filter_map(|state| state.running.as_ref())
+        {
+            let now = self.is_elsewhere(running.guest, &running.source, &running.target);
+            running.elsewhere.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
         }
     }
 

@@ -416,6 +416,7 @@ impl Reconciler {
             wanted,
             plan,
         };
+        self.tell_elsewhere();
         self.adopt(&pass);
         self.start(&mut pass);
         self.release(&pass);

@@ -91,7 +91,6 @@ impl Reconciler {
                 uuid,
                 planned.pools.clone(),
                 None,
-                false,
                 pass.now,
             );
             if let Some(running) = self
@@ -116,7 +115,6 @@ impl Reconciler {
         guest: Uuid,
         pools: BTreeMap<String, String>,
         adopted: Option<Journal>,
-        elsewhere: bool,
         now: Timestamp,
     ) {
         // A move that is taken over may have a target that has not answered yet.
@@ -131,6 +129,7 @@ impl Reconciler {
             .clone()
             .unwrap_or_else(|| declared.uri.clone());
         let target_address = declared.migration.address.clone();
+        let elsewhere = self.is_elsewhere(guest, &source, &target);
         let Some(state) = self.moves.get_mut(name) else {
             return;
         };
@@ -155,13 +154,14 @@ impl Reconciler {
             adopted,
         };
         let (abort, aborted) = watch::channel(false);
+        let (elsewhere, third) = watch::channel(elsewhere);
         let (events, heard) = mpsc::unbounded_channel();
         let lines = Lines {
             claims: self.claims.clone(),
             abort: aborted,
             events: heard,
             reports: self.reports.0.clone(),
-            elsewhere,
+            elsewhere: third,
         };
         let running = Running {
             id,
@@ -169,6 +169,7 @@ impl Reconciler {
             source,
             target,
             abort,
+            elsewhere,
             events,
             pools: BTreeMap::new(),
             cpu_milli: 0,

@@ -122,6 +122,14 @@ impl Fleet {
         });
     }
 
+    /// Pauses a guest, as a user does.
+    pub fn pause(&self, host: &str, guest: Uuid) {
+        let mut world = self.world();
+        world.qemu(host, guest, Qemu::Still);
+        world.state(host, guest, Activity::Paused, Why::ByUser);
+        world.event(host, guest, DomainEvent::Suspended);
+    }
+
     /// Starts a guest that is defined on a host.
     pub fn start_guest(&self, host: &str, guest: Uuid) {
         self.world().boot(host, guest);

@@ -263,7 +263,7 @@ impl Keeper {
         loop {
             let heard = tokio::select! {
                 heard = tidings.recv() => heard,
-                () = sleep(STEP) => None,
+                () = sleep(2 * STEP) => None,
             };
             backlog.extend(heard);
             let Some(handle) = self.handle.upgrade() else {

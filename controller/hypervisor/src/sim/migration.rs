@@ -65,6 +65,8 @@ pub(super) struct Move {
     dirty: u64,
     dirties: u64,
     iteration: u64,
+    /// Paused by a user before it began: it stays so.
+    paused: bool,
     pub(super) abort: bool,
     /// Since when the two ends do not hear each other.
     pub(super) silent: Option<Instant>,
@@ -158,6 +160,7 @@ impl World {
             dirty,
             dirties: dirty,
             iteration: 0,
+            paused: copy.why == Why::ByUser,
             abort: false,
             silent: None,
             slow: None,
@@ -425,8 +428,8 @@ impl World {
             bytes: Bytes(own.disks_done + own.memory_done),
         };
         let (guest, target) = (own.guest, own.target.clone());
-        let mark = own.mark.clone();
-        self.run_here(&target, guest);
+        let (mark, paused) = (own.mark.clone(), own.paused);
+        self.run_here(&target, guest, paused);
         if let Some(domain) = self.domain(&target, guest) {
             domain.completed = Some(completed);
             domain.mark = mark.or(domain.mark.take());
@@ -434,10 +437,14 @@ impl World {
     }
 
     /// An incoming guest begins to execute.
-    pub(super) fn run_here(&mut self, host: &str, guest: Uuid) {
+    pub(super) fn run_here(&mut self, host: &str, guest: Uuid, paused: bool) {
         if let Some(domain) = self.domain(host, guest) {
             domain.incoming = None;
             domain.persistent = true;
+        }
+        if paused {
+            self.state(host, guest, Activity::Paused, Why::ByUser);
+            return;
         }
         self.qemu(host, guest, Qemu::Runs);
         self.state(host, guest, Activity::Running, Why::Migrated);

@@ -17,6 +17,7 @@ mod world;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use evenkeel_crds::names::HostName;
@@ -26,6 +27,9 @@ use uuid::Uuid;
 
 pub use spec::{GIB, GuestPlan, HostPlan, MIB, Nature, SwitchFate, uuid_of};
 use world::{Chance, Daemon, Disk, Domain, File, Kind, Machine, Pool, Qemu, Truth, World};
+
+/// How often a world is looked after in which nothing moves.
+const IDLE: Duration = Duration::from_millis(60);
 
 /// The URI of a simulated host.
 #[must_use]
@@ -75,12 +79,16 @@ impl Fleet {
         });
         let weak = Arc::downgrade(&shared);
         tokio::spawn(async move {
+            let mut pause = migration::TICK;
             loop {
-                tokio::time::sleep(migration::TICK).await;
-                match weak.upgrade() {
-                    Some(shared) => shared.world().tick(),
-                    None => return,
-                }
+                tokio::time::sleep(pause).await;
+                let Some(shared) = weak.upgrade() else {
+                    return;
+                };
+                let mut world = shared.world();
+                world.tick();
+                let idle = world.moves.is_empty() && world.agenda.is_empty();
+                pause = if idle { IDLE } else { migration::TICK };
             }
         });
         Self { shared }

@@ -355,7 +355,7 @@ impl World {
                                 .domain(&target, guest)
                                 .is_some_and(|own| own.incoming == Some(id));
                             if waits {
-                                world.run_here(&target, guest);
+                                world.run_here(&target, guest, false);
                             }
                         }
                     });

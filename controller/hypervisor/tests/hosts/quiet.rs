@@ -31,7 +31,7 @@ async fn what_is_seen() {
         }
     }
     let (load, _) = one
-        .until(Duration::from_secs(5), |news| match news {
+        .until(Duration::from_secs(15), |news| match news {
             News::Load(load) if load.cpu_milli.is_some() => Some(*load),
             _ => None,
         })
