@@ -33,7 +33,7 @@ check-generated: ## fail where generated files are not what the types say
 	diff -r crds/manifests charts/evenkeel/crds
 
 chart: tools ## lint the chart
-	tests/scripts/build-cluster.sh --run helm lint --strict charts/evenkeel
+	"$(CACHE)"/helm-*/bin/helm lint --strict charts/evenkeel
 
 bench: packages ## paired against a shell loop over virsh migrate
 	tests/scripts/bench.sh

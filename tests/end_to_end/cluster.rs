@@ -231,7 +231,7 @@ fn the_chart_gives_each_role_its_rights_and_no_more() {
             account
         ]
     ));
-    assert!(may("admin", &["get", "secrets", account, here]));
+    assert!(!may("admin", &["get", "secrets", account, here]));
     assert!(!may("admin", &["list", "secrets", account, here]));
     assert!(!may(
         "admin",

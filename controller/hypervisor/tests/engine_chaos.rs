@@ -1,6 +1,11 @@
 //! Everything at once: a drain of several guests while libvirtds die and hang, links break, hosts lose power and the
 //! engine itself is killed again and again. A seed that fails is printed and tells the same story each time.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 mod support;
 
@@ -219,26 +224,16 @@ async fn story(seed: u64, power: bool) {
     actor.kill().await;
 }
 
-fn seeds(usual: u64) -> std::ops::Range<u64> {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|text| text.parse::<u64>().ok())
-    };
-    let first = number("SEED").unwrap_or(0);
-    first..first + number("SEEDS").unwrap_or(usual)
-}
-
 #[tokio::test(start_paused = true)]
 async fn without_power_failures() {
-    for seed in seeds(25) {
+    for seed in seeds(0, 25) {
         story(seed, false).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn with_power_failures() {
-    for seed in seeds(25) {
+    for seed in seeds(0, 25) {
         story(seed, true).await;
     }
 }

@@ -197,28 +197,21 @@ async fn story(
     end
 }
 
-/// The same story at every point, with several seeds and lengths.
+/// The same story at every point and for every length, with seeds of its own each.
 async fn everywhere(
     lengths: &[u64],
     what: &str,
     happens: impl Fn(&Fleet, Uuid, bool) + Copy,
 ) -> Vec<(String, End)> {
     let mut ends = Vec::new();
-    for phase in PHASES {
-        for (seed, seconds) in
-            (0..3).flat_map(|seed| lengths.iter().map(move |seconds| (seed, *seconds)))
-        {
-            let what = format!("{what} for {seconds} s at {phase}, seed {seed}");
-            let end = story(
-                seed,
-                phase,
-                Duration::from_secs(seconds),
-                &what,
-                |_| {},
-                happens,
-            )
-            .await;
-            ends.push((what, end));
+    for (number, phase) in (0..).zip(PHASES) {
+        for seconds in lengths {
+            for seed in seeds(number * 1000 + seconds, 1) {
+                let what = format!("{what} for {seconds} s at {phase}, seed {seed}");
+                let lasts = Duration::from_secs(*seconds);
+                let end = story(seed, phase, lasts, &what, |_| {}, happens).await;
+                ends.push((what, end));
+            }
         }
     }
     ends

@@ -313,6 +313,23 @@ async fn a_paused_guest_stays_paused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn several_disks_travel_together() {
+    let (fleet, desk) = stage(13, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+    let disk = |target: &str, used: u64| (target.to_owned(), 1 << 30, used << 20);
+    let plan = GuestPlan {
+        disks: vec![disk("vda", 200), disk("vdb", 1), disk("vdc", 300)],
+        ..GuestPlan::new("g1")
+    };
+    let guest = fleet.add_guest("h1", &plan);
+    let actor = Actor::start(&fleet, &desk, &Role::new("one"));
+    actor.settled().await;
+    desk.migrate("m", "g1", Some("h2"));
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    actor.clean(&[(guest, "h2")]).await;
+    assert_eq!((fleet.files("h1").len(), fleet.files("h2").len()), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn finishing_waits_and_gives_back() {
     let (actor, guest) = pair(9, &Role::new("one")).await;
     actor.desk.migrate("m", "g1", Some("h2"));

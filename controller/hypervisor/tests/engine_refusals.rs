@@ -166,7 +166,7 @@ async fn a_file_in_the_way() {
             "{}",
             actor.picture()
         );
-        assert_eq!(actor.fleet.files("h2"), [path.clone()]);
+        assert_eq!(actor.fleet.files("h2"), std::slice::from_ref(&path));
         let before = actor.view().number;
         sleep(Duration::from_secs(60)).await;
         let rose = actor.view().number - before;

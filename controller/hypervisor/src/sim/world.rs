@@ -429,7 +429,8 @@ impl World {
         self.event(host, uuid, DomainEvent::Stopped);
     }
 
-    /// Removes a file, and notes it where that must never be.
+    /// Removes a file, and notes it where that must never be: one in use, somebody else's, or the newest data of a guest
+    /// that does not live elsewhere from files of its own.
     pub(super) fn delete(&mut self, host: &str, path: &str) {
         let Some(file) = self
             .machine(host)
@@ -437,32 +438,42 @@ impl World {
         else {
             return;
         };
-        let using: Vec<String> = self.machines[host]
+        let users: Vec<String> = self.machines[host]
             .domains
             .values()
             .filter(|domain| domain.disks.iter().any(|disk| disk.path == path))
             .map(|domain| domain.name.clone())
             .collect();
-        if !using.is_empty() {
-            self.violations.push(format!(
-                "{path} on {host} was deleted, which {} names",
-                using.join(", ")
-            ));
+        let mut wrong = |why: String| {
+            self.violations
+                .push(format!("{path} on {host} was deleted, {why}"));
+        };
+        if !users.is_empty() {
+            wrong(format!("which {} names", users.join(", ")));
         }
         match file.kind {
-            Kind::Foreign => self
-                .violations
-                .push(format!("{path} on {host} was deleted, which is not ours")),
-            Kind::Image(Some((guest, stamp)))
-                if !self.is_whole(guest) && self.guests[&guest].newest == stamp =>
-            {
-                let name = &self.guests[&guest].name;
-                self.violations.push(format!(
-                    "{path} on {host} was deleted, the last copy of {name}"
-                ));
+            Kind::Foreign => wrong("which is not ours".to_owned()),
+            Kind::Image(Some((guest, stamp))) => {
+                let newest = self.guests[&guest].newest == stamp;
+                if newest && !self.lives_elsewhere(guest, host) {
+                    let name = self.guests[&guest].name.clone();
+                    self.violations.push(format!(
+                        "{path} on {host} was deleted, the newest data of {name}"
+                    ));
+                }
             }
-            Kind::Image(_) | Kind::Journal(..) => {}
+            Kind::Image(None) | Kind::Journal(..) => {}
         }
+    }
+
+    /// Whether a QEMU on another host has the guest, arrived and with all of its newest data.
+    fn lives_elsewhere(&self, guest: Uuid, host: &str) -> bool {
+        self.whole_on(guest).iter().any(|other| {
+            let domain = self.machines[other].domains.get(&guest);
+            other != host
+                && domain
+                    .is_some_and(|domain| domain.qemu != Qemu::None && domain.incoming.is_none())
+        })
     }
 
     /// Notes that a program did to a guest here what must not be done, as things are with it elsewhere.

@@ -312,7 +312,7 @@ impl Actor {
                 "not within {seconds} s: {what}\n{}",
                 self.picture()
             );
-            sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -362,7 +362,7 @@ impl Actor {
                 "no happening {reason} on {kind} {name}\n{}",
                 self.picture()
             );
-            sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -530,4 +530,14 @@ pub fn trace() {
             .with_test_writer()
             .try_init();
     }
+}
+
+/// Seeds from here on: the usual number of them, or as many as `SEEDS` says; `SEED` skips so many.
+pub fn seeds(first: u64, usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        text.parse::<u64>().ok()
+    };
+    let first = first + number("SEED").unwrap_or(0);
+    first..first + number("SEEDS").unwrap_or(usual)
 }
