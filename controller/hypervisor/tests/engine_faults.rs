@@ -87,7 +87,7 @@ async fn settle(actor: &Actor, guest: Uuid, what: &str) -> End {
                 "{what}\n{}",
                 actor.picture()
             );
-            sleep(Duration::from_secs(30)).await;
+            actor.quiet(30).await;
             assert!(
                 fleet.domain("h1", guest).is_some(),
                 "{what}\n{}",
@@ -590,4 +590,24 @@ async fn a_guest_that_writes_too_much() {
     actor.fleet.dirty(guest, MIB);
     actor.phase("m", MigrationPhase::Succeeded, 120).await;
     actor.clean(&[(guest, "h2")]).await;
+}
+
+/// A copy that stands still says so, once, and goes on when it can.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_stands_still() {
+    for phase in ["Disks", "Memory"] {
+        let (actor, guest) = pair(8, &Role::new("one")).await;
+        actor
+            .fleet
+            .nature(|nature| nature.gives_up = Duration::from_secs(900));
+        actor.desk.migrate("m", "g1", Some("h2"));
+        at(&actor, guest, phase).await;
+        actor.fleet.cut("h1", "h2", true);
+        actor.says("GuestMigration", "m", "CopyStalled", 60).await;
+        sleep(Duration::from_secs(10)).await;
+        actor.quiet(60).await;
+        actor.fleet.cut("h1", "h2", false);
+        actor.phase("m", MigrationPhase::Succeeded, 200).await;
+        actor.clean(&[(guest, "h2")]).await;
+    }
 }

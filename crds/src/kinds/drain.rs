@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// These hosts must be empty, as long as this object is here.
-#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "evenkeel.dev",
     version = "v1alpha1",
@@ -87,6 +87,21 @@ pub struct HostDrainSpec {
     /// Nothing new starts.
     #[serde(default)]
     pub suspend: bool,
+}
+
+impl Default for HostDrainSpec {
+    fn default() -> Self {
+        Self {
+            hosts: Picker::default(),
+            parallel: four(),
+            deadline: None,
+            stopped: StoppedGuests::default(),
+            stuck: StuckGuests::default(),
+            shutdown_timeout: five_minutes(),
+            on_release: OnRelease::default(),
+            suspend: false,
+        }
+    }
 }
 
 fn four() -> i32 {

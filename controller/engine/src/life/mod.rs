@@ -24,7 +24,7 @@ use crate::{
     claim::{ClaimGuard, Claims},
     evidence::Seen,
     journal::Journal,
-    port::{DomainEvent, Hypervisor, Mark, PortError, PortResult},
+    port::{Activity, DomainEvent, Hypervisor, Mark, PortError, PortResult},
 };
 
 pub(crate) use progress::Progress;
@@ -142,6 +142,8 @@ struct Attempt {
     switched: bool,
     /// Whether libvirt's job at the source, as last seen, bears another mark than ours: then it is not ours to end.
     foreign: bool,
+    /// Whether the source's copy was paused when last seen.
+    source_paused: bool,
 }
 
 /// Why a step was not done.
@@ -176,6 +178,7 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         rebooted: false,
         switched: false,
         foreign: false,
+        source_paused: false,
     };
     let outcome = attempt.run().await;
     let _ = reports.send((migration, Report::Ended(Box::new(outcome))));
@@ -377,6 +380,7 @@ impl Attempt {
         if let Ok(Some(facts)) = &source {
             let mark = facts.mark.as_ref().map(|mark| mark.id);
             self.foreign = facts.job && mark != Some(self.order.id);
+            self.source_paused = facts.activity == Activity::Paused;
         }
         (seen(&source), seen(&target))
     }

@@ -87,6 +87,7 @@ impl Attempt {
             tracing::debug!(migration = %self.order.migration, ?source, ?target, ?verdict, "evidence");
             if late && verdict == Verdict::Switching {
                 self.wait_for(hanging(&self.order, target));
+                continue;
             }
             if call.is_some() {
                 // libvirt's call may never return from a switch that hangs; the ends tell when it is over.
@@ -178,8 +179,8 @@ impl Attempt {
             let cause = Cause::new(
                 Reason::CopyStalled,
                 format!(
-                    "nothing was copied for {} s",
-                    watched.meter.still_for().as_secs()
+                    "nothing was copied for more than {} s",
+                    manner.stall.as_secs()
                 ),
             );
             // An abort in the memory phase over a dead link freezes the guest until the link heals; libvirt's own
@@ -328,7 +329,9 @@ impl Attempt {
                         source.host, target.host, source.host
                     ),
                 ));
-                self.note("suspend", source.hypervisor.suspend(order.guest).await);
+                if !self.source_paused {
+                    self.note("suspend", source.hypervisor.suspend(order.guest).await);
+                }
             }
             Verdict::Lost if *self.lines.elsewhere.borrow() => {
                 let cause = Cause::new(Reason::Interrupted, "the guest went elsewhere since");

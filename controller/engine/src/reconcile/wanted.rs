@@ -64,6 +64,22 @@ impl Reconciler {
             )
             .collect();
         for (name, object) in &self.declared.migrations {
+            // Deleted and written anew under the same name: the old one ends first.
+            if let Some(state) = self.moves.get_mut(name.as_str())
+                && let Some(uid) = &object.metadata.uid
+                && !state.uid.is_empty()
+                && state.uid != *uid
+            {
+                if state.running.is_some() {
+                    let gone = Cause::new(
+                        Reason::Aborted,
+                        "deleted by request; the guest is where it was",
+                    );
+                    abort(state, gone, now);
+                    continue;
+                }
+                self.moves.remove(name.as_str());
+            }
             let state = self
                 .moves
                 .entry(name.as_str().into())

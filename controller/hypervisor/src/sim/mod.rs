@@ -4,9 +4,11 @@
 //! [`Fleet`] is the world as an experimenter has it: it makes hosts and guests, breaks things (`faults`), and tells what
 //! is really so (`truth`), whatever any libvirtd says. [`Client`] is one program's way into it.
 
+mod aftermath;
 mod facts;
 mod faults;
 mod handle;
+mod laws;
 mod line;
 mod migration;
 mod spec;

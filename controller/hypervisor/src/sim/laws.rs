@@ -1,0 +1,141 @@
+//! What must always hold in a fleet, checked at every change: a guest's newest data is never removed, nothing that is in
+//! use or somebody else's either, and no program ends or doubles a guest.
+
+use uuid::Uuid;
+
+use super::world::{File, Kind, Qemu, World};
+
+/// How a guest is on all other hosts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Elsewhere {
+    pub(super) runs: bool,
+    pub(super) defined: bool,
+}
+
+impl World {
+    /// What a domain's QEMU does from now on. This is the truth that invariants are checked against.
+    pub(super) fn qemu(&mut self, host: &str, uuid: Uuid, qemu: Qemu) {
+        let Some(domain) = self.domain(host, uuid) else {
+            return;
+        };
+        let before = std::mem::replace(&mut domain.qemu, qemu);
+        let paths: Vec<String> = domain.disks.iter().map(|disk| disk.path.clone()).collect();
+        let truth = self.guests.entry(uuid).or_default();
+        if qemu != Qemu::Runs {
+            truth.executing.remove(host);
+            return;
+        }
+        if before == Qemu::Runs {
+            return;
+        }
+        truth.executing.insert(host.to_owned());
+        truth.ever_twice |= truth.executing.len() > 1;
+        truth.newest += 1;
+        let newest = truth.newest;
+        let name = truth.name.clone();
+        for path in paths {
+            match self
+                .machines
+                .get_mut(host)
+                .and_then(|machine| machine.files.get_mut(&path))
+            {
+                Some(file) => file.kind = Kind::Image(Some((uuid, newest))),
+                None => self
+                    .violations
+                    .push(format!("{name} runs on {host} without its file {path}")),
+            }
+        }
+    }
+
+    /// Removes a file, and notes it where that must never be: one in use, somebody else's, or the newest data of a guest
+    /// that does not live elsewhere from files of its own.
+    pub(super) fn delete(&mut self, host: &str, path: &str) {
+        let Some(file) = self
+            .machine(host)
+            .and_then(|machine| machine.files.remove(path))
+        else {
+            return;
+        };
+        let users: Vec<String> = self.machines[host]
+            .domains
+            .values()
+            .filter(|domain| domain.disks.iter().any(|disk| disk.path == path))
+            .map(|domain| domain.name.clone())
+            .collect();
+        let mut wrong = |why: String| {
+            self.violations
+                .push(format!("{path} on {host} was deleted, {why}"));
+        };
+        if !users.is_empty() {
+            wrong(format!("which {} names", users.join(", ")));
+        }
+        match file.kind {
+            Kind::Foreign => wrong("which is not ours".to_owned()),
+            Kind::Image(Some((guest, stamp))) => {
+                let newest = self.guests[&guest].newest == stamp;
+                if newest && !self.lives_elsewhere(guest, host) {
+                    let name = self.guests[&guest].name.clone();
+                    self.violations.push(format!(
+                        "{path} on {host} was deleted, the newest data of {name}"
+                    ));
+                }
+            }
+            Kind::Image(None) | Kind::Journal(..) => {}
+        }
+    }
+
+    /// Whether another host has the guest, arrived or never gone, and all of its newest data.
+    fn lives_elsewhere(&self, guest: Uuid, host: &str) -> bool {
+        self.whole_on(guest).iter().any(|other| {
+            let domain = self.machines[other].domains.get(&guest);
+            other != host && domain.is_some_and(|domain| domain.incoming.is_none())
+        })
+    }
+
+    /// Notes that a program did to a guest here what must not be done, as things are with it elsewhere.
+    pub(super) fn object_if(
+        &mut self,
+        guest: Uuid,
+        host: &str,
+        did: &str,
+        wrong: impl FnOnce(Elsewhere) -> bool,
+    ) {
+        let mut elsewhere = Elsewhere::default();
+        for (name, machine) in &self.machines {
+            if let Some(domain) = machine.domains.get(&guest).filter(|_| name != host) {
+                elsewhere.runs |= domain.qemu == Qemu::Runs;
+                elsewhere.defined |= domain.persistent;
+            }
+        }
+        if wrong(elsewhere) {
+            let name = self
+                .guests
+                .get(&guest)
+                .map_or("", |truth| truth.name.as_str());
+            self.violations.push(format!(
+                "{name} was {did} on {host}: elsewhere {elsewhere:?}"
+            ));
+        }
+    }
+
+    /// Whether some host has all of a guest's newest data.
+    pub(super) fn is_whole(&self, guest: Uuid) -> bool {
+        !self.whole_on(guest).is_empty()
+    }
+
+    pub(super) fn whole_on(&self, guest: Uuid) -> Vec<String> {
+        let Some(truth) = self.guests.get(&guest) else {
+            return Vec::new();
+        };
+        let newest = |file: &&File| matches!(file.kind, Kind::Image(Some(data)) if data == (guest, truth.newest));
+        // Where it executes its data is newest, even where it does so twice.
+        self.machines
+            .iter()
+            .filter(|(host, machine)| {
+                let runs = truth.executing.contains(*host);
+                runs || machine.files.values().filter(newest).count() >= truth.disks
+            })
+            .map(|(host, _)| host.clone())
+            .collect()
+    }
+}
