@@ -1,6 +1,6 @@
 //! What every host last told, and how well the line to it stands.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::{
     Host,
@@ -8,9 +8,13 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
     shared::Timestamp,
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::port::{DomainFacts, Endpoint, HostFacts, Hypervisor, News, PortError};
+
+/// How long the first answer of a host is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How the line to a host stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub(crate) struct HostState {
     pub(crate) observed: Option<Timestamp>,
     /// Whether its journals were read since the line came up.
     pub(crate) journals: Journals,
+    /// When the line was first asked for.
+    pub(crate) attached: Instant,
     /// Another Host that leads to the same hypervisor and is used instead.
     pub(crate) duplicate_of: Option<HostName>,
 }
@@ -175,6 +181,11 @@ impl HostState {
                 Change::Lost
             }
         }
+    }
+
+    /// Whether its first answer is still worth waiting for, before anything is said that it might change.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.link == Link::Unheard && self.attached.elapsed() < PATIENCE
     }
 
     /// Whether it answers and is not another's double.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evenkeel_crds::names::HostName;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Reconciler;
@@ -48,6 +49,7 @@ impl Reconciler {
                     domains: BTreeMap::new(),
                     observed: None,
                     journals: Journals::Unread,
+                    attached: Instant::now(),
                     duplicate_of: None,
                 },
             );

@@ -31,7 +31,7 @@ use uuid::Uuid;
 use crate::{
     claim::{self, Claims},
     guests::Guests,
-    hosts::{Change, HostState},
+    hosts::{Change, HostState, Link},
     journal::Journal,
     life::Report,
     model::{self, Model, Sources},
@@ -302,7 +302,8 @@ impl Reconciler {
             state.rest.as_ref().is_some_and(|(_, until)| recent(*until))
                 || state.avoid.values().any(|(_, until)| recent(*until))
                 || (!state.is_final() && state.spec.deadline.is_some())
-        }) || self.orphans.values().any(|(_, at)| recent(*at))
+        }) || self.hosts.values().any(|host| host.link == Link::Unheard)
+            || self.orphans.values().any(|(_, at)| recent(*at))
             || self
                 .declared
                 .drains

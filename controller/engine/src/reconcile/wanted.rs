@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{Pass, Reconciler};
 use crate::{
     guests::{Guests, incoming},
-    hosts::{Journals, Link},
+    hosts::{HostState, Journals, Link},
     model::Model,
     moves::MoveState,
     port::Activity,
@@ -216,7 +216,7 @@ impl Reconciler {
                 Err(cause) => {
                     // Nobody is missing before everybody was asked.
                     let early = cause.reason == Reason::GuestNotFound
-                        && self.hosts.values().any(|host| host.link == Link::Unheard);
+                        && self.hosts.values().any(HostState::is_awaited);
                     let cause = if early {
                         Cause::new(Reason::Waiting, "not all hosts have answered yet")
                     } else {
@@ -278,7 +278,7 @@ impl Reconciler {
             .spec
             .deadline
             .filter(|deadline| now.as_second() - since.as_second() >= deadline.0.as_secs() as i64);
-        if self.hosts.values().any(|host| host.link == Link::Unheard) {
+        if self.hosts.values().any(HostState::is_awaited) {
             // A target chosen among those that were quickest to answer would be a poor one.
             resolved.halted = Some(Cause::new(
                 Reason::Waiting,
