@@ -1,9 +1,11 @@
 #!/bin/sh
-# Installs the Debian packages the lab needs, and what building against libvirt needs. Does nothing, not even ask
+# Installs the Debian packages the lab needs, what building against libvirt needs, and those named. Does nothing, not even ask
 # apt, where all are there.
 set -eu
 packages="libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev qemu-system-x86 qemu-utils
     busybox-static cpio iproute2 e2fsprogs xz-utils util-linux mount procps hostname bash"
+# What a caller needs besides.
+packages="$packages $*"
 
 missing=
 for package in $packages; do

@@ -144,24 +144,19 @@ impl HostState {
             }
             News::Domain(uuid, facts) => {
                 self.observed = Some(now);
-                let before = match facts {
+                let changed = match facts {
+                    Some(facts) if self.domains.get(&uuid) == Some(&*facts) => false,
                     Some(facts) => {
-                        let same = self.domains.get(&uuid) == Some(&*facts);
-                        if same {
-                            return Change::Nothing;
-                        }
-                        self.domains.insert(uuid, *facts)
+                        self.domains.insert(uuid, *facts);
+                        true
                     }
-                    None => {
-                        let before = self.domains.remove(&uuid);
-                        if before.is_none() {
-                            return Change::Nothing;
-                        }
-                        before
-                    }
+                    None => self.domains.remove(&uuid).is_some(),
                 };
-                let _ = before;
-                Change::Something
+                if changed {
+                    Change::Something
+                } else {
+                    Change::Nothing
+                }
             }
             News::Load(load) => {
                 self.observed = Some(now);

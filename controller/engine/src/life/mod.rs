@@ -359,6 +359,13 @@ impl Attempt {
         }
     }
 
+    /// Whether the guest was paused when the move began: then it stays so.
+    fn paused_before(&self) -> bool {
+        self.journal
+            .as_ref()
+            .is_some_and(|journal| !journal.running)
+    }
+
     fn aborted(&self) -> bool {
         *self.lines.abort.borrow()
     }

@@ -379,10 +379,7 @@ impl Attempt {
             // Nothing was started, so both ends must show just that before anything is removed.
             loop {
                 let (source, target) = self.look().await;
-                let paused = self
-                    .journal
-                    .as_ref()
-                    .is_some_and(|journal| !journal.running);
+                let paused = self.paused_before();
                 match decide(source, target, paused) {
                     Verdict::Stayed
                     | Verdict::StayedTargetSilent

@@ -79,10 +79,7 @@ impl Attempt {
                 continue;
             }
             let (source, target) = self.look().await;
-            let paused = self
-                .journal
-                .as_ref()
-                .is_some_and(|journal| !journal.running);
+            let paused = self.paused_before();
             let verdict = decide(source, target, paused);
             tracing::debug!(migration = %self.order.migration, ?source, ?target, ?verdict, "evidence");
             if late && verdict == Verdict::Switching {
@@ -282,7 +279,7 @@ impl Attempt {
                 } else {
                     Outcome::Failed { cause, tried: true }
                 };
-                return Some(self.take_back().await.unwrap_or(outcome));
+                return self.stayed(outcome).await;
             }
             Verdict::StoppedAtSource => {
                 let cause = Cause::new(
@@ -293,7 +290,7 @@ impl Attempt {
                     ),
                 );
                 let outcome = Outcome::Failed { cause, tried: true };
-                return Some(self.take_back().await.unwrap_or(outcome));
+                return self.stayed(outcome).await;
             }
             Verdict::CrashedAtSource => {
                 let cause = Cause::new(
@@ -304,7 +301,7 @@ impl Attempt {
                     ),
                 );
                 let outcome = Outcome::Failed { cause, tried: true };
-                return Some(self.take_back().await.unwrap_or(outcome));
+                return self.stayed(outcome).await;
             }
             Verdict::StoppedAtTarget => {
                 self.wait_for(
@@ -336,7 +333,7 @@ impl Attempt {
             Verdict::Lost if *self.lines.elsewhere.borrow() => {
                 let cause = Cause::new(Reason::Interrupted, "the guest went elsewhere since");
                 let outcome = Outcome::Failed { cause, tried: true };
-                return Some(self.take_back().await.unwrap_or(outcome));
+                return self.stayed(outcome).await;
             }
             Verdict::Lost => self.wait_for(Cause::new(
                 Reason::OutcomeUnknown,
@@ -377,6 +374,11 @@ impl Attempt {
         None
     }
 
+    /// The guest did not move: takes back what was prepared, then ends so, unless another has done it.
+    async fn stayed(&mut self, outcome: Outcome) -> Option<Outcome> {
+        Some(self.take_back().await.unwrap_or(outcome))
+    }
+
     /// Claim proven and the same evidence seen again: then an act at one end may be done.
     async fn may_act(&mut self, verdict: Verdict, at_source: bool) -> bool {
         if let Err(cause) = self.prove_claim(at_source).await {
@@ -389,10 +391,7 @@ impl Attempt {
             return false;
         }
         let (source, target) = self.look().await;
-        let paused = self
-            .journal
-            .as_ref()
-            .is_some_and(|journal| !journal.running);
+        let paused = self.paused_before();
         decide(source, target, paused) == verdict
     }
 

@@ -365,7 +365,7 @@ impl Reconciler {
                     && let Some(hypervisor) = state.hypervisor.clone().filter(|_| state.usable())
                 {
                     let (inner, host) = (self.inner.0.clone(), host.clone());
-                    tokio::spawn(async move {
+                    self.tasks.spawn(async move {
                         if let Ok(pools) = hypervisor.pools().await {
                             let _ = inner.send(Inner::Pools(host, pools));
                         }

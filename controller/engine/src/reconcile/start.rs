@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evenkeel_crds::{
     GuestMigrationSpec,
     names::{HostName, MigrationName},
-    reason::{Cause, Class, Reason},
+    reason::{Cause, Reason},
     shared::Timestamp,
 };
 use tokio::sync::{mpsc, watch};
@@ -163,7 +163,7 @@ impl Reconciler {
             reports: self.reports.0.clone(),
             elsewhere: third,
         };
-        let running = Running {
+        let mut running = Running {
             id,
             guest,
             source,
@@ -177,7 +177,6 @@ impl Reconciler {
             eta: None,
             journal: order.adopted.clone(),
         };
-        let mut running = running;
         for disk in running.journal.iter().flat_map(|journal| &journal.disks) {
             let hold = running.pools.entry(disk.pool.clone()).or_default();
             hold.to_come.0 += disk.virtual_size.0;
@@ -229,8 +228,7 @@ impl Reconciler {
                 self.tell("GuestMigration", name, &done, false, "Migrate");
             }
             Some(cause) => {
-                let warning =
-                    cause.reason.class() != Class::Terminal || cause.reason != Reason::Aborted;
+                let warning = cause.reason != Reason::Aborted;
                 self.tell("GuestMigration", name, &cause, warning, "Migrate");
             }
         }

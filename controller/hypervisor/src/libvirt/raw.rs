@@ -603,84 +603,53 @@ pub(crate) fn addresses(
 
 /// The host's CPU times since its boot, by name, in nanoseconds, all CPUs summed.
 pub(crate) fn cpu_times(connect: &Connect) -> Result<BTreeMap<String, u64>, Error> {
-    let mut count = 0;
-    // SAFETY: the connection lives; without a list libvirt tells how many entries there are.
-    let done = unsafe {
-        sys::virNodeGetCPUStats(
-            connect.as_ptr(),
-            sys::VIR_NODE_CPU_STATS_ALL_CPUS,
-            ptr::null_mut(),
-            &mut count,
-            0,
-        )
-    };
-    if done < 0 {
-        return Err(Error::last_error());
-    }
     let empty = sys::virNodeCPUStats {
         field: [0; 80],
         value: 0,
     };
-    let mut list = vec![empty; usize::try_from(count).unwrap_or(0)];
-    // SAFETY: the list has `count` entries.
-    let done = unsafe {
-        sys::virNodeGetCPUStats(
-            connect.as_ptr(),
-            sys::VIR_NODE_CPU_STATS_ALL_CPUS,
-            list.as_mut_ptr(),
-            &mut count,
-            0,
-        )
-    };
-    if done < 0 {
-        return Err(Error::last_error());
-    }
-    list.truncate(usize::try_from(count).unwrap_or(0));
-    Ok(list
-        .iter()
+    let all = sys::VIR_NODE_CPU_STATS_ALL_CPUS;
+    // SAFETY: the connection lives; `counted` gives no list, or one with as many entries as it says.
+    let list = counted(empty, |list, count| unsafe {
+        sys::virNodeGetCPUStats(connect.as_ptr(), all, list, count, 0)
+    })?;
+    let figures = list.iter();
+    Ok(figures
         .map(|entry| (field(&entry.field), entry.value))
         .collect())
 }
 
 /// The host's memory by name, in KiB.
 pub(crate) fn memory_figures(connect: &Connect) -> Result<BTreeMap<String, u64>, Error> {
-    let mut count = 0;
-    // SAFETY: the connection lives; without a list libvirt tells how many entries there are.
-    let done = unsafe {
-        sys::virNodeGetMemoryStats(
-            connect.as_ptr(),
-            sys::VIR_NODE_MEMORY_STATS_ALL_CELLS,
-            ptr::null_mut(),
-            &mut count,
-            0,
-        )
-    };
-    if done < 0 {
-        return Err(Error::last_error());
-    }
     let empty = sys::virNodeMemoryStats {
         field: [0; 80],
         value: 0,
     };
+    let all = sys::VIR_NODE_MEMORY_STATS_ALL_CELLS;
+    // SAFETY: the connection lives; `counted` gives no list, or one with as many entries as it says.
+    let list = counted(empty, |list, count| unsafe {
+        sys::virNodeGetMemoryStats(connect.as_ptr(), all, list, count, 0)
+    })?;
+    let figures = list.iter();
+    Ok(figures
+        .map(|entry| (field(&entry.field), entry.value))
+        .collect())
+}
+
+/// A list that libvirt fills: asked without one it tells how many entries there are, asked again it writes them.
+fn counted<T: Clone>(
+    empty: T,
+    mut ask: impl FnMut(*mut T, &mut i32) -> i32,
+) -> Result<Vec<T>, Error> {
+    let mut count = 0;
+    if ask(ptr::null_mut(), &mut count) < 0 {
+        return Err(Error::last_error());
+    }
     let mut list = vec![empty; usize::try_from(count).unwrap_or(0)];
-    // SAFETY: the list has `count` entries.
-    let done = unsafe {
-        sys::virNodeGetMemoryStats(
-            connect.as_ptr(),
-            sys::VIR_NODE_MEMORY_STATS_ALL_CELLS,
-            list.as_mut_ptr(),
-            &mut count,
-            0,
-        )
-    };
-    if done < 0 {
+    if ask(list.as_mut_ptr(), &mut count) < 0 {
         return Err(Error::last_error());
     }
     list.truncate(usize::try_from(count).unwrap_or(0));
-    Ok(list
-        .iter()
-        .map(|entry| (field(&entry.field), entry.value))
-        .collect())
+    Ok(list)
 }
 
 /// A name in one of libvirt's fixed arrays, up to its end or its first NUL.
