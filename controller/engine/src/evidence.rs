@@ -2,7 +2,7 @@
 //! fault of a live block migration. It never guesses: where one end is silent, or a state may still change by
 //! itself, the answer is to wait.
 
-use crate::port::{Activity, DomainFacts, Why};
+use crate::port::{Activity, Glance, PortResult, Why};
 
 /// What one end shows now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,17 +29,19 @@ pub struct Copy {
 }
 
 impl Seen {
-    /// From a fresh look.
+    /// From a fresh glance.
     #[must_use]
-    pub fn of(facts: Option<&DomainFacts>) -> Self {
-        facts.map_or(Self::Absent, |facts| {
-            Self::Present(Copy {
-                activity: facts.activity,
-                why: facts.why,
-                persistent: facts.persistent,
-                job: facts.job,
-            })
-        })
+    pub fn of(glance: &PortResult<Option<Glance>>) -> Self {
+        match glance {
+            Err(_) => Self::Silent,
+            Ok(None) => Self::Absent,
+            Ok(Some(glance)) => Self::Present(Copy {
+                activity: glance.activity,
+                why: glance.why,
+                persistent: glance.persistent,
+                job: glance.job,
+            }),
+        }
     }
 }
 

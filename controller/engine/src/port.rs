@@ -292,6 +292,23 @@ pub enum CpuNeed {
     SameAsHost,
 }
 
+/// As much of a domain as libvirt tells at once, whatever its QEMU does: what evidence is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glance {
+    /// What it does.
+    pub activity: Activity,
+    /// Why.
+    pub why: Why,
+    /// Whether it has a definition that outlives its QEMU.
+    pub persistent: bool,
+    /// A migration or other job of libvirt's runs on it (outgoing side).
+    pub job: bool,
+    /// The mark of a move, live definition first.
+    pub mark: Option<Mark>,
+    /// The files its disks are on.
+    pub disks: Vec<String>,
+}
+
 /// A domain, fully described.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DomainFacts {
@@ -343,6 +360,25 @@ pub struct DomainFacts {
     pub mark: Option<Mark>,
     /// What its last move left in its persistent metadata.
     pub last_move: Option<LastMove>,
+}
+
+impl DomainFacts {
+    /// What a glance shows of it.
+    #[must_use]
+    pub fn glance(&self) -> Glance {
+        Glance {
+            activity: self.activity,
+            why: self.why,
+            persistent: self.persistent,
+            job: self.job,
+            mark: self.mark.clone(),
+            disks: self
+                .disks
+                .iter()
+                .filter_map(|disk| disk.path.clone())
+                .collect(),
+        }
+    }
 }
 
 /// What a disk element is.
@@ -579,6 +615,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     async fn observe(&self) -> PortResult<HostFacts>;
     /// One domain; nothing where the host has none of that UUID.
     async fn look(&self, domain: Uuid) -> PortResult<Option<DomainFacts>>;
+    /// The same, only what evidence needs, which is had much sooner.
+    async fn glance(&self, domain: Uuid) -> PortResult<Option<Glance>>;
     /// For each file that any domain here names (active or not, live and persistent definition, whole chains), who.
     /// With `except`, that domain is left out.
     async fn references(&self, except: Option<Uuid>) -> PortResult<BTreeMap<String, Vec<String>>>;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{Attempt, LOOK_AGAIN, Outcome, failure};
 use crate::{
-    evidence::{Seen, Verdict, decide},
+    evidence::{Seen, Verdict},
     journal::Journal,
     port::{Activity, Fault, Hypervisor, LastMove, PortResult},
 };
@@ -28,17 +28,16 @@ impl Attempt {
             let cause = Cause::new(Reason::OutcomeUnknown, "the journal is missing");
             return Outcome::Failed { cause, tried: true };
         };
-        let completed = order
-            .target
-            .hypervisor
-            .completed(order.guest)
-            .await
-            .ok()
-            .flatten();
-        while let Err(cause) = self.settle_target(&journal).await {
+        let (completed, mut settled) = tokio::join!(
+            order.target.hypervisor.completed(order.guest),
+            self.settle_target(&journal)
+        );
+        let completed = completed.ok().flatten();
+        while let Err(cause) = settled {
             if let Some(outcome) = self.rest(cause).await {
                 return outcome;
             }
+            settled = self.settle_target(&journal).await;
         }
         self.enter(MigrationPhase::Cleaning);
         let running = loop {
@@ -99,13 +98,9 @@ impl Attempt {
     /// Removes the guest's files at the source. Whether the guest executes at the target.
     async fn clean_source(&mut self, journal: &Journal) -> Result<bool, Cause> {
         self.prove_claims().await?;
-        let (at_source, at_target) = self.look().await;
+        let ends = self.look().await;
         let (source, target) = (&self.order.source, &self.order.target);
-        let (named, here) = tokio::join!(
-            source.hypervisor.references(None),
-            target.hypervisor.look(journal.guest),
-        );
-        if decide(at_source, at_target, !journal.running) != Verdict::Moved {
+        if ends.verdict != Verdict::Moved {
             return Err(Cause::new(
                 Reason::OutcomeUnknown,
                 format!(
@@ -114,22 +109,14 @@ impl Attempt {
                 ),
             ));
         }
-        let named = named
+        let named = source
+            .hypervisor
+            .references(None)
+            .await
             .map_err(|error| failure(&source.host, "looking for users of the files", &error))?;
-        // The target must really run from files of its own.
-        let own: Vec<String> = here
-            .ok()
-            .flatten()
-            .map(|facts| {
-                facts
-                    .disks
-                    .into_iter()
-                    .filter_map(|disk| disk.path)
-                    .collect()
-            })
-            .unwrap_or_default();
         for disk in &journal.disks {
-            if !own.contains(&disk.target_path) {
+            // The target must really run from files of its own.
+            if !ends.disks.contains(&disk.target_path) {
                 return Err(Cause::new(
                     Reason::OutcomeUnknown,
                     format!(
@@ -167,7 +154,7 @@ impl Attempt {
                 )
             })?;
         }
-        Ok(matches!(at_target, Seen::Present(copy) if copy.activity != Activity::Paused))
+        Ok(matches!(ends.target, Seen::Present(copy) if copy.activity != Activity::Paused))
     }
 
     /// The guest stayed: removes what was made at the target, the mark, and the journals. Waits for a target that

@@ -22,9 +22,9 @@ use uuid::Uuid;
 
 use crate::{
     claim::{ClaimGuard, Claims},
-    evidence::Seen,
+    evidence::{Seen, Verdict, decide},
     journal::Journal,
-    port::{Activity, DomainEvent, Hypervisor, Mark, PortError, PortResult},
+    port::{Activity, DomainEvent, Hypervisor, Mark, PortError},
 };
 
 pub(crate) use progress::Progress;
@@ -144,6 +144,19 @@ struct Attempt {
     foreign: bool,
     /// Whether the source's copy was paused when last seen.
     source_paused: bool,
+    /// The guest's memory, which libvirt does not count before the disks are done.
+    memory: Option<Bytes>,
+}
+
+/// What both ends show at one time.
+#[derive(Debug)]
+struct Ends {
+    source: Seen,
+    target: Seen,
+    /// What that asks for.
+    verdict: Verdict,
+    /// The files that the target's copy is on.
+    disks: Vec<String>,
 }
 
 /// Why a step was not done.
@@ -179,6 +192,7 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         switched: false,
         foreign: false,
         source_paused: false,
+        memory: None,
     };
     let outcome = attempt.run().await;
     let _ = reports.send((migration, Report::Ended(Box::new(outcome))));
@@ -308,8 +322,16 @@ impl Attempt {
 
     /// Proves that both claims are ours.
     async fn prove_claims(&mut self) -> Result<(), Cause> {
-        self.prove_claim(true).await?;
-        self.prove_claim(false).await
+        match &self.guards {
+            Some((source, Some(target))) => {
+                let (source, target) = tokio::join!(source.prove(), target.prove());
+                source.and(target)
+            }
+            _ => {
+                self.prove_claim(true).await?;
+                self.prove_claim(false).await
+            }
+        }
     }
 
     /// Proves one claim.
@@ -381,22 +403,21 @@ impl Attempt {
 
     /// Both ends, looked at now, the target first: a target seen without the guest before the source is seen
     /// without a job can't have got it in between.
-    async fn look(&mut self) -> (Seen, Seen) {
-        let target = self.order.target.hypervisor.look(self.order.guest).await;
-        let source = self.order.source.hypervisor.look(self.order.guest).await;
-        if let Ok(Some(facts)) = &source {
-            let mark = facts.mark.as_ref().map(|mark| mark.id);
-            self.foreign = facts.job && mark != Some(self.order.id);
-            self.source_paused = facts.activity == Activity::Paused;
+    async fn look(&mut self) -> Ends {
+        let target = self.order.target.hypervisor.glance(self.order.guest).await;
+        let source = self.order.source.hypervisor.glance(self.order.guest).await;
+        if let Ok(Some(glance)) = &source {
+            let mark = glance.mark.as_ref().map(|mark| mark.id);
+            self.foreign = glance.job && mark != Some(self.order.id);
+            self.source_paused = glance.activity == Activity::Paused;
         }
-        (seen(&source), seen(&target))
-    }
-}
-
-fn seen(look: &PortResult<Option<crate::port::DomainFacts>>) -> Seen {
-    match look {
-        Ok(facts) => Seen::of(facts.as_ref()),
-        Err(_) => Seen::Silent,
+        let (source, target) = (Seen::of(&source), target);
+        Ends {
+            verdict: decide(source, Seen::of(&target), self.paused_before()),
+            source,
+            target: Seen::of(&target),
+            disks: target.ok().flatten().map_or(Vec::new(), |copy| copy.disks),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use futures::future::join_all;
 
 use super::{Attempt, Outcome, Stop, failure};
 use crate::{
-    evidence::{Verdict, decide},
+    evidence::Verdict,
     journal::{End, Journal, JournalDisk, VERSION},
     port::{Activity, DiskDevice, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts},
 };
@@ -49,6 +49,7 @@ impl Attempt {
             .into());
         }
         let pools = pools.map_err(|error| failure(&target.host, "reading the pools", &error))?;
+        self.memory = Some(facts.memory);
         self.check_guest(&facts)?;
         let disks = self.place(&facts, &pools)?;
         self.check_files(&facts, &disks).await?;
@@ -378,9 +379,7 @@ impl Attempt {
         if self.journal.is_some() {
             // Nothing was started, so both ends must show just that before anything is removed.
             loop {
-                let (source, target) = self.look().await;
-                let paused = self.paused_before();
-                match decide(source, target, paused) {
+                match self.look().await.verdict {
                     Verdict::Stayed
                     | Verdict::StayedTargetSilent
                     | Verdict::StoppedAtSource

@@ -9,9 +9,9 @@ use evenkeel_crds::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Attempt, LOOK_AGAIN, Outcome, progress::Meter};
+use super::{Attempt, Ends, LOOK_AGAIN, Outcome, progress::Meter};
 use crate::{
-    evidence::{Seen, Verdict, Waiting, decide},
+    evidence::{Seen, Verdict, Waiting},
     port::{DomainEvent, PortResult},
 };
 
@@ -78,9 +78,12 @@ impl Attempt {
                 self.abort_if_asked(&mut watched).await;
                 continue;
             }
-            let (source, target) = self.look().await;
-            let paused = self.paused_before();
-            let verdict = decide(source, target, paused);
+            let Ends {
+                source,
+                target,
+                verdict,
+                ..
+            } = self.look().await;
             tracing::debug!(migration = %self.order.migration, ?source, ?target, ?verdict, "evidence");
             if late && verdict == Verdict::Switching {
                 self.wait_for(hanging(&self.order, target));
@@ -112,6 +115,9 @@ impl Attempt {
     }
 
     async fn memory(&self) -> Bytes {
+        if let Some(memory) = self.memory {
+            return memory;
+        }
         let look = self.order.source.hypervisor.look(self.order.guest).await;
         look.ok().flatten().map_or(Bytes(0), |facts| facts.memory)
     }
@@ -390,9 +396,7 @@ impl Attempt {
             }
             return false;
         }
-        let (source, target) = self.look().await;
-        let paused = self.paused_before();
-        decide(source, target, paused) == verdict
+        self.look().await.verdict == verdict
     }
 
     fn note(&self, act: &str, result: PortResult<()>) {

@@ -9,7 +9,7 @@ use virt::{connect::Connect, storage_vol::StorageVol, stream::Stream};
 
 use super::{
     fault::OrFault,
-    storage::{self, Freshness, Pool},
+    storage::{self, Freshness},
     xml,
 };
 
@@ -54,13 +54,13 @@ pub(crate) fn list(connect: &Connect) -> PortResult<Vec<JournalEntry>> {
 pub(crate) fn create(connect: &Connect, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
     let pools = storage::pools(connect, Freshness::AsListed)?;
     let pool = storage::named(&pools, pool)?;
-    pool.refresh()?;
     let slot = slot_for(text);
+    let name = name(id);
     // Allocated in full, so that a full disk refuses here and not in the middle of a move.
-    let volume = pool.create(&format!(
+    let volume = pool.create(&name, &format!(
         "<volume type='file'><name>{}</name><capacity unit='bytes'>{size}</capacity>\
          <allocation unit='bytes'>{size}</allocation><target><format type='raw'/></target></volume>",
-        xml::escape(&name(id)),
+        xml::escape(&name),
         size = slot * 2,
     ))?;
     let written = upload(connect, &volume, 0, &page(1, text, slot));
@@ -77,12 +77,14 @@ pub(crate) fn create(connect: &Connect, pool: &str, id: Uuid, text: &str) -> Por
 /// Writes a journal anew, into the slot that does not hold its present text.
 pub(crate) fn rewrite(connect: &Connect, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
     let pools = storage::pools(connect, Freshness::AsListed)?;
-    let volume = present(storage::named(&pools, pool)?, id)?.ok_or_else(|| {
-        PortError::new(
-            Fault::NotFound,
-            format!("there is no journal {id} in the storage pool `{pool}`"),
-        )
-    })?;
+    let volume = storage::named(&pools, pool)?
+        .find(&name(id))?
+        .ok_or_else(|| {
+            PortError::new(
+                Fault::NotFound,
+                format!("there is no journal {id} in the storage pool `{pool}`"),
+            )
+        })?;
     let content = download(connect, &volume)?;
     let slot = content.len() / 2;
     if text.len() + HEAD > slot {
@@ -103,17 +105,7 @@ pub(crate) fn rewrite(connect: &Connect, pool: &str, id: Uuid, text: &str) -> Po
 /// Removes a journal; no error where it is gone.
 pub(crate) fn remove(connect: &Connect, pool: &str, id: Uuid) -> PortResult<()> {
     let pools = storage::pools(connect, Freshness::AsListed)?;
-    let pool = storage::named(&pools, pool)?;
-    pool.refresh()?;
-    storage::delete_named(pool, &name(id))
-}
-
-fn present(pool: &Pool, id: Uuid) -> PortResult<Option<StorageVol>> {
-    if let Some(volume) = pool.lookup(&name(id))? {
-        return Ok(Some(volume));
-    }
-    pool.refresh()?;
-    pool.lookup(&name(id))
+    storage::delete_named(storage::named(&pools, pool)?, &name(id))
 }
 
 fn slot_for(text: &str) -> usize {

@@ -30,9 +30,9 @@ use std::{
 use async_trait::async_trait;
 use evenkeel_crds::names::HostName;
 use evenkeel_engine::port::{
-    ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, HostFacts, Hypervisor, Hypervisors,
-    JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, News, Notice, PoolFacts,
-    PortError, PortResult, VolumeFacts,
+    ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, Glance, HostFacts, Hypervisor,
+    Hypervisors, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, News, Notice,
+    PoolFacts, PortError, PortResult, VolumeFacts,
 };
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -184,6 +184,13 @@ impl Hypervisor for Host {
     async fn look(&self, domain: Uuid) -> PortResult<Option<DomainFacts>> {
         self.call(Session::looks, LOOK, move |session, connection| {
             domain::look(session, connection, domain)
+        })
+        .await
+    }
+
+    async fn glance(&self, domain: Uuid) -> PortResult<Option<Glance>> {
+        self.call(Session::looks, LOOK, move |session, connection| {
+            domain::glance(session, connection, domain)
         })
         .await
     }

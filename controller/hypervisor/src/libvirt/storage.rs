@@ -1,7 +1,8 @@
 //! Pools and volumes.
 //!
-//! libvirt's pools remember: a file made or removed behind its back is only seen after a refresh. So everything that
-//! is believed, made or removed here is refreshed first.
+//! libvirt's pools remember: a file made or removed behind its back is only seen after a refresh. A refresh reads the
+//! head of every file in the pool, and all that use the pool wait for it. So what libvirt remembers is tried first, and
+//! the pool is refreshed where that does not hold, or where the answer would be that there is no such file.
 
 use std::{thread, time::Duration};
 
@@ -60,6 +61,15 @@ impl Pool {
         self.object.lookup_storage_vol_by_name(name).or_absent()
     }
 
+    /// The volume of that name; where libvirt remembers none, it looks again.
+    pub(crate) fn find(&self, name: &str) -> PortResult<Option<StorageVol>> {
+        if let Some(volume) = self.lookup(name)? {
+            return Ok(Some(volume));
+        }
+        self.refresh()?;
+        self.lookup(name)
+    }
+
     /// Every volume with its name, as libvirt remembers.
     pub(crate) fn volumes(&self) -> PortResult<Vec<(String, StorageVol)>> {
         // Not `list_volumes`, which stops at 1024 names.
@@ -71,8 +81,19 @@ impl Pool {
     }
 
     /// Makes a volume from its XML. [`Fault::Exists`] where the name is taken, by a file libvirt knows or not.
-    pub(crate) fn create(&self, description: &str) -> PortResult<StorageVol> {
-        StorageVol::create_xml(&self.object, description, 0).or_fault()
+    pub(crate) fn create(&self, name: &str, description: &str) -> PortResult<StorageVol> {
+        let make = || StorageVol::create_xml(&self.object, description, 0).or_fault();
+        match make() {
+            Err(error) if error.fault == Fault::Exists => {
+                self.refresh()?;
+                // What libvirt remembered may be gone.
+                match self.lookup(name)? {
+                    Some(_) => Err(error),
+                    None => make(),
+                }
+            }
+            made => made,
+        }
     }
 
     /// The name of a file right in this pool's directory.
@@ -188,30 +209,37 @@ pub(crate) fn named<'p>(pools: &'p [Pool], name: &str) -> PortResult<&'p Pool> {
         })
 }
 
-/// The pool that holds a file, refreshed, and the file's name in it.
-fn fresh_owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> PortResult<(&'p Pool, &'f str)> {
-    let (pool, name) = owner(pools, path).ok_or_else(|| {
+/// The pool that holds a file, and the file's name in it; an error where none does.
+fn known_owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> PortResult<(&'p Pool, &'f str)> {
+    owner(pools, path).ok_or_else(|| {
         PortError::new(
             Fault::Unsupported,
             format!("`{path}` is in no active storage pool"),
         )
-    })?;
-    pool.refresh()?;
-    Ok((pool, name))
+    })
 }
 
-/// A file in a pool, refreshed first.
+/// A file in a pool, as it is now.
 pub(crate) fn volume(connect: &Connect, path: &str) -> PortResult<Option<VolumeFacts>> {
     let pools = pools(connect, Freshness::AsListed)?;
     let path = xml::tidy_path(path);
-    let (pool, name) = fresh_owner(&pools, &path)?;
-    match pool.lookup(name)? {
-        Some(volume) => Ok(volume.info().or_absent()?.map(|info| VolumeFacts {
-            capacity: Bytes(info.capacity),
-            allocated: Bytes(info.allocation),
-        })),
-        None => Ok(None),
+    let (pool, name) = known_owner(&pools, &path)?;
+    // libvirt looks at the file itself when it is asked about a volume that it remembers.
+    let mut info = match pool.lookup(name)? {
+        Some(volume) => volume.info().ok(),
+        None => None,
+    };
+    if info.is_none() {
+        pool.refresh()?;
+        info = match pool.lookup(name)? {
+            Some(volume) => volume.info().or_absent()?,
+            None => None,
+        };
     }
+    Ok(info.map(|info| VolumeFacts {
+        capacity: Bytes(info.capacity),
+        allocated: Bytes(info.allocation),
+    }))
 }
 
 /// Makes an empty thin volume, exclusively, and returns its path.
@@ -219,17 +247,19 @@ pub(crate) fn create(connect: &Connect, volume: &NewVolume) -> PortResult<String
     let description = volume_xml(volume)?;
     let pools = pools(connect, Freshness::AsListed)?;
     let pool = named(&pools, &volume.pool)?;
-    pool.refresh()?;
-    if pool.lookup(&volume.name)?.is_some() {
-        return Err(PortError::new(
+    let made = pool.create(&volume.name, &description);
+    made.map_err(|error| match error.fault {
+        Fault::Exists => PortError::new(
             Fault::Exists,
             format!(
                 "there is a `{}` in the storage pool `{}` already",
                 volume.name, volume.pool
             ),
-        ));
-    }
-    pool.create(&description)?.path().or_fault()
+        ),
+        _ => error,
+    })?
+    .path()
+    .or_fault()
 }
 
 fn volume_xml(volume: &NewVolume) -> PortResult<String> {
@@ -269,20 +299,20 @@ fn volume_xml(volume: &NewVolume) -> PortResult<String> {
 pub(crate) fn delete(connect: &Connect, path: &str) -> PortResult<()> {
     let pools = pools(connect, Freshness::AsListed)?;
     let path = xml::tidy_path(path);
-    let (pool, name) = fresh_owner(&pools, &path)?;
+    let (pool, name) = known_owner(&pools, &path)?;
     delete_named(pool, name)
 }
 
-/// Removes a volume of a refreshed pool; no error where it is gone.
+/// Removes a volume; no error where it is gone.
 pub(crate) fn delete_named(pool: &Pool, name: &str) -> PortResult<()> {
-    let Some(volume) = pool.lookup(name)? else {
+    let Some(volume) = pool.find(name)? else {
         return Ok(());
     };
     match volume.delete(0).or_fault() {
         Ok(()) => Ok(()),
         Err(error) if error.fault == Fault::NotFound => Ok(()),
         Err(error) => {
-            // Somebody else may have removed it between the two calls.
+            // Somebody else may have removed it.
             pool.refresh()?;
             match pool.lookup(name)? {
                 None => Ok(()),

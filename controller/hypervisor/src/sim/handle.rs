@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, HostFacts, Hypervisor,
-    JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, PoolFacts, PortError,
-    PortResult, VolumeFacts, Why,
+    Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, Glance, HostFacts,
+    Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, PoolFacts,
+    PortError, PortResult, VolumeFacts, Why,
 };
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -80,6 +80,10 @@ impl Hypervisor for Handle {
             Ok(own.map(|own| facts::domain(machine, domain, own)))
         })
         .await
+    }
+
+    async fn glance(&self, domain: Uuid) -> PortResult<Option<Glance>> {
+        Ok(self.look(domain).await?.map(|facts| facts.glance()))
     }
 
     async fn references(&self, except: Option<Uuid>) -> PortResult<BTreeMap<String, Vec<String>>> {

@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    Activity, CpuNeed, DiskFacts, DomainFacts, Fault, InterfaceSource, PortResult, Why,
+    Activity, CpuNeed, DiskFacts, DomainFacts, Fault, Glance, InterfaceSource, PortError,
+    PortResult, Why,
 };
 use uuid::Uuid;
 use virt::{domain::Domain, sys};
@@ -28,6 +29,7 @@ use crate::libvirt::{
 
 /// How long QEMU may take to say whether a job runs.
 const PROBE: Duration = Duration::from_millis(1500);
+
 /// One domain; nothing where the host has none of that UUID.
 pub(crate) fn look(
     session: &Arc<Session>,
@@ -39,6 +41,87 @@ pub(crate) fn look(
     };
     let pools = storage::pools(connection, Freshness::AsListed)?;
     Looker::new(session, &pools).look(&domain)
+}
+
+/// The same, only what evidence needs.
+pub(crate) fn glance(
+    session: &Arc<Session>,
+    connection: &Connection,
+    uuid: Uuid,
+) -> PortResult<Option<Glance>> {
+    let Some(domain) = connection.lookup_domain_by_uuid(uuid).or_absent()? else {
+        return Ok(None);
+    };
+    match try_glance(session, &domain, uuid) {
+        Err(error) if error.fault == Fault::NotFound => Ok(None),
+        seen => seen.map(Some),
+    }
+}
+
+fn try_glance(session: &Arc<Session>, domain: &Domain, uuid: Uuid) -> PortResult<Glance> {
+    let standing = Standing::of(domain)?;
+    let live_text = domain.xml_desc(0).or_fault()?;
+    let document = xml::parse(&live_text)?;
+    let live = document.root_element();
+    let mut mark = metadata::ours(live).mark;
+    if mark.is_none()
+        && standing.persistent
+        && standing.activity.active()
+        && let Some(text) = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).or_absent()?
+    {
+        mark = metadata::ours(xml::parse(&text)?.root_element()).mark;
+    }
+    let job = standing.outgoing()
+        && session
+            .probe(PROBE, move |connection| {
+                has_job(&connection.lookup_domain_by_uuid(uuid).or_fault()?)
+            })
+            .unwrap_or_else(|error| silence_is_a_job(&error));
+    Ok(Glance {
+        activity: standing.activity,
+        why: standing.why,
+        persistent: standing.persistent,
+        job,
+        mark,
+        disks: description::describe(live)?
+            .disks
+            .into_iter()
+            .filter_map(|disk| disk.path)
+            .collect(),
+    })
+}
+
+/// What a domain does, read before its XML: one that stopped in between is caught by the event that told so.
+struct Standing {
+    persistent: bool,
+    activity: Activity,
+    why: Why,
+}
+
+impl Standing {
+    fn of(domain: &Domain) -> PortResult<Self> {
+        let persistent = domain.is_persistent().or_fault()?;
+        let (number, reason) = raw::state(domain).or_fault()?;
+        let (activity, why) = state::activity(number.unsigned_abs(), reason.unsigned_abs());
+        Ok(Self {
+            persistent,
+            activity,
+            why,
+        })
+    }
+
+    /// Whether a job of libvirt's may run here on its way out. The target's end of a migration shows none: nothing
+    /// else is transient and `paused (migrating)`.
+    fn outgoing(&self) -> bool {
+        let incoming =
+            self.activity == Activity::Paused && self.why == Why::Migrating && !self.persistent;
+        self.activity.active() && self.why != Why::StartingUp && !incoming
+    }
+}
+
+/// Where QEMU does not say in time, somebody holds it: that is a job to us.
+fn silence_is_a_job(error: &PortError) -> bool {
+    matches!(error.fault, Fault::TimedOut | Fault::Busy)
 }
 
 /// Every domain.
@@ -78,11 +161,14 @@ impl<'a> Looker<'a> {
 
     fn try_look(&self, domain: &Domain) -> PortResult<DomainFacts> {
         let uuid = domain.uuid().or_fault()?;
-        let persistent = domain.is_persistent().or_fault()?;
-        let (number, reason) = raw::state(domain).or_fault()?;
-        let (activity, why) = state::activity(number.unsigned_abs(), reason.unsigned_abs());
+        let standing = Standing::of(domain)?;
+        let outgoing = standing.outgoing();
+        let Standing {
+            persistent,
+            activity,
+            why,
+        } = standing;
         let live_text = domain.xml_desc(0).or_fault()?;
-        // Read after the state: a domain that stopped in between is caught by the event that told so.
         let defined_text = match persistent && activity.active() {
             true => domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).or_absent()?,
             false => None,
@@ -117,8 +203,6 @@ impl<'a> Looker<'a> {
         }
         obstacles.extend(obstacles::of_snapshots(domain.num_snapshots(0).or_fault()?));
 
-        let outgoing =
-            activity.active() && why != Why::StartingUp && !incoming(activity, why, persistent);
         let jobs = if outgoing {
             self.jobs(domain, &description)
         } else {
@@ -243,7 +327,7 @@ impl<'a> Looker<'a> {
         Ok(facts)
     }
 
-    /// Whether jobs run on it. Where QEMU does not say in time, somebody holds it: that is a job to us.
+    /// Whether jobs run on it.
     fn jobs(&self, domain: &Domain, description: &Description) -> Jobs {
         let block_job = description.disks.iter().any(|disk| disk.mirrored);
         let disks: Vec<String> = description
@@ -273,7 +357,7 @@ impl<'a> Looker<'a> {
             Ok(jobs)
         })
         .unwrap_or_else(|error| Jobs {
-            job: matches!(error.fault, Fault::TimedOut | Fault::Busy),
+            job: silence_is_a_job(&error),
             block_job,
         })
     }
@@ -321,11 +405,6 @@ pub(crate) fn running(kind: i32) -> bool {
         kind.unsigned_abs(),
         sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED
     )
-}
-
-/// Whether this is the target's end of a migration: nothing else is transient and `paused (migrating)`.
-fn incoming(activity: Activity, why: Why, persistent: bool) -> bool {
-    activity == Activity::Paused && why == Why::Migrating && !persistent
 }
 
 /// Addresses without loopback and link-local ones; nothing where nobody tells.

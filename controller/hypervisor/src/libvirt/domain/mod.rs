@@ -16,7 +16,7 @@ use virt::{connect::Connect, domain::Domain, sys};
 
 use self::metadata::Change;
 pub(crate) use self::{
-    look::{look, look_at_all, running},
+    look::{glance, look, look_at_all, running},
     references::references,
 };
 use super::fault::OrFault;

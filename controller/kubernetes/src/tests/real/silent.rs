@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use evenkeel_engine::port::{
-    ClaimRecord, CompletedFacts, DomainFacts, Fault, HostFacts, Hypervisor, JobFacts, JournalEntry,
-    LastMove, Mark, MigrateRequest, NewVolume, PoolFacts, PortError, PortResult, VolumeFacts,
+    ClaimRecord, CompletedFacts, DomainFacts, Fault, Glance, HostFacts, Hypervisor, JobFacts,
+    JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, PoolFacts, PortError, PortResult,
+    VolumeFacts,
 };
 use uuid::Uuid;
 
@@ -22,6 +23,9 @@ impl Hypervisor for Silent {
         silence()
     }
     async fn look(&self, _: Uuid) -> PortResult<Option<DomainFacts>> {
+        silence()
+    }
+    async fn glance(&self, _: Uuid) -> PortResult<Option<Glance>> {
         silence()
     }
     async fn references(&self, _: Option<Uuid>) -> PortResult<BTreeMap<String, Vec<String>>> {
