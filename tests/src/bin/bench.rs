@@ -22,6 +22,9 @@ struct Arguments {
     /// Rounds of each; a round is one move there and one back
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Data on each guest's disk, in MiB; the disk is a seventh larger
+    #[arg(long, default_value_t = 112)]
+    data: u64,
     /// Fail where a ratio of the middles is above this
     #[arg(long)]
     at_most: Option<f64>,
@@ -54,7 +57,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         builder = builder.guest(
             GuestSpec::new(format!("g{number}"))
                 .on("h1")
-                .disks(vec![DiskSpec::mib(128, 112)]),
+                .disks(vec![DiskSpec::mib(arguments.data * 8 / 7, arguments.data)]),
         );
     }
     let lab = builder.up()?;

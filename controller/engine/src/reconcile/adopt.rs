@@ -38,8 +38,9 @@ impl Reconciler {
             let (inner, host) = (self.inner.0.clone(), host.clone());
             let claims = self.claims.clone();
             self.tasks.spawn(async move {
-                claims.look(&host, &hypervisor).await;
-                let entries = match hypervisor.journals().await {
+                let (_, read) =
+                    tokio::join!(claims.look(&host, &hypervisor), hypervisor.journals());
+                let entries = match read {
                     Ok(entries) => Some(entries),
                     Err(error) => {
                         tracing::warn!(%host, %error, "journals could not be read");

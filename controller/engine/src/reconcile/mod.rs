@@ -69,7 +69,7 @@ enum Inner {
 
 /// How often claims are tended and waiting things looked at again.
 const TICK: Duration = Duration::from_secs(1);
-/// How long news are gathered before they are worked on together.
+/// The least time from one pass to the next: what comes in between is worked on together.
 const GATHER: Duration = Duration::from_millis(5);
 /// How often pools are looked at while a move waits for room in them.
 const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
@@ -156,6 +156,7 @@ impl Reconciler {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tending: Option<AbortHandle> = None;
+        let mut passed: Option<Instant> = None;
         self.wishes.mark_changed();
         loop {
             let mut dirty = false;
@@ -194,10 +195,12 @@ impl Reconciler {
                 }
             }
             if dirty {
-                // What comes together is worked on together.
-                tokio::time::sleep(GATHER).await;
+                if let Some(passed) = passed {
+                    tokio::time::sleep_until(passed + GATHER).await;
+                }
                 self.drain_queues();
                 self.pass();
+                passed = Some(Instant::now());
             }
             if self.finishing && self.moves.values().all(|state| state.running.is_none()) {
                 self.tasks.shutdown().await;

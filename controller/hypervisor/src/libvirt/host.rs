@@ -16,8 +16,8 @@ use super::{
     domain,
     fault::OrFault,
     raw::{self, Connection},
+    refreshes::Freshness,
     session::Session,
-    storage::{self, Freshness},
     worker::lock,
     xml,
 };
@@ -69,7 +69,7 @@ pub(crate) fn observe(session: &Arc<Session>, connection: &Connection) -> PortRe
     let capabilities = Capabilities::read(document.root_element())?;
     let node = connection.node_info().or_fault()?;
     let now = sample(connection)?;
-    let pools = storage::pools(connection, Freshness::Refreshed)?;
+    let pools = session.storage(connection).pools(Freshness::Lately)?;
     let networks = active_networks(connection)?;
     Ok(HostFacts {
         uuid: capabilities.uuid,

@@ -7,11 +7,7 @@ use evenkeel_engine::port::{Fault, JournalEntry, PortError, PortResult};
 use uuid::Uuid;
 use virt::{connect::Connect, storage_vol::StorageVol, stream::Stream};
 
-use super::{
-    fault::OrFault,
-    storage::{self, Freshness},
-    xml,
-};
+use super::{fault::OrFault, refreshes::Freshness, storage::Storage, xml};
 
 const PREFIX: &str = ".evenkeel-";
 const SLOT: usize = 16 * 1024;
@@ -26,9 +22,9 @@ fn name(id: Uuid) -> String {
 }
 
 /// All journals in all active pools.
-pub(crate) fn list(connect: &Connect) -> PortResult<Vec<JournalEntry>> {
+pub(crate) fn list(storage: Storage<'_>) -> PortResult<Vec<JournalEntry>> {
     let mut found = Vec::new();
-    for pool in storage::pools(connect, Freshness::Refreshed)? {
+    for pool in storage.pools(Freshness::Now)? {
         if !pool.facts.active {
             continue;
         }
@@ -39,7 +35,7 @@ pub(crate) fn list(connect: &Connect) -> PortResult<Vec<JournalEntry>> {
             else {
                 continue;
             };
-            let content = download(connect, &volume)?;
+            let content = download(storage.connect, &volume)?;
             found.push(JournalEntry {
                 id,
                 pool: pool.facts.name.clone(),
@@ -51,9 +47,8 @@ pub(crate) fn list(connect: &Connect) -> PortResult<Vec<JournalEntry>> {
 }
 
 /// Creates a journal exclusively and writes it.
-pub(crate) fn create(connect: &Connect, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
-    let pools = storage::pools(connect, Freshness::AsListed)?;
-    let pool = storage::named(&pools, pool)?;
+pub(crate) fn create(storage: Storage<'_>, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
+    let pool = storage.pool(pool)?;
     let slot = slot_for(text);
     let name = name(id);
     // Allocated in full, so that a full disk refuses here and not in the middle of a move.
@@ -63,7 +58,7 @@ pub(crate) fn create(connect: &Connect, pool: &str, id: Uuid, text: &str) -> Por
         xml::escape(&name),
         size = slot * 2,
     ))?;
-    let written = upload(connect, &volume, 0, &page(1, text, slot));
+    let written = upload(storage.connect, &volume, 0, &page(1, text, slot));
     if written
         .as_ref()
         .is_err_and(|error| error.fault == Fault::NoSpace)
@@ -75,17 +70,14 @@ pub(crate) fn create(connect: &Connect, pool: &str, id: Uuid, text: &str) -> Por
 }
 
 /// Writes a journal anew, into the slot that does not hold its present text.
-pub(crate) fn rewrite(connect: &Connect, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
-    let pools = storage::pools(connect, Freshness::AsListed)?;
-    let volume = storage::named(&pools, pool)?
-        .find(&name(id))?
-        .ok_or_else(|| {
-            PortError::new(
-                Fault::NotFound,
-                format!("there is no journal {id} in the storage pool `{pool}`"),
-            )
-        })?;
-    let content = download(connect, &volume)?;
+pub(crate) fn rewrite(storage: Storage<'_>, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
+    let volume = storage.pool(pool)?.find(&name(id))?.ok_or_else(|| {
+        PortError::new(
+            Fault::NotFound,
+            format!("there is no journal {id} in the storage pool `{pool}`"),
+        )
+    })?;
+    let content = download(storage.connect, &volume)?;
     let slot = content.len() / 2;
     if text.len() + HEAD > slot {
         return Err(PortError::new(
@@ -99,13 +91,17 @@ pub(crate) fn rewrite(connect: &Connect, pool: &str, id: Uuid, text: &str) -> Po
     }
     let (generation, newest) = Slots::read(&content).newest();
     let other = if newest == Some(0) { slot } else { 0 };
-    upload(connect, &volume, other, &page(generation + 1, text, slot))
+    upload(
+        storage.connect,
+        &volume,
+        other,
+        &page(generation + 1, text, slot),
+    )
 }
 
 /// Removes a journal; no error where it is gone.
-pub(crate) fn remove(connect: &Connect, pool: &str, id: Uuid) -> PortResult<()> {
-    let pools = storage::pools(connect, Freshness::AsListed)?;
-    storage::delete_named(storage::named(&pools, pool)?, &name(id))
+pub(crate) fn remove(storage: Storage<'_>, pool: &str, id: Uuid) -> PortResult<()> {
+    storage.pool(pool)?.delete(&name(id))
 }
 
 fn slot_for(text: &str) -> usize {

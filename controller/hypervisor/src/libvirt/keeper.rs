@@ -35,7 +35,10 @@ const ATTEMPTS: usize = 4;
 const FORGOTTEN: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_secs(5);
 const OBSERVE: Duration = Duration::from_secs(30);
+/// How soon a domain is looked at after an event: at once where it started or stopped, later where what changed is
+/// of use to people only. A move brings a dozen of those, just when its hosts have the most to do.
 const DOMAIN_PAUSE: Duration = Duration::from_millis(50);
+const DETAIL_PAUSE: Duration = Duration::from_millis(500);
 const SURROUNDINGS_PAUSE: Duration = Duration::from_millis(200);
 const RESYNC: Duration = Duration::from_secs(60);
 const LOAD: Duration = Duration::from_secs(10);
@@ -383,8 +386,17 @@ impl Keeper {
                 if let Some(known) = known {
                     self.tell(News::Event(uuid, known));
                 }
+                let pause = match event {
+                    // Nothing that a look shows has changed.
+                    RawEvent::Iteration(_) => return,
+                    RawEvent::Changed(_) | RawEvent::BlockJob(_) | RawEvent::JobCompleted(_) => {
+                        DETAIL_PAUSE
+                    }
+                    _ => DOMAIN_PAUSE,
+                };
                 self.touched.insert(uuid);
-                self.dirty.entry(uuid).or_insert(now + DOMAIN_PAUSE);
+                let at = self.dirty.entry(uuid).or_insert(now + pause);
+                *at = (*at).min(now + pause);
             }
         }
     }

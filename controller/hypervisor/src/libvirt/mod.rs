@@ -13,6 +13,7 @@ mod keeper;
 mod link;
 mod migrate;
 mod raw;
+mod refreshes;
 mod session;
 mod storage;
 mod uri;
@@ -42,8 +43,8 @@ pub use self::uri::{HypervisorUri, Transport, check_address, check_uri};
 use self::{
     fault::OrFault,
     raw::Connection,
+    refreshes::Freshness,
     session::{Path, Session, Status},
-    storage::Freshness,
 };
 
 /// How long a look may take.
@@ -196,15 +197,15 @@ impl Hypervisor for Host {
     }
 
     async fn references(&self, except: Option<Uuid>) -> PortResult<BTreeMap<String, Vec<String>>> {
-        self.call(Session::files, CALL, move |_, connection| {
-            domain::references(connection, except)
+        self.call(Session::files, CALL, move |session, connection| {
+            domain::references(session.storage(connection), except)
         })
         .await
     }
 
     async fn pools(&self) -> PortResult<Vec<PoolFacts>> {
-        self.call(Session::files, CALL, |_, connection| {
-            let pools = storage::pools(connection, Freshness::Refreshed)?;
+        self.call(Session::files, CALL, |session, connection| {
+            let pools = session.storage(connection).pools(Freshness::Lately)?;
             Ok(pools.into_iter().map(|pool| pool.facts).collect())
         })
         .await
@@ -234,56 +235,56 @@ impl Hypervisor for Host {
     }
 
     async fn journals(&self) -> PortResult<Vec<JournalEntry>> {
-        self.call(Session::files, CALL, |_, connection| {
-            journal::list(connection)
+        self.call(Session::files, CALL, |session, connection| {
+            journal::list(session.storage(connection))
         })
         .await
     }
 
     async fn create_journal(&self, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
         let (pool, text) = (pool.to_owned(), text.to_owned());
-        self.call(Session::files, CALL, move |_, connection| {
-            journal::create(connection, &pool, id, &text)
+        self.call(Session::files, CALL, move |session, connection| {
+            journal::create(session.storage(connection), &pool, id, &text)
         })
         .await
     }
 
     async fn rewrite_journal(&self, pool: &str, id: Uuid, text: &str) -> PortResult<()> {
         let (pool, text) = (pool.to_owned(), text.to_owned());
-        self.call(Session::files, CALL, move |_, connection| {
-            journal::rewrite(connection, &pool, id, &text)
+        self.call(Session::files, CALL, move |session, connection| {
+            journal::rewrite(session.storage(connection), &pool, id, &text)
         })
         .await
     }
 
     async fn remove_journal(&self, pool: &str, id: Uuid) -> PortResult<()> {
         let pool = pool.to_owned();
-        self.call(Session::files, CALL, move |_, connection| {
-            journal::remove(connection, &pool, id)
+        self.call(Session::files, CALL, move |session, connection| {
+            journal::remove(session.storage(connection), &pool, id)
         })
         .await
     }
 
     async fn volume(&self, path: &str) -> PortResult<Option<VolumeFacts>> {
         let path = path.to_owned();
-        self.call(Session::files, CALL, move |_, connection| {
-            storage::volume(connection, &path)
+        self.call(Session::files, CALL, move |session, connection| {
+            session.storage(connection).volume(&path)
         })
         .await
     }
 
     async fn create_volume(&self, volume: &NewVolume) -> PortResult<String> {
         let volume = volume.clone();
-        self.call(Session::files, CALL, move |_, connection| {
-            storage::create(connection, &volume)
+        self.call(Session::files, CALL, move |session, connection| {
+            session.storage(connection).create(&volume)
         })
         .await
     }
 
     async fn delete_volume(&self, path: &str) -> PortResult<()> {
         let path = path.to_owned();
-        self.call(Session::files, CALL, move |_, connection| {
-            storage::delete(connection, &path)
+        self.call(Session::files, CALL, move |session, connection| {
+            session.storage(connection).delete(&path)
         })
         .await
     }

@@ -20,6 +20,8 @@ use super::{
     keeper::{Keeper, Message},
     link,
     raw::Connection,
+    refreshes::Refreshes,
+    storage::Storage,
     uri::HypervisorUri,
     worker::Lane,
 };
@@ -54,6 +56,7 @@ pub(crate) struct Session {
     probes: Path,
     /// The last figure for CPU use.
     pub(crate) cpu_milli: Mutex<Option<u64>>,
+    refreshes: Arc<Refreshes>,
     pub(crate) keeper: Sender<Message>,
     stopped: AtomicBool,
 }
@@ -75,6 +78,7 @@ impl Session {
             uri,
             status: watch::Sender::new(Status::Connecting),
             cpu_milli: Mutex::new(None),
+            refreshes: Arc::default(),
             keeper: sender,
             stopped: AtomicBool::new(false),
         });
@@ -130,6 +134,14 @@ impl Session {
         let session = self.clone();
         self.probes
             .call_blocking(limit, move |tool| session.with(tool, question))
+    }
+
+    /// The host's storage over a connection.
+    pub(crate) fn storage<'c>(&'c self, connection: &'c Connection) -> Storage<'c> {
+        Storage {
+            connect: connection,
+            refreshes: &self.refreshes,
+        }
     }
 
     /// Runs a call over a thread's own connection, which is made now where there is none that lives.

@@ -4,13 +4,17 @@
 //! head of every file in the pool, and all that use the pool wait for it. So what libvirt remembers is tried first, and
 //! the pool is refreshed where that does not hold, or where the answer would be that there is no such file.
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{Fault, NewVolume, PoolFacts, PortError, PortResult, VolumeFacts};
 use virt::{connect::Connect, storage_pool::StoragePool, storage_vol::StorageVol, sys};
 
-use super::{fault::OrFault, xml};
+use super::{
+    fault::OrFault,
+    refreshes::{Freshness, Refreshes},
+    xml,
+};
 
 /// Pool types whose files other hosts see too.
 const SHARED_KINDS: &[&str] = &[
@@ -28,13 +32,11 @@ const REFRESHED_KINDS: &[&str] = &["dir", "fs", "netfs", "gluster", "vstorage"];
 const BUSY_TRIES: u32 = 40;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Whether pools are refreshed before they are described.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Freshness {
-    /// Yes.
-    Refreshed,
-    /// No: as libvirt remembers them.
-    AsListed,
+/// A host's storage, over one connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Storage<'c> {
+    pub(crate) connect: &'c Connect,
+    pub(crate) refreshes: &'c Arc<Refreshes>,
 }
 
 /// A pool and libvirt's object for it.
@@ -42,18 +44,21 @@ pub(crate) enum Freshness {
 pub(crate) struct Pool {
     pub(crate) facts: PoolFacts,
     object: StoragePool,
+    refreshes: Arc<Refreshes>,
 }
 
 impl Pool {
     /// Sees what is really there.
-    pub(crate) fn refresh(&self) -> PortResult<()> {
-        for _ in 1..BUSY_TRIES {
-            match self.object.refresh(0).or_fault() {
-                Err(error) if error.fault == Fault::Busy => thread::sleep(BUSY_PAUSE),
-                done => return done,
+    pub(crate) fn refresh(&self, freshness: Freshness) -> PortResult<()> {
+        self.refreshes.share(&self.facts.name, freshness, || {
+            for _ in 1..BUSY_TRIES {
+                match self.object.refresh(0).or_fault() {
+                    Err(error) if error.fault == Fault::Busy => thread::sleep(BUSY_PAUSE),
+                    done => return done,
+                }
             }
-        }
-        self.object.refresh(0).or_fault()
+            self.object.refresh(0).or_fault()
+        })
     }
 
     /// The volume of that name, as libvirt remembers.
@@ -66,8 +71,27 @@ impl Pool {
         if let Some(volume) = self.lookup(name)? {
             return Ok(Some(volume));
         }
-        self.refresh()?;
+        self.refresh(Freshness::Lately)?;
         self.lookup(name)
+    }
+
+    /// Removes a volume; no error where it is gone.
+    pub(crate) fn delete(&self, name: &str) -> PortResult<()> {
+        let Some(volume) = self.find(name)? else {
+            return Ok(());
+        };
+        match volume.delete(0).or_fault() {
+            Ok(()) => Ok(()),
+            Err(error) if error.fault == Fault::NotFound => Ok(()),
+            Err(error) => {
+                // Somebody else may have removed it.
+                self.refresh(Freshness::Now)?;
+                match self.lookup(name)? {
+                    None => Ok(()),
+                    Some(_) => Err(error),
+                }
+            }
+        }
     }
 
     /// Every volume with its name, as libvirt remembers.
@@ -85,7 +109,7 @@ impl Pool {
         let make = || StorageVol::create_xml(&self.object, description, 0).or_fault();
         match make() {
             Err(error) if error.fault == Fault::Exists => {
-                self.refresh()?;
+                self.refresh(Freshness::Now)?;
                 // What libvirt remembered may be gone.
                 match self.lookup(name)? {
                     Some(_) => Err(error),
@@ -106,62 +130,129 @@ impl Pool {
     }
 }
 
-/// Every pool.
-pub(crate) fn pools(connect: &Connect, freshness: Freshness) -> PortResult<Vec<Pool>> {
-    let mut pools = Vec::new();
-    for (flag, active) in [
-        (sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE, true),
-        (sys::VIR_CONNECT_LIST_STORAGE_POOLS_INACTIVE, false),
-    ] {
-        let listed = match connect.list_all_storage_pools(flag).or_fault() {
-            // No storage driver: no pools.
-            Err(error) if error.fault == Fault::Unsupported => return Ok(pools),
-            listed => listed?,
+impl Storage<'_> {
+    /// Every pool.
+    pub(crate) fn pools(&self, freshness: Freshness) -> PortResult<Vec<Pool>> {
+        let mut pools = Vec::new();
+        for (flag, active) in [
+            (sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE, true),
+            (sys::VIR_CONNECT_LIST_STORAGE_POOLS_INACTIVE, false),
+        ] {
+            let listed = match self.connect.list_all_storage_pools(flag).or_fault() {
+                // No storage driver: no pools.
+                Err(error) if error.fault == Fault::Unsupported => return Ok(pools),
+                listed => listed?,
+            };
+            for object in listed {
+                if let Some(pool) = self.describe(object, active, freshness)? {
+                    pools.push(pool);
+                }
+            }
+        }
+        Ok(pools)
+    }
+
+    /// One pool; nothing where it went away meanwhile.
+    fn describe(
+        &self,
+        object: StoragePool,
+        active: bool,
+        freshness: Freshness,
+    ) -> PortResult<Option<Pool>> {
+        let Some(mut pool) = self.read(object, active)? else {
+            return Ok(None);
         };
-        for object in listed {
-            if let Some(pool) = describe(object, active, freshness)? {
-                pools.push(pool);
+        if active
+            && freshness != Freshness::AsListed
+            && REFRESHED_KINDS.contains(&pool.facts.kind.as_str())
+        {
+            match pool.refresh(freshness) {
+                Ok(()) => return self.read(pool.object, active),
+                Err(error) if matches!(error.fault, Fault::Unreachable | Fault::TimedOut) => {
+                    return Err(error);
+                }
+                Err(error) if error.fault == Fault::Busy => {}
+                // Its directory can't be read: libvirt stops such a pool, and we don't believe what it listed before.
+                Err(error) => {
+                    tracing::warn!(pool = pool.facts.name, %error, "a storage pool could not be refreshed");
+                    pool.facts.active = false;
+                }
             }
         }
+        Ok(Some(pool))
     }
-    Ok(pools)
-}
 
-/// One pool; nothing where it went away meanwhile.
-fn describe(object: StoragePool, active: bool, freshness: Freshness) -> PortResult<Option<Pool>> {
-    let mut pool = match read(object, active)? {
-        Some(pool) => pool,
-        None => return Ok(None),
-    };
-    if active
-        && freshness == Freshness::Refreshed
-        && REFRESHED_KINDS.contains(&pool.facts.kind.as_str())
-    {
-        match pool.refresh() {
-            Ok(()) => match read(pool.object, active)? {
-                Some(fresh) => pool = fresh,
-                None => return Ok(None),
-            },
-            Err(error) if matches!(error.fault, Fault::Unreachable | Fault::TimedOut) => {
-                return Err(error);
-            }
-            Err(error) if error.fault == Fault::Busy => {}
-            // Its directory can't be read: libvirt stops such a pool, and we don't believe what it listed before.
-            Err(error) => {
-                tracing::warn!(pool = pool.facts.name, %error, "a storage pool could not be refreshed");
-                pool.facts.active = false;
-            }
+    fn read(&self, object: StoragePool, active: bool) -> PortResult<Option<Pool>> {
+        let Some(description) = object.xml_desc(0).or_absent()? else {
+            return Ok(None);
+        };
+        Ok(Some(Pool {
+            facts: pool_facts(&description, active)?,
+            object,
+            refreshes: self.refreshes.clone(),
+        }))
+    }
+
+    /// The active pool of that name.
+    pub(crate) fn pool(&self, name: &str) -> PortResult<Pool> {
+        self.pools(Freshness::AsListed)?
+            .into_iter()
+            .find(|pool| pool.facts.name == name && pool.facts.active)
+            .ok_or_else(|| {
+                PortError::new(
+                    Fault::NotFound,
+                    format!("there is no active storage pool `{name}`"),
+                )
+            })
+    }
+
+    /// A file in a pool, as it is now.
+    pub(crate) fn volume(&self, path: &str) -> PortResult<Option<VolumeFacts>> {
+        let pools = self.pools(Freshness::AsListed)?;
+        let path = xml::tidy_path(path);
+        let (pool, name) = known_owner(&pools, &path)?;
+        // libvirt looks at the file itself when it is asked about a volume that it remembers.
+        let mut info = match pool.lookup(name)? {
+            Some(volume) => volume.info().ok(),
+            None => None,
+        };
+        if info.is_none() {
+            info = match pool.find(name)? {
+                Some(volume) => volume.info().or_absent()?,
+                None => None,
+            };
         }
+        Ok(info.map(|info| VolumeFacts {
+            capacity: Bytes(info.capacity),
+            allocated: Bytes(info.allocation),
+        }))
     }
-    Ok(Some(pool))
-}
 
-fn read(object: StoragePool, active: bool) -> PortResult<Option<Pool>> {
-    let Some(description) = object.xml_desc(0).or_absent()? else {
-        return Ok(None);
-    };
-    let facts = pool_facts(&description, active)?;
-    Ok(Some(Pool { facts, object }))
+    /// Makes an empty thin volume, exclusively, and returns its path.
+    pub(crate) fn create(&self, volume: &NewVolume) -> PortResult<String> {
+        let description = volume_xml(volume)?;
+        let made = self.pool(&volume.pool)?.create(&volume.name, &description);
+        made.map_err(|error| match error.fault {
+            Fault::Exists => PortError::new(
+                Fault::Exists,
+                format!(
+                    "there is a `{}` in the storage pool `{}` already",
+                    volume.name, volume.pool
+                ),
+            ),
+            _ => error,
+        })?
+        .path()
+        .or_fault()
+    }
+
+    /// Removes a volume by its path; no error where it is gone.
+    pub(crate) fn delete(&self, path: &str) -> PortResult<()> {
+        let pools = self.pools(Freshness::AsListed)?;
+        let path = xml::tidy_path(path);
+        let (pool, name) = known_owner(&pools, &path)?;
+        pool.delete(name)
+    }
 }
 
 fn pool_facts(description: &str, active: bool) -> PortResult<PoolFacts> {
@@ -196,19 +287,6 @@ pub(crate) fn owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> Option<(&'p Poo
         .max_by_key(|(pool, _)| pool.facts.path.len())
 }
 
-/// The active pool of that name.
-pub(crate) fn named<'p>(pools: &'p [Pool], name: &str) -> PortResult<&'p Pool> {
-    pools
-        .iter()
-        .find(|pool| pool.facts.name == name && pool.facts.active)
-        .ok_or_else(|| {
-            PortError::new(
-                Fault::NotFound,
-                format!("there is no active storage pool `{name}`"),
-            )
-        })
-}
-
 /// The pool that holds a file, and the file's name in it; an error where none does.
 fn known_owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> PortResult<(&'p Pool, &'f str)> {
     owner(pools, path).ok_or_else(|| {
@@ -217,49 +295,6 @@ fn known_owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> PortResult<(&'p Pool
             format!("`{path}` is in no active storage pool"),
         )
     })
-}
-
-/// A file in a pool, as it is now.
-pub(crate) fn volume(connect: &Connect, path: &str) -> PortResult<Option<VolumeFacts>> {
-    let pools = pools(connect, Freshness::AsListed)?;
-    let path = xml::tidy_path(path);
-    let (pool, name) = known_owner(&pools, &path)?;
-    // libvirt looks at the file itself when it is asked about a volume that it remembers.
-    let mut info = match pool.lookup(name)? {
-        Some(volume) => volume.info().ok(),
-        None => None,
-    };
-    if info.is_none() {
-        pool.refresh()?;
-        info = match pool.lookup(name)? {
-            Some(volume) => volume.info().or_absent()?,
-            None => None,
-        };
-    }
-    Ok(info.map(|info| VolumeFacts {
-        capacity: Bytes(info.capacity),
-        allocated: Bytes(info.allocation),
-    }))
-}
-
-/// Makes an empty thin volume, exclusively, and returns its path.
-pub(crate) fn create(connect: &Connect, volume: &NewVolume) -> PortResult<String> {
-    let description = volume_xml(volume)?;
-    let pools = pools(connect, Freshness::AsListed)?;
-    let pool = named(&pools, &volume.pool)?;
-    let made = pool.create(&volume.name, &description);
-    made.map_err(|error| match error.fault {
-        Fault::Exists => PortError::new(
-            Fault::Exists,
-            format!(
-                "there is a `{}` in the storage pool `{}` already",
-                volume.name, volume.pool
-            ),
-        ),
-        _ => error,
-    })?
-    .path()
-    .or_fault()
 }
 
 fn volume_xml(volume: &NewVolume) -> PortResult<String> {
@@ -293,33 +328,6 @@ fn volume_xml(volume: &NewVolume) -> PortResult<String> {
         volume.capacity.0,
         volume.format,
     ))
-}
-
-/// Removes a volume by its path; no error where it is gone.
-pub(crate) fn delete(connect: &Connect, path: &str) -> PortResult<()> {
-    let pools = pools(connect, Freshness::AsListed)?;
-    let path = xml::tidy_path(path);
-    let (pool, name) = known_owner(&pools, &path)?;
-    delete_named(pool, name)
-}
-
-/// Removes a volume; no error where it is gone.
-pub(crate) fn delete_named(pool: &Pool, name: &str) -> PortResult<()> {
-    let Some(volume) = pool.find(name)? else {
-        return Ok(());
-    };
-    match volume.delete(0).or_fault() {
-        Ok(()) => Ok(()),
-        Err(error) if error.fault == Fault::NotFound => Ok(()),
-        Err(error) => {
-            // Somebody else may have removed it.
-            pool.refresh()?;
-            match pool.lookup(name)? {
-                None => Ok(()),
-                Some(_) => Err(error),
-            }
-        }
-    }
 }
 
 /// The file below a volume, if it has one.

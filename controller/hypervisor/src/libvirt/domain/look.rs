@@ -22,8 +22,9 @@ use super::{
 use crate::libvirt::{
     fault::OrFault,
     raw::{self, Connection},
+    refreshes::Freshness,
     session::Session,
-    storage::{self, Freshness, Pool},
+    storage::Pool,
     xml,
 };
 
@@ -39,7 +40,7 @@ pub(crate) fn look(
     let Some(domain) = connection.lookup_domain_by_uuid(uuid).or_absent()? else {
         return Ok(None);
     };
-    let pools = storage::pools(connection, Freshness::AsListed)?;
+    let pools = session.storage(connection).pools(Freshness::AsListed)?;
     Looker::new(session, &pools).look(&domain)
 }
 

@@ -7,22 +7,17 @@ use uuid::Uuid;
 use virt::sys;
 
 use super::{description, volumes::Volumes};
-use crate::libvirt::{
-    fault::OrFault,
-    raw::Connection,
-    storage::{self, Freshness},
-    xml,
-};
+use crate::libvirt::{fault::OrFault, refreshes::Freshness, storage::Storage, xml};
 
 /// For each file that any domain names, who. Whole chains; what the XML leaves open is read from the volumes.
 pub(crate) fn references(
-    connection: &Connection,
+    storage: Storage<'_>,
     except: Option<Uuid>,
 ) -> PortResult<BTreeMap<String, Vec<String>>> {
-    let pools = storage::pools(connection, Freshness::Refreshed)?;
+    let pools = storage.pools(Freshness::Now)?;
     let volumes = Volumes::new(&pools);
     let mut found = BTreeMap::<String, BTreeSet<String>>::new();
-    for domain in connection.list_all_domains(0).or_fault()? {
+    for domain in storage.connect.list_all_domains(0).or_fault()? {
         if except.is_some_and(|except| domain.uuid().is_ok_and(|uuid| uuid == except)) {
             continue;
         }
