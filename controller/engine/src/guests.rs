@@ -34,6 +34,9 @@ pub(crate) struct Entry {
     pub(crate) declared: Option<Arc<Guest>>,
     /// Hosts that have a copy, those that do not answer included.
     pub(crate) hosts: Vec<HostName>,
+    /// Whether it has been on several hosts for too short a time to say that it is: what hosts tell of the end of a
+    /// migration comes at different times.
+    pub(crate) settling: bool,
 }
 
 impl Guests {
@@ -103,6 +106,7 @@ impl Guests {
                     name,
                     declared,
                     hosts: hosts_with_it,
+                    settling: false,
                 },
             );
         }
@@ -202,6 +206,8 @@ pub(crate) struct Place<'a> {
     pub(crate) double: Option<Cause>,
     /// A migration that is not ours: source and target, where both are seen.
     pub(crate) foreign: Option<(HostName, HostName)>,
+    /// Whether another copy is seen that may be gone already.
+    pub(crate) settling: bool,
 }
 
 /// Whether this copy is one that a migration is only just bringing.
@@ -249,6 +255,8 @@ pub(crate) fn place<'a>(
         let arriving = copies.iter().find(|(_, facts, _)| incoming(facts));
         if let (Some((source, ..)), Some((target, ..))) = (leaving, arriving) {
             foreign = Some(((*source).clone(), (*target).clone()));
+        } else if entry.settling {
+            // Said soon, if it is still so.
         } else if running.len() > 1 && leaving.is_none() {
             double = Some(Cause::new(
                 Reason::RunsTwice,
@@ -268,6 +276,7 @@ pub(crate) fn place<'a>(
         known: best.2,
         double,
         foreign,
+        settling: entry.settling,
     })
 }
 

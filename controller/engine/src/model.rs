@@ -213,6 +213,12 @@ pub(crate) fn immovable(entry: &Entry, place: &Place<'_>, ours: bool) -> Option<
             format!("{name} is transient: nothing defines it if it stops"),
         ));
     }
+    if place.settling {
+        return Some(Cause::new(
+            Reason::JobActive,
+            format!("a migration of {name} is only just over"),
+        ));
+    }
     if facts.job || place.foreign.is_some() || incoming(facts) {
         return Some(Cause::new(
             Reason::JobActive,

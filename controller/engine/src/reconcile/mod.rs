@@ -65,6 +65,8 @@ enum Inner {
     Pools(HostName, Vec<PoolFacts>),
     /// A host that another held is free.
     Free,
+    /// A guest that was seen on several hosts has had the time to be on one.
+    Settled,
 }
 
 /// How often claims are tended and waiting things looked at again.
@@ -73,6 +75,9 @@ const TICK: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(5);
 /// How often pools are looked at while a move waits for room in them.
 const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
+
+/// How long a guest is on several hosts before that is believed and said.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// How long giving claims back may take who leaves at once.
 const GIVE_BACK: Duration = Duration::from_secs(1);
@@ -103,6 +108,8 @@ pub(crate) struct Reconciler {
     pools_looked: Instant,
     /// Moves, sweeps, beats. They end with the reconciler: who has left must not act any more.
     tasks: JoinSet<()>,
+    /// Guests seen on several hosts without a move of ours, since when.
+    crowded: BTreeMap<Uuid, Instant>,
     /// Causes already told as happenings, by object.
     told: BTreeMap<(&'static str, String), (Reason, String)>,
 }
@@ -148,6 +155,7 @@ impl Reconciler {
             finishing: false,
             pools_looked: Instant::now(),
             tasks: JoinSet::new(),
+            crowded: BTreeMap::new(),
             told: BTreeMap::new(),
         }
     }
@@ -293,7 +301,7 @@ impl Reconciler {
                     _ => false,
                 }
             }
-            Inner::Free => true,
+            Inner::Free | Inner::Settled => true,
         }
     }
 
@@ -384,7 +392,8 @@ impl Reconciler {
         self.attach();
         self.read_journals();
         let now = Timestamp::now();
-        let guests = Guests::collect(&self.hosts, &self.declared.guests);
+        let mut guests = Guests::collect(&self.hosts, &self.declared.guests);
+        self.let_settle(&mut guests);
         self.sync_moves(&guests, now);
         let claimed: BTreeMap<HostName, Cause> = self
             .claims
@@ -425,6 +434,31 @@ impl Reconciler {
         self.start(&mut pass);
         self.release(&pass);
         self.show(pass);
+    }
+
+    /// Notes which guests are on several hosts only since a moment ago.
+    fn let_settle(&mut self, guests: &mut Guests) {
+        let flights = model::under_way(&self.moves);
+        let crowded: BTreeSet<Uuid> = guests
+            .by_uuid
+            .iter()
+            .filter(|(uuid, entry)| entry.hosts.len() > 1 && !flights.contains_key(uuid))
+            .map(|(uuid, _)| *uuid)
+            .collect();
+        self.crowded.retain(|uuid, _| crowded.contains(uuid));
+        for uuid in crowded {
+            let since = *self.crowded.entry(uuid).or_insert_with(|| {
+                let inner = self.inner.0.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(SETTLE).await;
+                    let _ = inner.send(Inner::Settled);
+                });
+                Instant::now()
+            });
+            if let Some(entry) = guests.by_uuid.get_mut(&uuid) {
+                entry.settling = since.elapsed() < SETTLE;
+            }
+        }
     }
 
     fn tell(

@@ -27,7 +27,8 @@ impl Reconciler {
         let mut view = View {
             number: before.number + 1,
             settled: self.hosts.values().all(|state| state.link != Link::Unheard)
-                && self.is_swept(),
+                && self.is_swept()
+                && !pass.guests.by_uuid.values().any(|entry| entry.settling),
             ..View::default()
         };
         tracing::trace!(
