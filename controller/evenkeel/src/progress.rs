@@ -10,6 +10,7 @@ use std::{
 use evenkeel_crds::{
     GuestMigration, MigrationPhase,
     names::MigrationName,
+    reason::Reason,
     shared::{RequestedBy, find},
 };
 use evenkeel_engine::{Happening, MigrationView, View};
@@ -24,8 +25,15 @@ use crate::{
 #[derive(Debug)]
 pub struct Progress {
     bars: Option<Bars>,
-    /// What was last said of each move.
-    said: BTreeMap<MigrationName, (MigrationPhase, String)>,
+    /// What was last seen and said of each move.
+    said: BTreeMap<MigrationName, Said>,
+}
+
+#[derive(Debug)]
+struct Said {
+    phase: MigrationPhase,
+    /// Why it could not go on, until it copies: said once, however often it is tried again.
+    obstacle: Option<String>,
 }
 
 #[derive(Debug)]
@@ -69,19 +77,24 @@ impl Progress {
     pub fn show(&mut self, view: &View) {
         for (name, migration) in &view.migrations {
             let phase = migration.status.phase;
-            let word = reason(migration);
             let last = self.said.get(name);
-            // What was so before we came is no news; nor is every word while nothing else changes.
-            let news = match last {
-                None => phase != MigrationPhase::Pending && !phase.is_final(),
-                Some((old, said)) => {
-                    *old != phase || (phase == MigrationPhase::Pending && *said != word)
-                }
+            let known = last.and_then(|said| said.obstacle.clone());
+            let obstacle = match phase {
+                MigrationPhase::Pending => obstacle(migration).or_else(|| known.clone()),
+                MigrationPhase::Preparing => known.clone(),
+                _ => None,
+            };
+            // What was so before we came is no news.
+            let news = match (last, phase) {
+                (None, phase) => phase != MigrationPhase::Pending && !phase.is_final(),
+                (Some(_), MigrationPhase::Pending) => obstacle != known,
+                (Some(said), MigrationPhase::Preparing) => known.is_none() && said.phase != phase,
+                (Some(said), phase) => said.phase != phase,
             };
             if news && (self.bars.is_none() || phase.is_final()) {
                 self.say(&line(name, migration));
             }
-            self.said.insert(name.clone(), (phase, word));
+            self.said.insert(name.clone(), Said { phase, obstacle });
         }
         self.say_vanished(view);
         let Some(bars) = &mut self.bars else { return };
@@ -131,7 +144,7 @@ impl Progress {
         let gone: Vec<MigrationName> = self
             .said
             .iter()
-            .filter(|(name, (phase, _))| open(*phase) && !view.migrations.contains_key(*name))
+            .filter(|(name, said)| open(said.phase) && !view.migrations.contains_key(*name))
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
@@ -207,9 +220,20 @@ pub fn guest(migration: &MigrationView) -> String {
         .unwrap_or_else(|| migration.spec.guest.clone())
 }
 
-fn reason(migration: &MigrationView) -> String {
-    find(&migration.status.conditions, "Succeeded")
-        .map_or(String::new(), |condition| condition.reason.clone())
+/// Why a move can't go on, where that is not just that its turn has not come.
+fn obstacle(migration: &MigrationView) -> Option<String> {
+    let reason = &find(&migration.status.conditions, "Succeeded")?.reason;
+    let turn = [
+        Reason::Waiting,
+        Reason::InProgress,
+        Reason::SlotsTaken,
+        Reason::ParallelLimit,
+        Reason::BackingOff,
+    ];
+    let known = Reason::parse(reason);
+    known
+        .is_none_or(|reason| !turn.contains(&reason))
+        .then(|| reason.clone())
 }
 
 fn ends(migration: &MigrationView) -> String {

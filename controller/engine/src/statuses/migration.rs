@@ -42,7 +42,12 @@ pub(crate) fn status(
         .or(if state.running.is_none() { waits } else { None })
         .cloned()
         .unwrap_or_else(|| match phase {
-            MigrationPhase::Pending => Cause::new(Reason::Waiting, "waits for its turn"),
+            MigrationPhase::Pending if state.running.is_none() => {
+                Cause::new(Reason::Waiting, "waits for its turn")
+            }
+            MigrationPhase::Pending => {
+                Cause::new(Reason::InProgress, "its hosts are being claimed")
+            }
             _ => Cause::new(
                 Reason::InProgress,
                 format!(
