@@ -73,9 +73,15 @@ pub enum Verdict {
     StoppedAtSource,
     /// The guest's QEMU at the source died; nothing is at the target.
     CrashedAtSource,
-    /// The guest arrived and then stopped or crashed at the target; the source has it no more. Its last state is
-    /// on the target's disks.
-    StoppedAtTarget,
+    /// The guest arrived and then stopped or crashed at the target; the source has it no more, but for its definition
+    /// perhaps. Its last state is on the target's disks.
+    StoppedAtTarget {
+        /// Whether the source still defines it.
+        defined: bool,
+        /// Whether its QEMU ended as told to, by the guest or by somebody: then it has written its disks to the end.
+        /// Of a QEMU that died, or with its host, that is not known.
+        orderly: bool,
+    },
     /// Both run: the target, which ran first, is kept; the source is suspended at once and nothing is removed.
     RunsTwice,
     /// Neither end has it. Nothing is removed.
@@ -122,7 +128,7 @@ pub fn decide(source: Seen, target: Seen, paused_before: bool) -> Verdict {
                     Verdict::Moved
                 }
                 Paused | ShuttingDown => Verdict::Wait(Waiting::Settling),
-                ShutOff | Crashed => Verdict::StoppedAtTarget,
+                ShutOff | Crashed => stopped_at_target(target, false),
             },
         };
     };
@@ -164,10 +170,17 @@ pub fn decide(source: Seen, target: Seen, paused_before: bool) -> Verdict {
         (ShutOff, Some(copy))
             if source.why == Why::LeftByMigration && matches!(copy.activity, ShutOff | Crashed) =>
         {
-            Verdict::StoppedAtTarget
+            stopped_at_target(copy, true)
         }
         _ => Verdict::Wait(Waiting::Settling),
     }
+}
+
+fn stopped_at_target(target: Copy, defined: bool) -> Verdict {
+    let orderly = target.activity == Activity::ShutOff
+        && target.persistent
+        && matches!(target.why, Why::Shutdown | Why::Destroyed);
+    Verdict::StoppedAtTarget { defined, orderly }
 }
 
 /// Whether a source without a job shows that it was not paused since the migration began.
@@ -330,7 +343,19 @@ mod tests {
                 "target QEMU killed just after the switch",
                 Seen::Absent,
                 at(Crashed, Why::Other),
-                Verdict::StoppedAtTarget,
+                Verdict::StoppedAtTarget {
+                    defined: false,
+                    orderly: false,
+                },
+            ),
+            (
+                "power-off from inside just after the switch",
+                Seen::Absent,
+                at(ShutOff, Why::Shutdown),
+                Verdict::StoppedAtTarget {
+                    defined: false,
+                    orderly: true,
+                },
             ),
             (
                 "target cut off in mid-copy",

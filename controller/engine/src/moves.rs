@@ -215,7 +215,12 @@ impl MoveState {
             } => {
                 let source = self.status.source.clone().unwrap_or_default();
                 let to = target.map_or_else(String::new, |host| host.to_string());
-                let message = format!("runs on {to}, proven; nothing is left on {source}");
+                let does = if evidence.running.is_empty() {
+                    "is on"
+                } else {
+                    "runs on"
+                };
+                let message = format!("{does} {to}, proven; nothing is left on {source}");
                 self.close_attempt(Reason::Completed, &message, "", time);
                 self.status.progress = 100;
                 self.status.downtime =

@@ -452,6 +452,29 @@ async fn the_guest_powers_itself_off() {
     }
 }
 
+/// It stops in the moment of its arrival, before anything was proven: the move is finished all the same.
+#[tokio::test(start_paused = true)]
+async fn the_guest_powers_itself_off_where_it_arrived() {
+    for late in [0, 2, 5, 10, 50, 300] {
+        let (actor, guest) = pair(1, &Role::new("one")).await;
+        actor.desk.migrate("m", "g1", Some("h2"));
+        while actor.fleet.executing(guest) != ["h2"] {
+            sleep(Duration::from_millis(1)).await;
+        }
+        sleep(Duration::from_millis(late)).await;
+        actor.fleet.shut_down(guest);
+        actor.phase("m", MigrationPhase::Succeeded, 60).await;
+        assert!(actor.fleet.executing(guest).is_empty() && actor.fleet.is_whole(guest));
+        assert!(actor.fleet.files("h1").is_empty(), "{}", actor.picture());
+        assert_eq!(actor.fleet.files("h2").len(), 1, "{}", actor.picture());
+        assert!(actor.fleet.journals().is_empty(), "{}", actor.picture());
+        actor.fleet.start_guest("h2", guest);
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(actor.fleet.executing(guest), ["h2"]);
+        assert_eq!(actor.fleet.violations(), Vec::<String>::new());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_target_is_chosen() {
     for phase in ["Prepare", "Disks", "Memory"] {

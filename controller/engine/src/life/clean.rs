@@ -100,7 +100,15 @@ impl Attempt {
         self.prove_claims().await?;
         let ends = self.look().await;
         let (source, target) = (&self.order.source, &self.order.target);
-        if ends.verdict != Verdict::Moved {
+        // It may have stopped there since it was seen to have arrived.
+        if !matches!(
+            ends.verdict,
+            Verdict::Moved
+                | Verdict::StoppedAtTarget {
+                    defined: false,
+                    orderly: true
+                }
+        ) {
             return Err(Cause::new(
                 Reason::OutcomeUnknown,
                 format!(
@@ -154,7 +162,8 @@ impl Attempt {
                 )
             })?;
         }
-        Ok(matches!(ends.target, Seen::Present(copy) if copy.activity != Activity::Paused))
+        Ok(matches!(ends.target, Seen::Present(copy)
+            if matches!(copy.activity, Activity::Running | Activity::Suspended)))
     }
 
     /// The guest stayed: removes what was made at the target, the mark, and the journals. Waits for a target that

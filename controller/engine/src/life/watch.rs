@@ -19,6 +19,8 @@ use crate::{
 struct Watched {
     meter: Meter,
     since: Instant,
+    /// Whether libvirt's own call has returned and said that the guest arrived.
+    arrived: bool,
     /// Why the copy ended, once anything said so.
     cause: Option<Cause>,
     /// When an abort was last asked for.
@@ -47,6 +49,7 @@ impl Attempt {
         let mut watched = Watched {
             meter: Meter::new(memory),
             since: Instant::now(),
+            arrived: false,
             cause: None,
             asked: None,
             by_user: false,
@@ -60,6 +63,7 @@ impl Attempt {
             pause = LOOK_AGAIN;
             if let Some(result) = returned {
                 call = None;
+                watched.arrived = result.is_ok();
                 if let Err(error) = result {
                     watched.uncertain = error.outcome_unknown();
                     let what = format!(
@@ -309,7 +313,23 @@ impl Attempt {
                 let outcome = Outcome::Failed { cause, tried: true };
                 return self.stayed(outcome).await;
             }
-            Verdict::StoppedAtTarget => {
+            // It arrived, and was ended there in good order: nothing is left to wait for.
+            Verdict::StoppedAtTarget {
+                defined: false,
+                orderly: true,
+            } if watched.arrived => {
+                return Some(self.conclude().await);
+            }
+            Verdict::StoppedAtTarget {
+                defined: true,
+                orderly: true,
+            } if watched.arrived => {
+                self.enter(MigrationPhase::Verifying);
+                if self.may_act(verdict, true).await {
+                    self.note("undefine", source.hypervisor.undefine(order.guest).await);
+                }
+            }
+            Verdict::StoppedAtTarget { .. } => {
                 self.wait_for(
                     Cause::new(
                         Reason::GuestStopped,
