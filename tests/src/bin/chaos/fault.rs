@@ -1,0 +1,155 @@
+//! What goes wrong, and how it is put right.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, bail};
+use evenkeel_tests::{
+    evenkeel::{Fleet, Run},
+    lab::{Host, Lab},
+};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// Nothing: so that the rest is compared with something.
+    Nothing,
+    /// `kill -9` of the one who drives.
+    DriverKilled,
+    /// Ctrl-C twice: what has not begun to switch is aborted.
+    Aborted,
+    /// A second `apply` at the same time.
+    SecondApply,
+    /// `kill -9` of a host's libvirtd, which is started again later.
+    LibvirtdKilled,
+    /// SIGSTOP of a host's libvirtd.
+    LibvirtdFrozen,
+    /// A host's cable pulled.
+    CableCut,
+    /// A host that the driver can't reach, but other hosts can.
+    CutFromDriver,
+    /// A host's link slow.
+    LinkSlow,
+    /// A guest's QEMU killed.
+    QemuKilled,
+    /// A guest shut down by somebody's hand.
+    GuestEnded,
+    /// All power taken from a host.
+    PowerCut,
+}
+
+const ALL: [Fault; 12] = [
+    Fault::Nothing,
+    Fault::DriverKilled,
+    Fault::Aborted,
+    Fault::SecondApply,
+    Fault::LibvirtdKilled,
+    Fault::LibvirtdFrozen,
+    Fault::CableCut,
+    Fault::CutFromDriver,
+    Fault::LinkSlow,
+    Fault::QemuKilled,
+    Fault::GuestEnded,
+    Fault::PowerCut,
+];
+
+impl Fault {
+    /// All of them, or the one of that name.
+    pub(crate) fn chosen(only: Option<&str>) -> Result<Vec<Self>> {
+        let Some(only) = only else {
+            return Ok(ALL.to_vec());
+        };
+        let named: Vec<Self> = ALL
+            .into_iter()
+            .filter(|fault| format!("{fault:?}").eq_ignore_ascii_case(only))
+            .collect();
+        if named.is_empty() {
+            bail!("no fault is named {only:?}; there are {ALL:?}");
+        }
+        Ok(named)
+    }
+
+    /// Whether a guest may stop by it. An abort or a libvirtd that dies in the switch makes QEMU 7.2 fail an assertion of
+    /// its own now and then.
+    pub(crate) fn may_stop_a_guest(self) -> bool {
+        matches!(
+            self,
+            Self::Aborted
+                | Self::LibvirtdKilled
+                | Self::LibvirtdFrozen
+                | Self::CableCut
+                | Self::QemuKilled
+                | Self::GuestEnded
+                | Self::PowerCut
+        )
+    }
+
+    /// Does it, lets it last, and puts it right.
+    pub(crate) fn strike(
+        self,
+        lab: &Lab,
+        fleet: &Fleet,
+        run: &mut Run,
+        host: &Host<'_>,
+        guest: &str,
+        lasts: Duration,
+    ) -> Result<()> {
+        // The driver may have ended before the fault comes: then there is nobody to signal.
+        match self {
+            Self::Nothing => {}
+            Self::DriverKilled => drop(run.signal("KILL")),
+            Self::Aborted => {
+                drop(run.signal("INT"));
+                thread::sleep(Duration::from_millis(300));
+                drop(run.signal("INT"));
+            }
+            Self::SecondApply => {
+                let second = fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
+                anyhow::ensure!(
+                    [0, 4].contains(&second.code),
+                    "the second apply: {second:?}"
+                );
+            }
+            Self::LibvirtdKilled => {
+                host.kill_libvirtd()?;
+                thread::sleep(lasts);
+                host.start_libvirtd()?;
+            }
+            Self::LibvirtdFrozen => {
+                host.freeze_libvirtd()?;
+                thread::sleep(lasts);
+                host.thaw_libvirtd()?;
+            }
+            Self::CableCut => {
+                host.cut()?;
+                thread::sleep(lasts);
+                host.heal()?;
+            }
+            Self::CutFromDriver => {
+                host.cut_from_machine()?;
+                thread::sleep(lasts);
+                host.heal()?;
+            }
+            Self::LinkSlow => {
+                host.rate(Some(crate::RATE / 2))?;
+                thread::sleep(lasts);
+                host.rate(Some(crate::RATE))?;
+            }
+            Self::QemuKilled => {
+                if let Some(qemu) = host.qemu_pid(guest)? {
+                    drop(qemu.signal("KILL"));
+                }
+            }
+            Self::GuestEnded => {
+                for host in lab.hosts() {
+                    drop(host.virsh(&["destroy", guest, "--graceful"]));
+                }
+            }
+            Self::PowerCut => {
+                host.power_off()?;
+                thread::sleep(lasts);
+                host.power_on()?;
+            }
+        }
+        Ok(())
+    }
+}

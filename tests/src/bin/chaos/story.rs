@@ -1,0 +1,231 @@
+//! One round after another, and what is known of each guest.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use evenkeel_tests::{
+    evenkeel::{Answer, Fleet},
+    lab::{Guest, Host, Lab},
+    witness,
+};
+use fastrand::Rng;
+
+use crate::{PATIENCE, fault::Fault};
+
+/// What happened so far.
+pub(crate) struct Story<'lab> {
+    lab: &'lab Lab,
+    fleet: &'lab Fleet,
+    /// How often each guest was started anew, because a fault had stopped it.
+    restarts: BTreeMap<String, usize>,
+    faults: BTreeMap<Fault, usize>,
+    moved: usize,
+    stayed: usize,
+    /// What the last runs said.
+    said: String,
+}
+
+impl<'lab> Story<'lab> {
+    pub(crate) fn new(lab: &'lab Lab, fleet: &'lab Fleet) -> Self {
+        Self {
+            lab,
+            fleet,
+            restarts: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            moved: 0,
+            stayed: 0,
+            said: String::new(),
+        }
+    }
+
+    /// A wish, a fault at a random instant while it is carried out, its healing, and the check.
+    pub(crate) fn round(
+        &mut self,
+        round: usize,
+        fault: Fault,
+        random: &mut Rng,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        self.said.clear();
+        *self.faults.entry(fault).or_default() += 1;
+        let mut guests = self.lab.guests();
+        let guest = guests.swap_remove(random.usize(..guests.len()));
+        let from = guest.host()?;
+        let mut others: Vec<Host<'_>> = self
+            .lab
+            .hosts()
+            .into_iter()
+            .filter(|host| host.name() != from.name())
+            .collect();
+        let to = others.swap_remove(random.usize(..others.len()));
+        let drains = random.u8(..4) == 0;
+        let wish = if drains {
+            format!(
+                "kind: HostDrain\nmetadata: {{name: r{round}}}\nspec: {{hosts: {{names: [{}]}}, parallel: 2}}\n",
+                from.name()
+            )
+        } else {
+            format!(
+                "kind: GuestMigration\nmetadata: {{name: r{round}}}\nspec: {{guest: {}, target: {}}}\n",
+                guest.name(),
+                to.name()
+            )
+        };
+        self.fleet.write(
+            "wish.yaml",
+            &format!("apiVersion: evenkeel.dev/v1alpha1\n{wish}"),
+        )?;
+        let struck = if random.bool() { &from } else { &to };
+        // A move takes about five seconds here; most faults shall fall into it.
+        let after = Duration::from_millis(random.u64(..7000));
+        let lasts = Duration::from_millis(random.u64(200..12_000));
+        let mut run = self.fleet.start(&["apply", "--yes", "--timeout", "120s"])?;
+        thread::sleep(after);
+        fault
+            .strike(self.lab, self.fleet, &mut run, struck, guest.name(), lasts)
+            .with_context(|| format!("striking {}", struck.name()))?;
+        let ended = run.end(PATIENCE);
+        self.said = run.said();
+        ended?;
+        self.converge(fault)?;
+        for other in self.lab.guests() {
+            self.check(&other)
+                .with_context(|| format!("{} after the fault was healed", other.name()))?;
+        }
+        witness::nothing_is_left(self.lab)?;
+        let now = guest.host()?;
+        if now.name() == from.name() {
+            self.stayed += 1;
+        } else {
+            self.moved += 1;
+        }
+        println!(
+            "{round:>4}  {:<15} {:<5} after {:>4} ms for {:>5} ms  {} {} -> {}  {:.1} s",
+            format!("{fault:?}"),
+            struck.name(),
+            after.as_millis(),
+            lasts.as_millis(),
+            guest.name(),
+            from.name(),
+            now.name(),
+            start.elapsed().as_secs_f64()
+        );
+        self.fleet.remove("wish.yaml")?;
+        Ok(start.elapsed())
+    }
+
+    /// What the runs of the last round said.
+    pub(crate) fn said(&self) -> &str {
+        &self.said
+    }
+
+    /// Runs `apply` until everything is as wished; starts what the fault has stopped.
+    fn converge(&mut self, fault: Fault) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
+            self.note(&answer);
+            let stopped = self.start_what_stopped(fault)?;
+            if answer.code == 0 && !stopped {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < end,
+                "not as wished {PATIENCE:?} after the fault was healed"
+            );
+        }
+    }
+
+    /// Starts guests that have no QEMU anywhere, where a person would: there is one definition of each. Whether any.
+    fn start_what_stopped(&mut self, fault: Fault) -> Result<bool> {
+        let mut any = false;
+        for guest in self.lab.guests() {
+            if !guest.qemu_hosts()?.is_empty() {
+                continue;
+            }
+            let copies = guest.copies()?;
+            let [copy] = copies.as_slice() else {
+                bail!(
+                    "{} runs nowhere and is defined so: {copies:?}",
+                    guest.name()
+                );
+            };
+            ensure!(
+                fault.may_stop_a_guest(),
+                "{} was stopped by {fault:?}: {copies:?}",
+                guest.name()
+            );
+            let host = self.lab.host(&copy.host)?;
+            // A libvirtd that was only just started may not know yet that a QEMU has gone.
+            host.virsh(&["start", guest.name()])
+                .with_context(|| format!("starting {}: {copies:?}", guest.name()))?;
+            guest.wait_for_progress(Duration::from_secs(60))?;
+            *self.restarts.entry(guest.name().to_owned()).or_default() += 1;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// It runs exactly once, of as many boots as it was started, without a gap or a double, its disks whole.
+    fn check(&self, guest: &Guest<'_>) -> Result<()> {
+        let host = guest.host()?;
+        ensure!(
+            guest.qemu_hosts()? == [host.name()],
+            "QEMUs on {:?}",
+            guest.qemu_hosts()?
+        );
+        let copies = guest.copies()?;
+        ensure!(copies.len() == 1, "copies {copies:?}");
+        guest.wait_for_progress(Duration::from_secs(20))?;
+        let continuity = guest.continuity()?;
+        let boots = 1 + self.restarts.get(guest.name()).copied().unwrap_or(0);
+        ensure!(
+            continuity.boots.len() == boots && continuity.doubled.is_empty(),
+            "started {boots} times: {continuity:?}"
+        );
+        // A guest that was killed may have lost its last words.
+        ensure!(boots > 1 || continuity.missing.is_empty(), "{continuity:?}");
+        for index in 0..guest.spec().disks.len() {
+            let target = format!("vd{}", (b'a' + index as u8) as char);
+            let report = guest.disk_report(&host, &target)?;
+            ensure!(report.first_difference.is_none(), "{target}: {report:?}");
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, answer: &Answer) {
+        self.said += &format!("-- exit {}\n{}{}", answer.code, answer.out, answer.err);
+    }
+
+    /// Everything a person wants to see when it went wrong.
+    pub(crate) fn picture(&self) -> String {
+        let mut picture = self.said.clone();
+        for guest in self.lab.guests() {
+            picture += &format!("{}: {:?}\n", guest.name(), guest.copies());
+        }
+        for host in self.lab.hosts() {
+            picture += &format!("{}: {:?}\n", host.name(), host.list_files());
+        }
+        picture
+    }
+
+    pub(crate) fn summary(&self, took: Duration) -> String {
+        let faults: Vec<String> = self
+            .faults
+            .iter()
+            .map(|(fault, times)| format!("{fault:?} {times}"))
+            .collect();
+        format!(
+            "chaos: {} wishes moved their guest, {} left it where it was, {} guests started anew after a fault, {:.0} s\n       {}",
+            self.moved,
+            self.stayed,
+            self.restarts.values().sum::<usize>(),
+            took.as_secs_f64(),
+            faults.join(", ")
+        )
+    }
+}
