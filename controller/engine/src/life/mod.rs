@@ -411,11 +411,11 @@ impl Attempt {
             self.foreign = glance.job && mark != Some(self.order.id);
             self.source_paused = glance.activity == Activity::Paused;
         }
-        let (source, target) = (Seen::of(&source), target);
+        let (at_source, at_target) = (Seen::of(&source), Seen::of(&target));
         Ends {
-            verdict: decide(source, Seen::of(&target), self.paused_before()),
-            source,
-            target: Seen::of(&target),
+            source: at_source,
+            target: at_target,
+            verdict: decide(at_source, at_target, self.paused_before()),
             disks: target.ok().flatten().map_or(Vec::new(), |copy| copy.disks),
         }
     }
