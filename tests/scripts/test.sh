@@ -40,4 +40,7 @@ EVENKEEL_TEST_URIS=$("$bin/lab" --lab "$lab_id" env | sed -n 's/.*\(qemu+tcp:[^'
 step "all of it together, on real hosts and a real API server"
 cargo test -p evenkeel-tests -- --test-threads 1
 
+step "a short round of chaos"
+"$bin/chaos" --rounds 6 --seed 1
+
 step "done"

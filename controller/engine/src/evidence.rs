@@ -208,6 +208,9 @@ fn with_job(source: Copy) -> Verdict {
 }
 
 #[cfg(test)]
+mod explored;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

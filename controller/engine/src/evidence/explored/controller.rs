@@ -1,0 +1,505 @@
+//! What the program does with a verdict: the acts of `life/watch.rs`, `life/clean.rs` and `life/prepare.rs`, one
+//! step each, so that the world may move between any two of them.
+
+use super::world::{Answer, Fate, Newest, Phase, Qemu, Side, World};
+use crate::{
+    evidence::{Copy, Seen, Verdict},
+    port::{Activity, Why},
+};
+
+/// What a look is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    Watch,
+    /// The second look, right before an act.
+    Again(Verdict),
+    GiveUp,
+    Clean,
+}
+
+/// How the program says that the move ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Told {
+    Succeeded,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Doing {
+    Prepared,
+    /// About to look; the target is looked at first.
+    Looks(Purpose, Option<Seen>),
+    /// About to act on this.
+    Acts(Verdict),
+    DestroysSource,
+    SuspendsSource,
+    Removes(Side),
+    RemovesJournals,
+    TakesBack,
+    Down,
+    Ended(Told),
+}
+
+/// An act that must never be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Harm {
+    RanItTwice,
+    RanAnOlderState,
+    DestroyedTheOnlyOne,
+    SuspendedTheOnlyOne,
+    BrokeTheSwitch,
+    UndefinedTheOnlyOne,
+    RemovedTheNewest,
+    RemovedFilesInUse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Controller {
+    /// Whether libvirt's call is under way in this process.
+    pub(super) call: bool,
+    pub(super) arrived: bool,
+    pub(super) uncertain: bool,
+    pub(super) doing: Doing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct State {
+    pub(super) world: World,
+    pub(super) controller: Controller,
+    pub(super) faults: u8,
+    /// What the world has done since the program looked at one end and has not gone on from that.
+    pub(super) since: u8,
+    /// Whether a user may still ask for an abort.
+    pub(super) abort: bool,
+    /// The first harm that was done, and whether libvirt had doubled the guest by then.
+    pub(super) harm: Option<(Harm, bool)>,
+}
+
+/// The rule of decision, as it is or broken on purpose.
+pub(super) type Decide = fn(Seen, Seen, bool) -> Verdict;
+
+/// The program's own steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Act {
+    Begin,
+    GiveUp,
+    CallReturns,
+    Look,
+    Do,
+    Abort(Fate),
+    Restart,
+}
+
+pub(super) const ACTS: [Act; 9] = [
+    Act::Begin,
+    Act::CallReturns,
+    Act::Look,
+    Act::Do,
+    Act::Restart,
+    Act::GiveUp,
+    Act::Abort(Fate::Resumes),
+    Act::Abort(Fate::Finishes),
+    Act::Abort(Fate::Crashes),
+];
+
+impl Controller {
+    /// Nothing where it does not live.
+    pub(super) fn dies(mut self) -> Option<Self> {
+        if matches!(self.doing, Doing::Down | Doing::Ended(_)) {
+            return None;
+        }
+        self.call = false;
+        self.arrived = false;
+        self.uncertain = true;
+        self.doing = Doing::Down;
+        Some(self)
+    }
+}
+
+const WATCHES: Doing = Doing::Looks(Purpose::Watch, None);
+
+impl State {
+    pub(super) fn prepared(paused: bool) -> Self {
+        Self {
+            world: World::prepared(paused),
+            controller: Controller {
+                call: false,
+                arrived: false,
+                uncertain: false,
+                doing: Doing::Prepared,
+            },
+            faults: 0,
+            since: 0,
+            abort: true,
+            harm: None,
+        }
+    }
+
+    /// Whether nothing of this move is left to be done by anybody.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.controller.doing, Doing::Ended(_) | Doing::Down) && !self.journals()
+    }
+
+    /// Whether the program is at work, so that the world has not time for much.
+    pub(super) fn is_short(&self) -> bool {
+        matches!(
+            self.controller.doing,
+            Doing::Looks(_, Some(_))
+                | Doing::Acts(_)
+                | Doing::DestroysSource
+                | Doing::SuspendsSource
+                | Doing::Removes(_)
+        )
+    }
+
+    /// Whether all is looked at and the act comes next.
+    pub(super) fn is_acting(&self) -> bool {
+        matches!(
+            self.controller.doing,
+            Doing::Acts(_) | Doing::SuspendsSource
+        )
+    }
+
+    fn journals(&self) -> bool {
+        self.world.source.journal || self.world.target.journal
+    }
+
+    /// Does one step of the program; nothing where it is not at that.
+    pub(super) fn act(mut self, act: Act, decide: Decide, calm: bool) -> Option<Self> {
+        let before = self;
+        self.since = 0;
+        match (act, self.controller.doing) {
+            (Act::Begin, Doing::Prepared) => {
+                self.world.phase = Phase::Called;
+                self.controller.call = true;
+                self.controller.doing = WATCHES;
+            }
+            (Act::GiveUp, Doing::Prepared) => {
+                self.controller.doing = Doing::Looks(Purpose::GiveUp, None);
+            }
+            (Act::CallReturns, WATCHES) if self.controller.call => self.call_returns()?,
+            (Act::Look, Doing::Looks(purpose, target)) => {
+                self.look(purpose, target, decide, calm)?
+            }
+            (Act::Do, Doing::Acts(verdict)) => self.does(verdict),
+            (Act::Do, Doing::DestroysSource) => {
+                self.destroy(Side::Source);
+                self.controller.doing = WATCHES;
+            }
+            (Act::Do, Doing::SuspendsSource) => {
+                self.suspend_source();
+                self.controller.doing = WATCHES;
+            }
+            (Act::Do, Doing::Removes(side)) => self.remove_files(side),
+            (Act::Do, Doing::RemovesJournals) => self.remove_journals(),
+            (Act::Do, Doing::TakesBack) => self.take_back(),
+            (Act::Abort(fate), WATCHES) if self.abort && self.world.answers(Side::Source) => {
+                let copying = decide(
+                    self.world.seen(Side::Source),
+                    self.world.seen(Side::Target),
+                    self.world.paused,
+                ) == Verdict::Copying;
+                if !copying && !self.controller.call {
+                    return None;
+                }
+                self.world = self.world.abort(fate)?;
+                self.abort = false;
+            }
+            (Act::Restart, Doing::Down) => self.restart(false)?,
+            (Act::Restart, Doing::Ended(_)) => self.restart(true)?,
+            _ => return None,
+        }
+        (Self { since: 0, ..before } != self).then_some(self)
+    }
+
+    /// A new process knows what the journals say, and nothing else. So it is with a journal that a silent target kept.
+    fn restart(&mut self, ended: bool) -> Option<()> {
+        if !self.world.answers(Side::Source)
+            || !self.journals()
+            || ended && !self.world.answers(Side::Target)
+        {
+            return None;
+        }
+        self.controller = Controller {
+            call: false,
+            arrived: false,
+            uncertain: true,
+            doing: WATCHES,
+        };
+        Some(())
+    }
+
+    fn call_returns(&mut self) -> Option<()> {
+        if self.world.answers(Side::Source) {
+            if self.world.answer == Answer::None {
+                return None;
+            }
+            self.controller.arrived = self.world.answer == Answer::Arrived;
+        } else {
+            self.controller.uncertain = true;
+        }
+        self.controller.call = false;
+        Some(())
+    }
+
+    fn look(
+        &mut self,
+        purpose: Purpose,
+        target: Option<Seen>,
+        decide: Decide,
+        calm: bool,
+    ) -> Option<()> {
+        // While its call is under way the program looks only once the switch takes too long.
+        if purpose == Purpose::Watch && self.controller.call && self.world.phase < Phase::Switch {
+            return None;
+        }
+        let Some(target) = target else {
+            let seen = self.world.seen(Side::Target);
+            self.controller.doing = Doing::Looks(purpose, Some(seen));
+            return Some(());
+        };
+        let source = self.world.seen(Side::Source);
+        let verdict = decide(source, target, self.world.paused);
+        self.controller.doing = match (purpose, verdict) {
+            (Purpose::Watch, _) => self.watch(verdict, source, calm),
+            (Purpose::Again(first), _) if first == verdict => Doing::Acts(verdict),
+            (Purpose::Again(_), _) => WATCHES,
+            (
+                Purpose::GiveUp,
+                Verdict::Stayed
+                | Verdict::StayedTargetSilent
+                | Verdict::StoppedAtSource
+                | Verdict::CrashedAtSource,
+            ) => Doing::TakesBack,
+            (
+                Purpose::Clean,
+                Verdict::Moved
+                | Verdict::StoppedAtTarget {
+                    defined: false,
+                    orderly: true,
+                },
+            ) => Doing::Removes(Side::Source),
+            (Purpose::GiveUp | Purpose::Clean, _) => Doing::Looks(purpose, None),
+        };
+        Some(())
+    }
+
+    fn watch(&mut self, verdict: Verdict, source: Seen, calm: bool) -> Doing {
+        let passive = matches!(
+            verdict,
+            Verdict::Wait(_) | Verdict::Switching | Verdict::Copying
+        );
+        if passive {
+            return WATCHES;
+        }
+        self.controller.call = false;
+        let arrived = self.controller.arrived;
+        match verdict {
+            // Some seconds without a job are waited for: the model takes a call to arrive within them.
+            Verdict::Stayed | Verdict::StayedTargetSilent
+                if calm && self.controller.uncertain && self.world.phase == Phase::Called =>
+            {
+                WATCHES
+            }
+            Verdict::Stayed
+            | Verdict::StayedTargetSilent
+            | Verdict::StoppedAtSource
+            | Verdict::CrashedAtSource => Doing::TakesBack,
+            Verdict::Moved => Doing::Looks(Purpose::Clean, None),
+            Verdict::StoppedAtTarget {
+                defined,
+                orderly: true,
+            } if arrived => {
+                if defined {
+                    Doing::Looks(Purpose::Again(verdict), None)
+                } else {
+                    Doing::Looks(Purpose::Clean, None)
+                }
+            }
+            Verdict::UndefineSource
+            | Verdict::DiscardPausedSource
+            | Verdict::DestroyTargetLeftover
+            | Verdict::UndefineTargetLeftover
+            | Verdict::ResumeSource => Doing::Looks(Purpose::Again(verdict), None),
+            Verdict::RunsTwice => match source {
+                Seen::Present(copy) if copy.activity != Activity::Paused => Doing::SuspendsSource,
+                _ => WATCHES,
+            },
+            _ => WATCHES,
+        }
+    }
+
+    fn does(&mut self, verdict: Verdict) {
+        self.controller.doing = WATCHES;
+        match verdict {
+            Verdict::UndefineSource | Verdict::StoppedAtTarget { .. } => {
+                self.undefine(Side::Source);
+            }
+            Verdict::DiscardPausedSource => {
+                self.undefine(Side::Source);
+                self.controller.doing = Doing::DestroysSource;
+            }
+            Verdict::DestroyTargetLeftover => self.destroy(Side::Target),
+            Verdict::UndefineTargetLeftover => self.undefine(Side::Target),
+            Verdict::ResumeSource => self.resume_source(),
+            _ => {}
+        }
+    }
+
+    fn harms(&mut self, harm: Harm) {
+        self.harm.get_or_insert((harm, self.world.doubled));
+    }
+
+    /// Whether the guest, as it was last, is in this end's QEMU.
+    fn holds(&self, side: Side) -> bool {
+        let world = &self.world;
+        match world.end(side).qemu {
+            Qemu::Runs => true,
+            Qemu::Still => world.paused || world.newest == Newest::Source,
+            Qemu::None | Qemu::Incoming => false,
+        }
+    }
+
+    fn destroy(&mut self, side: Side) {
+        let other = other(side);
+        let Some(copy) = self.world.end(side).copy else {
+            return;
+        };
+        if !self.world.answers(side) || !copy.activity.active() {
+            return;
+        }
+        if self.holds(side) && !self.holds(other) {
+            self.harms(Harm::DestroyedTheOnlyOne);
+        }
+        if (Phase::Switch..=Phase::Confirm).contains(&self.world.phase) {
+            self.harms(Harm::BrokeTheSwitch);
+        }
+        let end = self.world.end_mut(side);
+        end.qemu = Qemu::None;
+        end.copy = copy.persistent.then_some(Copy {
+            activity: Activity::ShutOff,
+            why: Why::Destroyed,
+            ..copy
+        });
+        if side == Side::Target {
+            self.world.obeys = false;
+            self.world.clears = false;
+        }
+    }
+
+    fn undefine(&mut self, side: Side) {
+        let elsewhere = self.world.end(other(side)).copy;
+        let Some(copy) = self.world.end(side).copy.filter(|copy| !copy.job) else {
+            return;
+        };
+        if !self.world.answers(side) {
+            return;
+        }
+        if copy.persistent && !elsewhere.is_some_and(|copy| copy.persistent) {
+            self.harms(Harm::UndefinedTheOnlyOne);
+        }
+        self.world.end_mut(side).copy = copy.activity.active().then_some(Copy {
+            persistent: false,
+            ..copy
+        });
+    }
+
+    fn resume_source(&mut self) {
+        let ready = self.world.source.qemu == Qemu::Still && self.world.answers(Side::Source);
+        let Some(copy) = self.world.source.copy.filter(|copy| ready && !copy.job) else {
+            return;
+        };
+        if self.world.target.qemu == Qemu::Runs {
+            self.harms(Harm::RanItTwice);
+        }
+        if self.world.newest != Newest::Source {
+            self.harms(Harm::RanAnOlderState);
+        }
+        self.world.runs(Side::Source);
+        self.world.source.copy = Some(Copy {
+            activity: Activity::Running,
+            why: Why::Unpaused,
+            ..copy
+        });
+    }
+
+    fn suspend_source(&mut self) {
+        let alone = self.world.target.qemu != Qemu::Runs;
+        if self.world.source.qemu == Qemu::Runs
+            && self.world.answers(Side::Source)
+            && let Some(copy) = self.world.source.copy.as_mut()
+        {
+            copy.activity = Activity::Paused;
+            copy.why = Why::ByUser;
+            self.world.source.qemu = Qemu::Still;
+            if alone {
+                self.harms(Harm::SuspendedTheOnlyOne);
+            }
+        }
+    }
+
+    fn remove_files(&mut self, side: Side) {
+        let again = match side {
+            Side::Source => Doing::Looks(Purpose::Clean, None),
+            Side::Target => Doing::TakesBack,
+        };
+        self.controller.doing = again;
+        if !self.world.answers(side) {
+            return;
+        }
+        let newest = match (side, self.world.newest) {
+            (_, Newest::Both) | (Side::Source, Newest::Source) | (Side::Target, Newest::Target) => {
+                true
+            }
+            (_, Newest::Same) => !self.world.end(other(side)).files,
+            _ => false,
+        };
+        if newest {
+            self.harms(Harm::RemovedTheNewest);
+        }
+        if self.world.end(side).qemu != Qemu::None {
+            self.harms(Harm::RemovedFilesInUse);
+        }
+        self.world.end_mut(side).files = false;
+        if side == Side::Source {
+            self.controller.doing = Doing::RemovesJournals;
+        } else {
+            self.world.target.journal = false;
+        }
+    }
+
+    fn remove_journals(&mut self) {
+        for side in [Side::Source, Side::Target] {
+            if self.world.answers(side) {
+                self.world.end_mut(side).journal = false;
+            }
+        }
+        if !self.journals() {
+            self.controller.doing = Doing::Ended(Told::Succeeded);
+        }
+    }
+
+    /// The source's part first; then the target's, which is left to its journal where it does not answer.
+    fn take_back(&mut self) {
+        let restores = self.world.source.journal && self.world.answers(Side::Source);
+        if restores {
+            self.world.source.journal = false;
+            return;
+        }
+        let restored = !self.world.source.journal;
+        if !self.world.target.journal || !self.world.answers(Side::Target) {
+            if restored {
+                self.controller.doing = Doing::Ended(Told::Failed);
+            }
+        } else if self.world.target.copy.is_none() {
+            self.controller.doing = Doing::Removes(Side::Target);
+        }
+    }
+}
+
+fn other(side: Side) -> Side {
+    match side {
+        Side::Source => Side::Target,
+        Side::Target => Side::Source,
+    }
+}

@@ -1,0 +1,669 @@
+//! What libvirt and QEMU do at both ends of one move, by themselves and after a fault: the rows of what was measured.
+
+use crate::{
+    evidence::{Copy, Seen},
+    port::{Activity, Why},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Side {
+    Source,
+    Target,
+}
+
+/// How far libvirt's own migration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Phase {
+    NotBegun,
+    /// The call was made and has not reached the source's libvirtd yet.
+    Called,
+    Starting,
+    Disks,
+    Memory,
+    Switch,
+    /// The source has handed over and waits for the target's answer.
+    Finish,
+    /// The same, and the target is defined, but does not run yet.
+    Defined,
+    /// The target runs, and the source has not heard so.
+    Confirm,
+    /// The source kills its QEMU.
+    Ending,
+    /// The source's QEMU is gone, its definition is not.
+    Leaving,
+    /// It hangs in the switch, without end.
+    Stuck,
+    Over,
+}
+
+/// What the guest's QEMU at one end does, whatever libvirt says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Qemu {
+    None,
+    /// It waits for the rest of the guest.
+    Incoming,
+    /// It has the whole guest and does not execute it.
+    Still,
+    Runs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Libvirtd {
+    Answers,
+    /// It is cut off from the controller, and works.
+    Unheard,
+    /// It was killed, or sleeps.
+    Down,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct End {
+    pub(super) libvirtd: Libvirtd,
+    pub(super) copy: Option<Copy>,
+    pub(super) qemu: Qemu,
+    pub(super) files: bool,
+    pub(super) journal: bool,
+}
+
+/// What the source's libvirtd does with the guest once its job has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Settle {
+    AsBefore,
+    Resumes(Why),
+    /// It forgets the job and leaves the guest paused.
+    Forgets,
+}
+
+/// Whose files hold what the guest wrote last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Newest {
+    Source,
+    Target,
+    /// It arrived paused and has executed nowhere since: the files are equal.
+    Same,
+    /// It ran at both: each has something that the other lacks.
+    Both,
+}
+
+/// What libvirt's call says in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Answer {
+    None,
+    Arrived,
+    Failed,
+}
+
+/// Which of several measured ends a fault has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Fate {
+    /// The source goes on.
+    Resumes,
+    /// The target has it.
+    Finishes,
+    /// The source's QEMU dies of it.
+    Crashes,
+    /// The switch hangs.
+    Hangs,
+    /// The source stays paused without a job.
+    Forgets,
+    /// The target keeps a paused leftover.
+    Leaves,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Fault {
+    /// libvirt gives the copy up: a full disk, a lost connection.
+    CopyFails,
+    /// The guest powers itself off.
+    GuestStops(Side),
+    QemuDies(Side, Fate),
+    LibvirtdDies(Side, Fate),
+    /// The target's libvirtd sleeps while it should answer to Finish, and obeys when it wakes.
+    TargetSleeps,
+    /// The link between the hosts.
+    LinkCut(Fate),
+    /// The link between the controller and one end.
+    Unheard(Side),
+}
+
+/// What happens without any fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Step {
+    Forward,
+    SourceSettles,
+    TargetClears,
+    TargetObeys,
+    LinkHeals,
+    Returns(Side),
+}
+
+pub(super) const STEPS: [Step; 7] = [
+    Step::LinkHeals,
+    Step::Returns(Side::Source),
+    Step::Returns(Side::Target),
+    Step::TargetObeys,
+    Step::SourceSettles,
+    Step::TargetClears,
+    Step::Forward,
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    /// The guest was paused when the move began.
+    pub(super) paused: bool,
+    pub(super) phase: Phase,
+    pub(super) source: End,
+    pub(super) target: End,
+    pub(super) settle: Option<Settle>,
+    /// The target's libvirtd will remove what was to arrive.
+    pub(super) clears: bool,
+    /// The target's libvirtd has the order to start the guest.
+    pub(super) obeys: bool,
+    pub(super) cut: bool,
+    pub(super) newest: Newest,
+    pub(super) answer: Answer,
+    /// libvirt itself has run the guest a second time.
+    pub(super) doubled: bool,
+}
+
+fn copy(activity: Activity, why: Why) -> Copy {
+    Copy {
+        activity,
+        why,
+        persistent: true,
+        job: false,
+    }
+}
+
+impl World {
+    /// A move that is prepared: empty files at the target, a journal at each end.
+    pub(super) fn prepared(paused: bool) -> Self {
+        let (state, qemu) = if paused {
+            (copy(Activity::Paused, Why::ByUser), Qemu::Still)
+        } else {
+            (copy(Activity::Running, Why::Other), Qemu::Runs)
+        };
+        let source = End {
+            libvirtd: Libvirtd::Answers,
+            copy: Some(state),
+            qemu,
+            files: true,
+            journal: true,
+        };
+        Self {
+            paused,
+            phase: Phase::NotBegun,
+            source,
+            target: End {
+                copy: None,
+                qemu: Qemu::None,
+                ..source
+            },
+            settle: None,
+            clears: false,
+            obeys: false,
+            cut: false,
+            newest: Newest::Source,
+            answer: Answer::None,
+            doubled: false,
+        }
+    }
+
+    pub(super) fn end(&self, side: Side) -> &End {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
+    }
+
+    pub(super) fn end_mut(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Source => &mut self.source,
+            Side::Target => &mut self.target,
+        }
+    }
+
+    pub(super) fn seen(&self, side: Side) -> Seen {
+        let end = self.end(side);
+        match (end.libvirtd, end.copy) {
+            (Libvirtd::Unheard | Libvirtd::Down, _) => Seen::Silent,
+            (Libvirtd::Answers, None) => Seen::Absent,
+            (Libvirtd::Answers, Some(copy)) => Seen::Present(copy),
+        }
+    }
+
+    pub(super) fn answers(&self, side: Side) -> bool {
+        self.end(side).libvirtd == Libvirtd::Answers
+    }
+
+    fn up(&self, side: Side) -> bool {
+        self.end(side).libvirtd != Libvirtd::Down
+    }
+
+    fn copying(&self) -> bool {
+        (Phase::Starting..=Phase::Memory).contains(&self.phase)
+    }
+
+    fn finishing(&self) -> bool {
+        matches!(self.phase, Phase::Finish | Phase::Defined)
+    }
+
+    /// Does one step; nothing where it can't be done.
+    pub(super) fn step(mut self, step: Step) -> Option<Self> {
+        match step {
+            Step::Forward => return self.forward(),
+            Step::LinkHeals if self.cut => self.cut = false,
+            Step::Returns(side) if !self.answers(side) => self.returns(side),
+            Step::SourceSettles if self.up(Side::Source) && !self.cut => {
+                let settle = self.settle.take()?;
+                self.settle_source(settle);
+            }
+            Step::TargetClears if self.clears && self.up(Side::Target) => {
+                self.clears = false;
+                self.target.qemu = Qemu::None;
+                self.target.copy = self
+                    .target
+                    .copy
+                    .filter(|own| own.persistent)
+                    .map(|_| copy(Activity::ShutOff, Why::Failed));
+            }
+            Step::TargetObeys if self.obeys && self.up(Side::Target) => {
+                self.obeys = false;
+                self.start_target();
+            }
+            _ => return None,
+        }
+        Some(self)
+    }
+
+    fn forward(mut self) -> Option<Self> {
+        if !self.up(Side::Source) {
+            return None;
+        }
+        self.phase = match self.phase {
+            Phase::Called => {
+                let state = self.source.copy.as_mut()?;
+                if self.target.libvirtd == Libvirtd::Down || self.source.qemu == Qemu::None {
+                    self.answer = Answer::Failed;
+                    Phase::Over
+                } else {
+                    state.job = true;
+                    self.target.qemu = Qemu::Incoming;
+                    self.target.files = true;
+                    self.target.copy = Some(Copy {
+                        persistent: false,
+                        ..copy(Activity::Paused, Why::StartingUp)
+                    });
+                    Phase::Starting
+                }
+            }
+            Phase::Starting => {
+                self.target.copy.as_mut()?.why = Why::Migrating;
+                Phase::Disks
+            }
+            Phase::Disks => Phase::Memory,
+            Phase::Memory => {
+                if !self.paused {
+                    self.source.qemu = Qemu::Still;
+                    self.source.copy = Some(Copy {
+                        job: true,
+                        ..copy(Activity::Paused, Why::Migrating)
+                    });
+                }
+                Phase::Switch
+            }
+            Phase::Switch => Phase::Finish,
+            Phase::Finish => {
+                self.target.copy.as_mut()?.persistent = true;
+                Phase::Defined
+            }
+            Phase::Defined => {
+                self.start_target();
+                Phase::Confirm
+            }
+            Phase::Confirm => {
+                self.leaves();
+                Phase::Ending
+            }
+            Phase::Ending => {
+                self.stops(Side::Source, Activity::ShutOff, Why::LeftByMigration);
+                Phase::Leaving
+            }
+            Phase::Leaving => {
+                self.source.copy = None;
+                self.answer = Answer::Arrived;
+                Phase::Over
+            }
+            Phase::NotBegun | Phase::Stuck | Phase::Over => return None,
+        };
+        Some(self)
+    }
+
+    fn start_target(&mut self) {
+        if self.target.qemu != Qemu::Incoming {
+            return;
+        }
+        if self.paused {
+            self.target.qemu = Qemu::Still;
+            self.target.copy = Some(copy(Activity::Paused, Why::ByUser));
+            self.newest = Newest::Same;
+        } else {
+            self.target.copy = Some(copy(Activity::Running, Why::Migrated));
+            self.runs(Side::Target);
+            self.doubled |= self.newest == Newest::Both;
+        }
+    }
+
+    /// An end begins to execute: from here on its files are the newest, or each has something of its own.
+    pub(super) fn runs(&mut self, side: Side) {
+        let other = match side {
+            Side::Source => Side::Target,
+            Side::Target => Side::Source,
+        };
+        let beside = self.end(other).qemu == Qemu::Runs;
+        self.end_mut(side).qemu = Qemu::Runs;
+        self.newest = match (side, self.newest) {
+            (_, Newest::Both) | (Side::Source, Newest::Target) => Newest::Both,
+            _ if beside => Newest::Both,
+            (Side::Target, _) => Newest::Target,
+            (Side::Source, _) => Newest::Source,
+        };
+    }
+
+    /// The source has heard that the target runs, and kills its QEMU.
+    fn leaves(&mut self) {
+        self.source.qemu = Qemu::None;
+        self.phase = Phase::Ending;
+    }
+
+    fn settle_source(&mut self, settle: Settle) {
+        let Some(mut state) = self.source.copy.filter(|state| state.job) else {
+            return;
+        };
+        state.job = false;
+        match settle {
+            Settle::Resumes(why) if !self.paused && self.source.qemu != Qemu::None => {
+                state = copy(Activity::Running, why);
+                self.runs(Side::Source);
+                self.doubled |= self.newest == Newest::Both;
+            }
+            _ => {}
+        }
+        self.source.copy = Some(state);
+    }
+
+    /// A libvirtd that starts anew knows no more why a guest is off, and ends the job that it was at.
+    fn returns(&mut self, side: Side) {
+        let killed =
+            self.end(side).libvirtd == Libvirtd::Down && !(side == Side::Target && self.obeys);
+        self.end_mut(side).libvirtd = Libvirtd::Answers;
+        if !killed {
+            return;
+        }
+        if side == Side::Source
+            && let Some(settle) = self.settle.take()
+        {
+            self.settle_source(settle);
+        }
+        if let Some(state) = self.end_mut(side).copy.as_mut()
+            && !state.activity.active()
+        {
+            *state = copy(Activity::ShutOff, Why::Other);
+        }
+    }
+
+    /// The migration has failed: both ends will undo their part.
+    fn fails(&mut self, settle: Settle) {
+        self.phase = Phase::Over;
+        self.answer = Answer::Failed;
+        self.settle = Some(settle);
+        self.clears = true;
+    }
+
+    fn stops(&mut self, side: Side, activity: Activity, why: Why) {
+        let end = self.end_mut(side);
+        end.qemu = Qemu::None;
+        end.copy = end
+            .copy
+            .filter(|own| own.persistent)
+            .map(|_| copy(activity, why));
+    }
+
+    pub(super) fn fault(mut self, fault: Fault) -> Option<Self> {
+        let happens = match fault {
+            Fault::CopyFails => {
+                let copying = self.copying();
+                if copying {
+                    self.fails(Settle::AsBefore);
+                }
+                copying
+            }
+            Fault::GuestStops(side) => self.guest_stops(side),
+            Fault::QemuDies(Side::Source, fate) => self.source_dies(fate),
+            Fault::QemuDies(Side::Target, fate) => fate == Fate::Resumes && self.target_dies(),
+            Fault::LibvirtdDies(Side::Source, fate) => self.source_down(fate),
+            Fault::LibvirtdDies(Side::Target, fate) => self.target_down(fate),
+            Fault::TargetSleeps => {
+                let finishing = self.finishing();
+                if finishing {
+                    self.fails(Settle::Resumes(Why::MigrationCanceled));
+                    self.clears = false;
+                    self.obeys = true;
+                    self.target.libvirtd = Libvirtd::Down;
+                }
+                finishing
+            }
+            Fault::LinkCut(fate) => self.link_cut(fate),
+            Fault::Unheard(side) => {
+                let heard = self.answers(side);
+                self.end_mut(side).libvirtd = Libvirtd::Unheard;
+                heard
+            }
+        };
+        happens.then_some(self)
+    }
+
+    fn guest_stops(&mut self, side: Side) -> bool {
+        let runs = self.end(side).qemu == Qemu::Runs;
+        if runs {
+            if side == Side::Source && self.copying() {
+                self.fails(Settle::AsBefore);
+            }
+            if side == Side::Source {
+                self.settle = None;
+            }
+            self.stops(side, Activity::ShutOff, Why::Shutdown);
+        }
+        runs
+    }
+
+    fn source_dies(&mut self, fate: Fate) -> bool {
+        match (self.phase, fate) {
+            _ if self.source.qemu == Qemu::None => return false,
+            (Phase::Switch | Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Finishes) => {
+                self.start_target();
+                self.leaves();
+                return true;
+            }
+            (Phase::Finish | Phase::Defined | Phase::Confirm, _) => return false,
+            (_, Fate::Resumes) => {}
+            _ => return false,
+        }
+        if self.copying() || self.phase == Phase::Switch {
+            self.fails(Settle::AsBefore);
+        }
+        if self.phase == Phase::Stuck {
+            self.phase = Phase::Over;
+        }
+        self.settle = None;
+        self.stops(Side::Source, Activity::Crashed, Why::Other);
+        true
+    }
+
+    fn target_dies(&mut self) -> bool {
+        if self.target.qemu == Qemu::None {
+            return false;
+        }
+        if self.copying() {
+            self.fails(Settle::AsBefore);
+        } else if self.phase == Phase::Switch || self.finishing() {
+            self.fails(Settle::Resumes(Why::MigrationCanceled));
+        }
+        if self.target.qemu == Qemu::Incoming {
+            self.target.qemu = Qemu::None;
+            self.obeys = false;
+            self.clears = true;
+        } else {
+            self.stops(Side::Target, Activity::Crashed, Why::Other);
+        }
+        true
+    }
+
+    /// Where both libvirtds were killed from the switch on: the source may stay paused,
+    fn may_forget(&self) -> bool {
+        self.source.qemu == Qemu::Still && self.settle.is_some()
+    }
+
+    /// or the target may keep what was to arrive.
+    fn may_leave(&self) -> bool {
+        matches!(self.settle, Some(Settle::Resumes(_)))
+            && self.target.copy.is_some_and(|own| !own.persistent)
+    }
+
+    fn source_down(&mut self, fate: Fate) -> bool {
+        if !self.up(Side::Source) {
+            return false;
+        }
+        let both = !self.up(Side::Target) && self.clears;
+        match (self.phase, fate) {
+            (Phase::Called, Fate::Resumes) => {
+                self.phase = Phase::Over;
+                self.answer = Answer::Failed;
+            }
+            (Phase::Starting | Phase::Disks | Phase::Memory, Fate::Resumes) => {
+                self.fails(Settle::AsBefore);
+            }
+            (Phase::Switch, Fate::Resumes) => self.fails(Settle::Resumes(Why::Unpaused)),
+            (Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Resumes) => {
+                let arrived = self.phase == Phase::Confirm;
+                self.fails(Settle::Forgets);
+                self.clears = false;
+                self.obeys = !arrived;
+            }
+            (Phase::Ending | Phase::Leaving, Fate::Resumes) => {
+                self.phase = Phase::Over;
+                self.answer = Answer::Failed;
+                self.stops(Side::Source, Activity::ShutOff, Why::Other);
+            }
+            (Phase::Stuck | Phase::NotBegun, Fate::Resumes) => {}
+            (Phase::Over, Fate::Resumes) => {
+                if let Some(Settle::Resumes(_) | Settle::AsBefore) = self.settle {
+                    self.settle = Some(Settle::Resumes(Why::Unpaused));
+                }
+            }
+            (Phase::Over, Fate::Forgets) if both && self.may_forget() => {
+                self.settle = Some(Settle::Forgets);
+            }
+            (Phase::Over, Fate::Leaves) if both && self.may_leave() => {
+                self.settle = Some(Settle::Resumes(Why::Unpaused));
+                self.clears = false;
+            }
+            _ => return false,
+        }
+        self.source.libvirtd = Libvirtd::Down;
+        true
+    }
+
+    fn target_down(&mut self, fate: Fate) -> bool {
+        if !self.up(Side::Target) {
+            return false;
+        }
+        let both = !self.up(Side::Source) && self.clears;
+        match (self.phase, fate) {
+            (Phase::Starting | Phase::Disks | Phase::Memory, Fate::Resumes) => {
+                self.fails(Settle::AsBefore);
+            }
+            (Phase::Switch | Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Resumes) => {
+                let arrived = self.phase == Phase::Confirm;
+                self.fails(Settle::Resumes(Why::MigrationCanceled));
+                self.clears = !arrived;
+            }
+            (Phase::Switch, Fate::Finishes) => {
+                self.start_target();
+                self.leaves();
+            }
+            (Phase::Confirm, Fate::Finishes) => self.leaves(),
+            (Phase::Switch, Fate::Crashes) => self.crashes(),
+            (Phase::Switch, Fate::Hangs) => {
+                self.phase = Phase::Stuck;
+                self.clears = true;
+            }
+            (Phase::Over, Fate::Forgets) if both && self.may_forget() => {
+                self.settle = Some(Settle::Forgets);
+            }
+            (Phase::Over, Fate::Leaves) if both && self.may_leave() => self.clears = false,
+            (Phase::Over, Fate::Resumes) if self.obeys => {
+                self.obeys = false;
+                self.clears = true;
+            }
+            (
+                Phase::NotBegun
+                | Phase::Called
+                | Phase::Ending
+                | Phase::Leaving
+                | Phase::Stuck
+                | Phase::Over,
+                Fate::Resumes,
+            ) => {}
+            _ => return false,
+        }
+        self.target.libvirtd = Libvirtd::Down;
+        true
+    }
+
+    fn crashes(&mut self) {
+        self.fails(Settle::AsBefore);
+        self.settle = None;
+        self.stops(Side::Source, Activity::Crashed, Why::Other);
+    }
+
+    fn link_cut(&mut self, fate: Fate) -> bool {
+        match (self.phase, fate) {
+            (Phase::Called, Fate::Resumes) => {
+                self.phase = Phase::Over;
+                self.answer = Answer::Failed;
+            }
+            (Phase::Starting | Phase::Disks | Phase::Memory, Fate::Resumes) => {
+                self.fails(Settle::Resumes(Why::MigrationCanceled));
+                self.cut = true;
+            }
+            (Phase::Switch, Fate::Resumes) => {
+                self.fails(Settle::Resumes(Why::Unpaused));
+                self.cut = true;
+            }
+            // The target obeys at once, the source gives up after a while.
+            (Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Resumes) => {
+                self.start_target();
+                self.fails(Settle::Resumes(Why::MigrationCanceled));
+                self.clears = false;
+            }
+            (Phase::Confirm, Fate::Finishes) => self.leaves(),
+            _ => return false,
+        }
+        true
+    }
+
+    /// libvirt is asked to abort: before the switch it does, in it three different ends were measured.
+    pub(super) fn abort(mut self, fate: Fate) -> Option<Self> {
+        match (self.phase, fate) {
+            (Phase::Starting | Phase::Disks | Phase::Memory, Fate::Resumes) => {
+                self.fails(Settle::AsBefore);
+            }
+            (Phase::Switch, Fate::Resumes) => self.fails(Settle::Resumes(Why::MigrationCanceled)),
+            (Phase::Switch, Fate::Crashes) => self.crashes(),
+            (Phase::Switch | Phase::Finish, Fate::Finishes) => {}
+            _ => return None,
+        }
+        Some(self)
+    }
+}
