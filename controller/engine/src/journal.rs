@@ -40,6 +40,9 @@ pub struct Journal {
     pub running: bool,
     /// When the attempt began, RFC 3339.
     pub start_time: String,
+    /// Whether the guest was once seen to run at both ends: then both ends' files have writes of their own.
+    #[serde(default)]
+    pub ran_twice: bool,
 }
 
 /// One end of a move.

@@ -6,7 +6,7 @@ use evenkeel_crds::{
     GuestMigrationSpec, GuestMigrationStatus, MigrationPhase,
     kinds::{
         drain::OnRelease,
-        migration::{Attempt, MoveBytes, PhaseStart},
+        migration::{Attempt, MoveBytes, PhaseStart, SourceFiles},
     },
     names::{HostName, MigrationName},
     quantity::Span,
@@ -220,7 +220,11 @@ impl MoveState {
                 } else {
                     "runs on"
                 };
-                let message = format!("{does} {to}, proven; nothing is left on {source}");
+                let left = match evidence.source_files {
+                    SourceFiles::Retained => "its files are kept on",
+                    _ => "nothing is left on",
+                };
+                let message = format!("{does} {to}, proven; {left} {source}");
                 self.close_attempt(Reason::Completed, &message, "", time);
                 self.status.progress = 100;
                 self.status.downtime =

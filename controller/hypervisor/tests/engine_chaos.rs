@@ -220,7 +220,16 @@ async fn story(seed: u64, power: bool) {
     for host in HOSTS {
         files += fleet.files(host).len();
     }
-    assert_eq!(files, 4, "{what}\n{}", actor.picture());
+    // What a guest that libvirt ran twice wrote at its other end is kept, if it was seen to.
+    let twice = guests
+        .iter()
+        .filter(|guest| fleet.ever_ran_twice(**guest))
+        .count();
+    assert!(
+        (4..=4 + twice).contains(&files),
+        "{files} files: {what}\n{}",
+        actor.picture()
+    );
     actor.kill().await;
 }
 

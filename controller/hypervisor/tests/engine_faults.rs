@@ -150,7 +150,9 @@ fn whole(fleet: &Fleet, guest: Uuid, end: End, what: &str, picture: &str) {
         "{what}\n{picture}"
     );
     for host in ["h1", "h2", "h3"] {
-        let own = usize::from(hosts == [host]);
+        // What a guest that ran twice wrote at either end is for a person to remove.
+        let kept = end == End::Discarded && host == "h1";
+        let own = usize::from(hosts == [host]) + usize::from(kept);
         assert_eq!(
             fleet.files(host).len(),
             own,

@@ -62,7 +62,11 @@ impl Attempt {
                 uuid: order.guest.to_string(),
                 rebooted: self.rebooted,
                 source_defined: false,
-                source_files: SourceFiles::Removed,
+                source_files: if journal.ran_twice {
+                    SourceFiles::Retained
+                } else {
+                    SourceFiles::Removed
+                },
                 observed_time: Time(Timestamp::now()),
             },
             downtime: completed.and_then(|completed| completed.downtime),
@@ -146,6 +150,9 @@ impl Attempt {
                 .hint("detach the file from that domain; it is removed then"));
             }
         }
+        if journal.ran_twice {
+            return Ok(executes(ends.target));
+        }
         let removed = join_all(
             journal
                 .disks
@@ -162,8 +169,7 @@ impl Attempt {
                 )
             })?;
         }
-        Ok(matches!(ends.target, Seen::Present(copy)
-            if matches!(copy.activity, Activity::Running | Activity::Suspended)))
+        Ok(executes(ends.target))
     }
 
     /// The guest stayed: removes what was made at the target, the mark, and the journals. Waits for a target that
@@ -256,7 +262,8 @@ impl Attempt {
                 ),
             ));
         }
-        for disk in &journal.disks {
+        let disks = journal.disks.iter().filter(|_| !journal.ran_twice);
+        for disk in disks {
             let ours = made(&disk.target_path) || self.is_ours(hypervisor.as_ref(), disk).await?;
             if named.contains_key(&disk.target_path) || !ours {
                 continue;
@@ -320,6 +327,10 @@ impl Attempt {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+fn executes(seen: Seen) -> bool {
+    matches!(seen, Seen::Present(copy) if matches!(copy.activity, Activity::Running | Activity::Suspended))
 }
 
 fn ignore_missing(result: PortResult<()>) -> PortResult<()> {

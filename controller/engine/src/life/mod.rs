@@ -281,17 +281,19 @@ impl Attempt {
             read => read.map_err(|error| failure(&target.host, "reading the journals", &error))?,
         };
         // The target's first: it is the one that was written anew once the files were made.
-        let journal = at_target
+        let mut written = at_target
             .iter()
             .chain(&at_source)
             .filter(|entry| entry.id == id)
-            .find_map(|entry| Journal::parse(&entry.text));
-        self.journal = Some(journal.ok_or_else(|| {
+            .filter_map(|entry| Journal::parse(&entry.text));
+        let mut journal = written.next().ok_or_else(|| {
             Cause::new(
                 Reason::Interrupted,
                 "the move was finished by another in the meantime",
             )
-        })?);
+        })?;
+        journal.ran_twice |= written.any(|other| other.ran_twice);
+        self.journal = Some(journal);
         Ok(())
     }
 
@@ -386,6 +388,42 @@ impl Attempt {
         self.journal
             .as_ref()
             .is_some_and(|journal| !journal.running)
+    }
+
+    /// Whether the guest was ever seen to run at both ends. Then nothing of either is removed, and which one goes on is
+    /// for a person to say.
+    fn ran_twice(&self) -> bool {
+        self.journal
+            .as_ref()
+            .is_some_and(|journal| journal.ran_twice)
+    }
+
+    /// Notes at both ends that it did. Told to whoever takes the move over.
+    async fn note_ran_twice(&mut self) {
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        if journal.ran_twice {
+            return;
+        }
+        let noted = Journal {
+            ran_twice: true,
+            ..journal.clone()
+        };
+        let text = noted.text();
+        let (source, target) = (&self.order.source, &self.order.target);
+        let (at_source, at_target) = tokio::join!(
+            source
+                .hypervisor
+                .rewrite_journal(&noted.source.pool, noted.id, &text),
+            target
+                .hypervisor
+                .rewrite_journal(&noted.target.pool, noted.id, &text),
+        );
+        // One of them is enough for a later process; while neither could be written it is tried again.
+        if at_source.is_ok() || at_target.is_ok() {
+            *journal = noted;
+        }
     }
 
     fn aborted(&self) -> bool {

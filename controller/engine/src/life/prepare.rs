@@ -80,6 +80,7 @@ impl Attempt {
             autostart: facts.autostart,
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
+            ran_twice: false,
         };
         self.journal = Some(journal.clone());
         let text = journal.text();

@@ -31,12 +31,16 @@ struct Watched {
     uncertain: bool,
     /// Since when such a move has shown no sign of a job.
     calm: Option<Instant>,
+    /// Since when neither end has shown anything that could be acted upon, though both answer.
+    settling: Option<Instant>,
     /// Since when it switches.
     switching: Option<Instant>,
 }
 
 /// How long a switch may take before somebody is told that it hangs.
 const SWITCH: Duration = Duration::from_secs(30);
+/// How long both ends may show what libvirt is still leaving before somebody is told that it does not.
+const SETTLING: Duration = Duration::from_secs(20);
 /// How long a move whose call may still be on its way must show no job before it is taken back.
 const CALM: Duration = Duration::from_secs(5);
 
@@ -55,6 +59,7 @@ impl Attempt {
             by_user: false,
             uncertain: call.is_none(),
             calm: None,
+            settling: None,
             switching: None,
         };
         let mut pause = Duration::from_millis(100);
@@ -89,6 +94,14 @@ impl Attempt {
                 ..
             } = self.look().await;
             tracing::debug!(migration = %self.order.migration, ?source, ?target, ?verdict, "evidence");
+            if verdict == Verdict::Wait(Waiting::Settling) {
+                let since = *watched.settling.get_or_insert_with(Instant::now);
+                if since.elapsed() >= SETTLING {
+                    self.wait_for(unsettled(&self.order, source, target));
+                }
+            } else {
+                watched.settling = None;
+            }
             if late && verdict == Verdict::Switching {
                 self.wait_for(hanging(&self.order, target));
                 continue;
@@ -231,6 +244,19 @@ impl Attempt {
     async fn act(&mut self, verdict: Verdict, watched: &mut Watched) -> Option<Outcome> {
         let order = self.order.clone();
         let (source, target) = (&order.source, &order.target);
+        if self.ran_twice() && self.is_for_a_person(verdict) {
+            self.wait_for(
+                Cause::new(
+                    Reason::RunsTwice,
+                    format!(
+                        "the guest ran on {} and on {}, and both ends' files have writes of its own; nothing is removed",
+                        source.host, target.host
+                    ),
+                )
+                .hint("undefine the copy that is not wanted, and let the other one run"),
+            );
+            return None;
+        }
         match verdict {
             Verdict::Copying | Verdict::Switching if self.foreign => self.wait_for(Cause::new(
                 Reason::JobActive,
@@ -284,6 +310,17 @@ impl Attempt {
                         "the migration ended without being finished",
                     )
                 });
+                let cause = if self.ran_twice() {
+                    Cause::new(
+                        Reason::RunsTwice,
+                        format!(
+                            "the guest ran on both hosts and is on {} now; its files on {} are kept",
+                            source.host, target.host
+                        ),
+                    )
+                } else {
+                    cause
+                };
                 let outcome = if watched.by_user {
                     Outcome::Aborted
                 } else {
@@ -352,7 +389,9 @@ impl Attempt {
                         source.host, target.host, source.host
                     ),
                 ));
-                if !self.source_paused {
+                self.note_ran_twice().await;
+                // The target may have stopped just now: then the source's is the only copy that runs.
+                if !self.source_paused && self.may_act(verdict, true).await {
                     self.note("suspend", source.hypervisor.suspend(order.guest).await);
                 }
             }
@@ -370,6 +409,8 @@ impl Attempt {
             )),
             Verdict::Wait(why) => {
                 let cause = match why {
+                    // Said once it has lasted.
+                    Waiting::Settling => return None,
                     Waiting::SourceSilent => Cause::new(
                         Reason::SourceLost,
                         format!(
@@ -388,16 +429,28 @@ impl Attempt {
                         Reason::OutcomeUnknown,
                         format!("neither {} nor {} answers", source.host, target.host),
                     ),
-                    Waiting::Settling => {
-                        Cause::new(Reason::InProgress, "libvirt is still ending the migration")
-                    }
                 };
-                if why != Waiting::Settling {
-                    self.wait_for(cause);
-                }
+                self.wait_for(cause);
             }
         }
         None
+    }
+
+    /// Whether what both ends of a guest that ran twice show leaves it open which copy goes on.
+    fn is_for_a_person(&self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::RunsTwice
+            | Verdict::Copying
+            | Verdict::Switching
+            | Verdict::Moved
+            | Verdict::Lost
+            | Verdict::Wait(_) => false,
+            // It was we who suspended it.
+            Verdict::Stayed | Verdict::StayedTargetSilent => {
+                self.source_paused && !self.paused_before()
+            }
+            _ => true,
+        }
     }
 
     /// The guest did not move: takes back what was prepared, then ends so, unless another has done it.
@@ -427,6 +480,25 @@ impl Attempt {
             }
         }
     }
+}
+
+/// The cause for a move whose ends show what libvirt does not leave by itself.
+fn unsettled(order: &super::Order, source: Seen, target: Seen) -> Cause {
+    let shows = |seen: Seen| match seen {
+        Seen::Silent => "does not answer".to_owned(),
+        Seen::Absent => "has no copy".to_owned(),
+        Seen::Present(copy) => format!("shows {:?} ({:?})", copy.activity, copy.why),
+    };
+    let (from, to) = (&order.source.host, &order.target.host);
+    Cause::new(
+        Reason::OutcomeUnknown,
+        format!(
+            "{from} {} and {to} {}, and nothing changes any more; nothing is removed",
+            shows(source),
+            shows(target)
+        ),
+    )
+    .hint("let the copy run that has the guest's last state, and undefine the other one: then this goes on")
 }
 
 /// The cause for a switch that does not end.

@@ -32,10 +32,11 @@ const SLACK: u8 = 2;
 /// What is not held against `decide`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LetPass {
-    /// Once libvirt itself has run the guest twice, what one of both wrote may be removed.
+    /// Once libvirt itself has run the guest twice, what one of both wrote may be removed. What both ends show later can't
+    /// tell: so the move notes it in its journals when it sees it, and then removes nothing (`life/watch.rs`).
     doubled: bool,
-    /// Where the guest executes at neither end and the target has something of it, the program may wait without end
-    /// and without a word.
+    /// Where the guest executes at neither end and the target has something of it, the program may wait without end.
+    /// It says so after a while (`life/watch.rs`), which has no place in this model without time.
     settling: bool,
 }
 
