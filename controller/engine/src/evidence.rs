@@ -165,6 +165,8 @@ pub fn decide(source: Seen, target: Seen, paused_before: bool) -> Verdict {
         (Paused, Some(_)) if target_has_it => Verdict::DiscardPausedSource,
         (ShutOff | Crashed, Some(_)) if target_has_it => Verdict::UndefineSource,
         (Crashed, None) => Verdict::CrashedAtSource,
+        // It left, so the target had it, or has it by now: its files there may be the only ones with the last state.
+        (ShutOff, None) if source.why == Why::LeftByMigration => Verdict::Wait(Waiting::Settling),
         (ShutOff, None) => Verdict::StoppedAtSource,
         // libvirt marks a source that left so before it undefines it; a target that stopped since has the disks.
         (ShutOff, Some(copy))
