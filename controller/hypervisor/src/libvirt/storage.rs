@@ -217,7 +217,9 @@ impl Storage<'_> {
             None => None,
         };
         if info.is_none() {
-            info = match pool.find(name)? {
+            // It remembers none, or one whose file has gone.
+            pool.refresh(Freshness::Lately)?;
+            info = match pool.lookup(name)? {
                 Some(volume) => volume.info().or_absent()?,
                 None => None,
             };
