@@ -47,8 +47,7 @@ fn allocated(lab: &Lab) -> Result<BTreeMap<(String, String), u64>> {
     let mut all = BTreeMap::new();
     for guest in lab.guests() {
         let host = guest.host()?;
-        for index in 0..guest.spec().disks.len() {
-            let target = format!("vd{}", (b'a' + index as u8) as char);
+        for target in guest.spec().targets() {
             let report = guest.disk_report(&host, &target)?;
             all.insert((guest.name().to_owned(), target), report.allocated);
         }

@@ -212,18 +212,20 @@ fn with_job(source: Copy) -> Verdict {
 #[cfg(test)]
 mod explored;
 
+/// A copy that is defined and has no job.
+#[cfg(test)]
+fn copy(activity: Activity, why: Why) -> Copy {
+    Copy {
+        activity,
+        why,
+        persistent: true,
+        job: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn copy(activity: Activity, why: Why) -> Copy {
-        Copy {
-            activity,
-            why,
-            persistent: true,
-            job: false,
-        }
-    }
 
     fn at(activity: Activity, why: Why) -> Seen {
         Seen::Present(copy(activity, why))

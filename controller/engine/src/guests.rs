@@ -206,8 +206,6 @@ pub(crate) struct Place<'a> {
     pub(crate) double: Option<Cause>,
     /// A migration that is not ours: source and target, where both are seen.
     pub(crate) foreign: Option<(HostName, HostName)>,
-    /// Whether another copy is seen that may be gone already.
-    pub(crate) settling: bool,
 }
 
 /// Whether this copy is one that a migration is only just bringing.
@@ -276,7 +274,6 @@ pub(crate) fn place<'a>(
         known: best.2,
         double,
         foreign,
-        settling: entry.settling,
     })
 }
 

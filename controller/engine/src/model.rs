@@ -213,7 +213,7 @@ pub(crate) fn immovable(entry: &Entry, place: &Place<'_>, ours: bool) -> Option<
             format!("{name} is transient: nothing defines it if it stops"),
         ));
     }
-    if place.settling {
+    if entry.settling {
         return Some(Cause::new(
             Reason::JobActive,
             format!("a migration of {name} is only just over"),

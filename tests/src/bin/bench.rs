@@ -161,6 +161,7 @@ fn by_hand(lab: &Lab, from: &Host<'_>, to: &Host<'_>, count: usize) -> Result<By
     })
 }
 
+/// Without the limit that [`Host::virsh`] sets: that is one more process in the peer's time.
 fn virsh(host: &Host<'_>, words: &[&str]) -> Result<String> {
     let done = host.virsh_command(words).output()?;
     ensure!(

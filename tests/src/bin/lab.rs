@@ -392,8 +392,7 @@ fn proof(lab: &Lab) -> Result<()> {
         let host = guest.host()?;
         let continuity = guest.continuity()?;
         let mut whole = true;
-        for index in 0..guest.spec().disks.len() {
-            let target = format!("vd{}", (b'a' + index as u8) as char);
+        for target in guest.spec().targets() {
             whole &= guest
                 .disk_report(&host, &target)?
                 .first_difference

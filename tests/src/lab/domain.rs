@@ -54,6 +54,11 @@ pub struct GuestSpec {
 }
 
 impl GuestSpec {
+    /// The target device of each disk: `vda`, `vdb` and on.
+    pub fn targets(&self) -> impl Iterator<Item = String> {
+        targets().take(self.disks.len())
+    }
+
     /// A small guest that is started at once.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {

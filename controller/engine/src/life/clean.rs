@@ -262,7 +262,11 @@ impl Attempt {
                 ),
             ));
         }
-        let disks = journal.disks.iter().filter(|_| !journal.ran_twice);
+        let disks = if journal.ran_twice {
+            &[]
+        } else {
+            journal.disks.as_slice()
+        };
         for disk in disks {
             let ours = made(&disk.target_path) || self.is_ours(hypervisor.as_ref(), disk).await?;
             if named.contains_key(&disk.target_path) || !ours {

@@ -357,15 +357,6 @@ impl Attempt {
             } if watched.arrived => {
                 return Some(self.conclude().await);
             }
-            Verdict::StoppedAtTarget {
-                defined: true,
-                orderly: true,
-            } if watched.arrived => {
-                self.enter(MigrationPhase::Verifying);
-                if self.may_act(verdict, true).await {
-                    self.note("undefine", source.hypervisor.undefine(order.guest).await);
-                }
-            }
             Verdict::StoppedAtTarget { .. } => {
                 self.wait_for(
                     Cause::new(

@@ -477,7 +477,7 @@ fn settle_by_place(
         return;
     };
     let Some(place) = crate::guests::place(entry, uuid, hosts, None)
-        .filter(|place| place.known && place.foreign.is_none() && !place.settling)
+        .filter(|place| place.known && place.foreign.is_none() && !entry.settling)
     else {
         return;
     };

@@ -293,7 +293,6 @@ impl State {
             return WATCHES;
         }
         self.controller.call = false;
-        let arrived = self.controller.arrived;
         match verdict {
             // Some seconds without a job are waited for: the model takes a call to arrive within them.
             Verdict::Stayed | Verdict::StayedTargetSilent
@@ -307,15 +306,9 @@ impl State {
             | Verdict::CrashedAtSource => Doing::TakesBack,
             Verdict::Moved => Doing::Looks(Purpose::Clean, None),
             Verdict::StoppedAtTarget {
-                defined,
+                defined: false,
                 orderly: true,
-            } if arrived => {
-                if defined {
-                    Doing::Looks(Purpose::Again(verdict), None)
-                } else {
-                    Doing::Looks(Purpose::Clean, None)
-                }
-            }
+            } if self.controller.arrived => Doing::Looks(Purpose::Clean, None),
             Verdict::UndefineSource
             | Verdict::DiscardPausedSource
             | Verdict::DestroyTargetLeftover
@@ -332,9 +325,7 @@ impl State {
     fn does(&mut self, verdict: Verdict) {
         self.controller.doing = WATCHES;
         match verdict {
-            Verdict::UndefineSource | Verdict::StoppedAtTarget { .. } => {
-                self.undefine(Side::Source);
-            }
+            Verdict::UndefineSource => self.undefine(Side::Source),
             Verdict::DiscardPausedSource => {
                 self.undefine(Side::Source);
                 self.controller.doing = Doing::DestroysSource;

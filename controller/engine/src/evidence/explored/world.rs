@@ -1,7 +1,7 @@
 //! What libvirt and QEMU do at both ends of one move, by themselves and after a fault: the rows of what was measured.
 
 use crate::{
-    evidence::{Copy, Seen},
+    evidence::{Copy, Seen, copy},
     port::{Activity, Why},
 };
 
@@ -164,15 +164,6 @@ pub(super) struct World {
     pub(super) answer: Answer,
     /// libvirt itself has run the guest a second time.
     pub(super) doubled: bool,
-}
-
-fn copy(activity: Activity, why: Why) -> Copy {
-    Copy {
-        activity,
-        why,
-        persistent: true,
-        job: false,
-    }
 }
 
 impl World {
