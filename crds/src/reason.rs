@@ -136,6 +136,8 @@ reasons! {
     SlotsTaken, Retry, "";
     /// The wish's own limit on parallel moves is reached.
     ParallelLimit, Retry, "";
+    /// Moves of several guests to this host failed in a row: it rests as a target.
+    CircuitOpen, Retry, "look at what failed on it; after the rest one move is tried, at once where its libvirtd comes back or its Host changes";
     /// A failed move rests before it is tried again.
     BackingOff, Retry, "";
 

@@ -10,8 +10,10 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
 };
 use evenkeel_planner as planner;
+use tokio::time::Instant;
 
 use crate::{
+    circuit::Gate,
     hosts::{HostState, Link},
     port::{HostFacts, PoolFacts},
 };
@@ -38,6 +40,13 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
         offers: planner::Offers::default(),
         domains: BTreeMap::new(),
     };
+    match state.circuit.gate(name, Instant::now()) {
+        Gate::Closed => {}
+        Gate::HalfOpen => host.max_inbound = host.max_inbound.min(1),
+        Gate::Open(cause) => {
+            host.closed.get_or_insert(cause);
+        }
+    }
     let Some(facts) = &state.facts else {
         return host;
     };

@@ -11,6 +11,7 @@ use evenkeel_crds::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::circuit::Circuit;
 use crate::port::{DomainFacts, Endpoint, HostFacts, Hypervisor, News, PortError};
 
 /// How long the first answer of a host is waited for.
@@ -47,6 +48,8 @@ pub(crate) struct HostState {
     pub(crate) attached: Instant,
     /// Another Host that leads to the same hypervisor and is used instead.
     pub(crate) duplicate_of: Option<HostName>,
+    /// What failed moves to it add up to.
+    pub(crate) circuit: Circuit,
 }
 
 /// Whether a host's journals are known.
@@ -133,6 +136,7 @@ impl HostState {
                 self.facts = Some(facts);
                 self.domains = domains;
                 if came_up {
+                    self.circuit.renewed(Instant::now());
                     self.journals = Journals::Unread;
                     return Change::Connected;
                 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Reconciler;
+use crate::circuit::Circuit;
 use crate::hosts::{HostState, Journals, Link, endpoint};
 
 impl Reconciler {
@@ -29,6 +30,9 @@ impl Reconciler {
                     state.endpoint == endpoint && (state.hypervisor.is_none() == refused.is_some());
                 if same || busy(&name, moves) {
                     if !Arc::ptr_eq(&state.declared, declared) {
+                        if state.declared.spec != declared.spec {
+                            state.circuit.renewed(Instant::now());
+                        }
                         state.declared = declared.clone();
                     }
                     continue;
@@ -51,6 +55,7 @@ impl Reconciler {
                     journals: Journals::Unread,
                     attached: Instant::now(),
                     duplicate_of: None,
+                    circuit: Circuit::default(),
                 },
             );
         }

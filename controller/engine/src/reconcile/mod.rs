@@ -313,7 +313,10 @@ impl Reconciler {
             state.rest.as_ref().is_some_and(|(_, until)| recent(*until))
                 || state.avoid.values().any(|(_, until)| recent(*until))
                 || (!state.is_final() && state.spec.deadline.is_some())
-        }) || self.hosts.values().any(|host| host.link == Link::Unheard)
+        }) || self
+            .hosts
+            .values()
+            .any(|host| host.link == Link::Unheard || host.circuit.until().is_some_and(recent))
             || self.orphans.values().any(|(_, at)| recent(*at))
             || self
                 .declared

@@ -8,7 +8,10 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
     shared::Timestamp,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use super::{Pass, Reconciler};
@@ -207,7 +210,24 @@ impl Reconciler {
         let untouched = matches!(&outcome, Outcome::Failed { tried: false, .. });
         // Another finished what we meant to take over: nothing is left to do or to say.
         let finished = matches!(&outcome, Outcome::Failed { cause, tried: false } if cause.reason == Reason::Interrupted);
+        let ends = state.running.as_ref().map(|running| {
+            (
+                running.guest,
+                running.source.clone(),
+                running.target.clone(),
+            )
+        });
+        let arrived = matches!(&outcome, Outcome::Succeeded { .. });
         let cause = state.conclude(outcome, now);
+        if let Some((guest, source, target)) = ends
+            && let Some(host) = self.hosts.get_mut(&target)
+        {
+            match &cause {
+                None if arrived => host.circuit.succeeded(),
+                Some(cause) => host.circuit.failed(guest, &source, cause, Instant::now()),
+                None => {}
+            }
+        }
         let hidden = state.hidden;
         let message = state
             .status

@@ -84,7 +84,14 @@ pub(crate) fn status(input: &Input<'_>) -> HostStatus {
         (_, None, Some(cause)) => (Answer::True, cause.clone()),
         (_, None, None) => reachable.clone(),
     };
-    let migration_ready = if ready.0 == Answer::True {
+    let resting = input
+        .planned
+        .closed
+        .as_ref()
+        .filter(|cause| cause.reason == Reason::CircuitOpen);
+    let migration_ready = if let Some(cause) = resting.filter(|_| ready.0 == Answer::True) {
+        (Answer::False, cause.clone())
+    } else if ready.0 == Answer::True {
         (
             Answer::True,
             Cause::new(Reason::AsExpected, "guests can come and leave"),
