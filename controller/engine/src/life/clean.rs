@@ -19,14 +19,26 @@ use crate::{
 /// A file is taken for an empty one of ours only below this, where the journal does not say that we made it.
 const EMPTY: u64 = 1 << 20;
 
+/// How taking back ended.
+pub(super) enum TakenBack {
+    /// Nothing of the move is left where it could be reached.
+    Done,
+    /// Another process did it, and this is what came of the move.
+    ByAnother(Outcome),
+    /// The target has a copy of the guest after all: both ends have to be watched again.
+    Changed,
+}
+
 impl Attempt {
     /// The guest is at the target: proves it, settles it there, removes what is left at the source.
-    pub(super) async fn conclude(&mut self) -> Outcome {
+    ///
+    /// Nothing where both ends no longer show that, so that what they show has to be watched again.
+    pub(super) async fn conclude(&mut self) -> Option<Outcome> {
         self.enter(MigrationPhase::Verifying);
         let order = self.order.clone();
         let Some(journal) = self.journal.clone() else {
             let cause = Cause::new(Reason::OutcomeUnknown, "the journal is missing");
-            return Outcome::Failed { cause, tried: true };
+            return Some(Outcome::Failed { cause, tried: true });
         };
         let (completed, mut settled) = tokio::join!(
             order.target.hypervisor.completed(order.guest),
@@ -34,25 +46,31 @@ impl Attempt {
         );
         let completed = completed.ok().flatten();
         while let Err(cause) = settled {
-            if let Some(outcome) = self.rest(cause).await {
-                return outcome;
+            let over = self.rest(cause).await;
+            if over.is_some() {
+                return over;
+            }
+            if !self.shows_finished().await {
+                return None;
             }
             settled = self.settle_target(&journal).await;
         }
         self.enter(MigrationPhase::Cleaning);
         let running = loop {
             match self.clean_source(&journal).await {
-                Ok(running) => break running,
+                Ok(Some(running)) => break running,
+                Ok(None) => return None,
                 Err(cause) => {
-                    if let Some(outcome) = self.rest(cause).await {
-                        return outcome;
+                    let over = self.rest(cause).await;
+                    if over.is_some() {
+                        return over;
                     }
                 }
             }
         };
         self.go_on();
         self.remove_journals(&journal).await;
-        Outcome::Succeeded {
+        Some(Outcome::Succeeded {
             evidence: Evidence {
                 running: if running {
                     vec![order.target.host.to_string()]
@@ -71,7 +89,11 @@ impl Attempt {
             },
             downtime: completed.and_then(|completed| completed.downtime),
             bytes: completed.map(|completed| completed.bytes),
-        }
+        })
+    }
+
+    async fn shows_finished(&mut self) -> bool {
+        is_finished(self.look().await.verdict)
     }
 
     /// Autostart as it was, and the finished move in the guest's own metadata.
@@ -99,28 +121,15 @@ impl Attempt {
             .map_err(|error| failure(&target.host, "settling the guest", &error))
     }
 
-    /// Removes the guest's files at the source. Whether the guest executes at the target.
-    async fn clean_source(&mut self, journal: &Journal) -> Result<bool, Cause> {
+    /// Removes the guest's files at the source. Whether the guest executes at the target; nothing where both ends no longer
+    /// show a finished move.
+    async fn clean_source(&mut self, journal: &Journal) -> Result<Option<bool>, Cause> {
         self.prove_claims().await?;
         let ends = self.look().await;
-        let (source, target) = (&self.order.source, &self.order.target);
-        // It may have stopped there since it was seen to have arrived.
-        if !matches!(
-            ends.verdict,
-            Verdict::Moved
-                | Verdict::StoppedAtTarget {
-                    defined: false,
-                    orderly: true
-                }
-        ) {
-            return Err(Cause::new(
-                Reason::OutcomeUnknown,
-                format!(
-                    "{} and {} no longer show a finished move; nothing is removed",
-                    source.host, target.host
-                ),
-            ));
+        if !is_finished(ends.verdict) {
+            return Ok(None);
         }
+        let (source, target) = (&self.order.source, &self.order.target);
         let named = source
             .hypervisor
             .references(None)
@@ -151,7 +160,7 @@ impl Attempt {
             }
         }
         if journal.ran_twice {
-            return Ok(executes(ends.target));
+            return Ok(Some(executes(ends.target)));
         }
         let removed = join_all(
             journal
@@ -169,42 +178,37 @@ impl Attempt {
                 )
             })?;
         }
-        Ok(executes(ends.target))
+        Ok(Some(executes(ends.target)))
     }
 
     /// The guest stayed: removes what was made at the target, the mark, and the journals. Waits for a target that
     /// is needed for it, unless that one does not answer at all: then its own journal keeps the rest for later.
-    ///
-    /// An outcome where another has done it.
-    pub(super) async fn take_back(&mut self) -> Option<Outcome> {
-        let journal = self.journal.clone()?;
-        let mut at_source = false;
-        let mut at_target = false;
+    pub(super) async fn take_back(&mut self) -> TakenBack {
+        let Some(journal) = self.journal.clone() else {
+            return TakenBack::Done;
+        };
         loop {
-            let mut wrong = None;
-            if !at_source {
-                match self.restore_source(&journal).await {
-                    Ok(()) => at_source = true,
-                    Err(cause) => wrong = Some(cause),
+            // The target first: while it may have the guest after all, the source's autostart stays off.
+            let cleared = match self.clear_target(&journal).await {
+                Ok(true) => Ok(()),
+                Ok(false) => return TakenBack::Changed,
+                Err(cause) if cause.reason == Reason::HostUnreachable => {
+                    tracing::warn!(migration = %self.order.migration, target = %self.order.target.host,
+                        "the target does not answer; what is left there is removed when it does");
+                    Ok(())
                 }
-            }
-            if !at_target {
-                match self.clear_target(&journal).await {
-                    Ok(()) => at_target = true,
-                    Err(cause) if cause.reason == Reason::HostUnreachable && at_source => {
-                        tracing::warn!(migration = %self.order.migration, target = %self.order.target.host,
-                            "the target does not answer; what is left there is removed when it does");
-                        return None;
-                    }
-                    Err(cause) => wrong = Some(cause),
-                }
-            }
-            let Some(wrong) = wrong else {
+                Err(cause) => Err(cause),
+            };
+            let taken_back = match cleared {
+                Ok(()) => self.restore_source(&journal).await,
+                Err(cause) => Err(cause),
+            };
+            let Err(wrong) = taken_back else {
                 self.go_on();
-                return None;
+                return TakenBack::Done;
             };
             if let Some(outcome) = self.rest(wrong).await {
-                return Some(outcome);
+                return TakenBack::ByAnother(outcome);
             }
         }
     }
@@ -227,7 +231,8 @@ impl Attempt {
             .map_err(|error| failure(&source.host, "taking the move back", &error))
     }
 
-    async fn clear_target(&mut self, journal: &Journal) -> Result<(), Cause> {
+    /// Whether it was done: not where the target has a copy of the guest after all.
+    async fn clear_target(&mut self, journal: &Journal) -> Result<bool, Cause> {
         self.prove_claim(false).await?;
         let target = &self.order.target;
         let hypervisor = &target.hypervisor;
@@ -253,14 +258,8 @@ impl Attempt {
             there.map_err(|error| failure(&target.host, "looking for the guest", &error))?;
         let named = named
             .map_err(|error| failure(&target.host, "looking for users of the files", &error))?;
-        if let Some(copy) = there {
-            return Err(Cause::new(
-                Reason::OutcomeUnknown,
-                format!(
-                    "{} has a copy of {} ({:?}); its files are kept",
-                    target.host, journal.domain, copy.activity
-                ),
-            ));
+        if there.is_some() {
+            return Ok(false);
         }
         let disks = if journal.ran_twice {
             &[]
@@ -286,6 +285,7 @@ impl Attempt {
         hypervisor
             .remove_journal(&journal.target.pool, journal.id)
             .await
+            .map(|()| true)
             .map_err(|error| failure(&target.host, "removing the journal", &error))
     }
 
@@ -331,6 +331,18 @@ impl Attempt {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+/// Whether both ends show that the guest is at the target and nowhere else. It may have stopped there since it arrived.
+fn is_finished(verdict: Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::Moved
+            | Verdict::StoppedAtTarget {
+                defined: false,
+                orderly: true
+            }
+    )
 }
 
 fn executes(seen: Seen) -> bool {

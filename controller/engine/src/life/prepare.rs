@@ -8,7 +8,7 @@ use evenkeel_crds::{
 };
 use futures::future::join_all;
 
-use super::{Attempt, Outcome, Stop, failure};
+use super::{Attempt, Outcome, Stop, clean::TakenBack, failure};
 use crate::{
     evidence::Verdict,
     journal::{End, Journal, JournalDisk, VERSION},
@@ -385,8 +385,9 @@ impl Attempt {
                     | Verdict::StayedTargetSilent
                     | Verdict::StoppedAtSource
                     | Verdict::CrashedAtSource => match self.take_back().await {
-                        Some(outcome) => return outcome,
-                        None => break,
+                        TakenBack::Done => break,
+                        TakenBack::ByAnother(outcome) => return outcome,
+                        TakenBack::Changed => {}
                     },
                     _ => {
                         self.wait_for(Cause::new(

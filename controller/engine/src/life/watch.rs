@@ -9,7 +9,7 @@ use evenkeel_crds::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Attempt, Ends, LOOK_AGAIN, Outcome, progress::Meter};
+use super::{Attempt, Ends, LOOK_AGAIN, Outcome, clean::TakenBack, progress::Meter};
 use crate::{
     evidence::{Seen, Verdict, Waiting},
     port::{DomainEvent, PortResult},
@@ -274,7 +274,7 @@ impl Attempt {
                 self.switched = true;
                 self.enter(MigrationPhase::Switching);
             }
-            Verdict::Moved => return Some(self.conclude().await),
+            Verdict::Moved => return self.conclude().await,
             Verdict::UndefineSource => {
                 self.enter(MigrationPhase::Verifying);
                 if self.may_act(verdict, true).await {
@@ -304,7 +304,7 @@ impl Attempt {
                 }
             }
             Verdict::Stayed | Verdict::StayedTargetSilent => {
-                let cause = watched.cause.take().unwrap_or_else(|| {
+                let cause = watched.cause.clone().unwrap_or_else(|| {
                     Cause::new(
                         Reason::Interrupted,
                         "the migration ended without being finished",
@@ -354,9 +354,7 @@ impl Attempt {
             Verdict::StoppedAtTarget {
                 defined: false,
                 orderly: true,
-            } if watched.arrived => {
-                return Some(self.conclude().await);
-            }
+            } if watched.arrived => return self.conclude().await,
             Verdict::StoppedAtTarget { .. } => {
                 self.wait_for(
                     Cause::new(
@@ -444,9 +442,14 @@ impl Attempt {
         }
     }
 
-    /// The guest did not move: takes back what was prepared, then ends so, unless another has done it.
+    /// The guest did not move: takes back what was prepared, then ends so, unless another has done it. Nothing where it
+    /// turns out that it did move.
     async fn stayed(&mut self, outcome: Outcome) -> Option<Outcome> {
-        Some(self.take_back().await.unwrap_or(outcome))
+        match self.take_back().await {
+            TakenBack::Done => Some(outcome),
+            TakenBack::ByAnother(outcome) => Some(outcome),
+            TakenBack::Changed => None,
+        }
     }
 
     /// Claim proven and the same evidence seen again: then an act at one end may be done.

@@ -279,7 +279,8 @@ impl State {
                     orderly: true,
                 },
             ) => Doing::Removes(Side::Source),
-            (Purpose::GiveUp | Purpose::Clean, _) => Doing::Looks(purpose, None),
+            (Purpose::Clean, _) => WATCHES,
+            (Purpose::GiveUp, _) => Doing::Looks(purpose, None),
         };
         Some(())
     }
@@ -470,20 +471,19 @@ impl State {
         }
     }
 
-    /// The source's part first; then the target's, which is left to its journal where it does not answer.
+    /// The target's part first, which is left to its journal where it does not answer; then the source's.
     fn take_back(&mut self) {
-        let restores = self.world.source.journal && self.world.answers(Side::Source);
-        if restores {
-            self.world.source.journal = false;
-            return;
-        }
-        let restored = !self.world.source.journal;
-        if !self.world.target.journal || !self.world.answers(Side::Target) {
-            if restored {
-                self.controller.doing = Doing::Ended(Told::Failed);
+        if self.world.target.journal && self.world.answers(Side::Target) {
+            self.controller.doing = match self.world.target.copy {
+                None => Doing::Removes(Side::Target),
+                Some(_) => WATCHES,
+            };
+        } else if self.world.source.journal {
+            if self.world.answers(Side::Source) {
+                self.world.source.journal = false;
             }
-        } else if self.world.target.copy.is_none() {
-            self.controller.doing = Doing::Removes(Side::Target);
+        } else {
+            self.controller.doing = Doing::Ended(Told::Failed);
         }
     }
 }
