@@ -33,11 +33,15 @@ pub(crate) enum Fault {
     QemuKilled,
     /// A guest shut down by somebody's hand.
     GuestEnded,
+    /// A guest powering itself off.
+    GuestPoweredOff,
+    /// No room left where a host's guests have their disks.
+    DiskFull,
     /// All power taken from a host.
     PowerCut,
 }
 
-const ALL: [Fault; 12] = [
+const ALL: [Fault; 14] = [
     Fault::Nothing,
     Fault::DriverKilled,
     Fault::Aborted,
@@ -49,6 +53,8 @@ const ALL: [Fault; 12] = [
     Fault::LinkSlow,
     Fault::QemuKilled,
     Fault::GuestEnded,
+    Fault::GuestPoweredOff,
+    Fault::DiskFull,
     Fault::PowerCut,
 ];
 
@@ -79,6 +85,7 @@ impl Fault {
                 | Self::CableCut
                 | Self::QemuKilled
                 | Self::GuestEnded
+                | Self::GuestPoweredOff
                 | Self::PowerCut
         )
     }
@@ -143,6 +150,16 @@ impl Fault {
                 for host in lab.hosts() {
                     drop(host.virsh(&["destroy", guest, "--graceful"]));
                 }
+            }
+            Self::GuestPoweredOff => {
+                for host in lab.hosts() {
+                    drop(host.virsh(&["shutdown", guest, "--mode", "acpi"]));
+                }
+            }
+            Self::DiskFull => {
+                host.fill_pool("default", 0)?;
+                thread::sleep(lasts);
+                host.drain_pool("default")?;
             }
             Self::PowerCut => {
                 host.power_off()?;

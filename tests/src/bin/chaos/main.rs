@@ -4,6 +4,7 @@
 
 mod fault;
 mod story;
+mod wish;
 
 use std::{
     process::ExitCode,
@@ -14,7 +15,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use evenkeel_tests::{
     evenkeel::Fleet,
-    lab::{DiskSpec, GuestSpec, Lab},
+    lab::{DiskSpec, GuestSpec, Lab, PoolSpec, Room},
 };
 
 use crate::{fault::Fault, story::Story};
@@ -28,6 +29,12 @@ struct Arguments {
     /// Rounds: a round is a wish, a fault while it is carried out, its healing, and the check
     #[arg(long, default_value_t = 20)]
     rounds: usize,
+    /// Go on until so many moves were made, however many rounds that takes
+    #[arg(long)]
+    moves: Option<usize>,
+    /// Guests
+    #[arg(long, default_value_t = 3)]
+    guests: usize,
     /// Only this fault, by its name
     #[arg(long)]
     only: Option<String>,
@@ -36,14 +43,15 @@ struct Arguments {
     slow: f64,
 }
 
-const GUESTS: usize = 3;
+/// Room of each host's pool: for all guests, so that nothing but a fault fills it.
+const ROOM: u64 = 2 << 30;
 /// Bytes per second: a copy takes seconds, and the switch's last pages fit into the downtime.
 const RATE: u64 = 32_000_000;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    println!("chaos: seed {seed}, {} rounds", arguments.rounds);
+    println!("chaos: seed {seed}");
     match run(&arguments, seed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -54,11 +62,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, seed: u64) -> Result<()> {
-    let mut builder = Lab::builder().hosts(3).each_host(|host| host.rate(RATE));
-    for number in 1..=GUESTS {
+    let mut builder = Lab::builder().hosts(3).each_host(|host| {
+        host.rate(RATE)
+            .pool(PoolSpec::new("default").room(Room::Ext4(ROOM)))
+    });
+    for number in 1..=arguments.guests {
         builder = builder.guest(
             GuestSpec::new(format!("g{number}"))
-                .on(format!("h{number}"))
+                .on(format!("h{}", (number - 1) % 3 + 1))
                 .disks(vec![DiskSpec::mib(96, 64); 1 + number % 2]),
         );
     }
@@ -68,7 +79,13 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut story = Story::new(&lab, &fleet);
     let start = Instant::now();
-    for round in 1..=arguments.rounds {
+    let mut round = 0;
+    let wanted = |round: usize, moved: usize| match arguments.moves {
+        Some(moves) => moved < moves,
+        None => round < arguments.rounds,
+    };
+    while wanted(round, story.moved()) {
+        round += 1;
         let fault = faults[random.usize(..faults.len())];
         story
             .round(round, fault, &mut random)

@@ -2,19 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
     evenkeel::{Answer, Fleet},
-    lab::{Guest, Host, Lab},
+    lab::{Guest, Lab},
     witness,
 };
 use fastrand::Rng;
 
-use crate::{PATIENCE, fault::Fault};
+use crate::{
+    PATIENCE,
+    fault::Fault,
+    wish::{Aim, Wish},
+};
 
 /// What happened so far.
 pub(crate) struct Story<'lab> {
@@ -23,8 +26,8 @@ pub(crate) struct Story<'lab> {
     /// How often each guest was started anew, because a fault had stopped it.
     restarts: BTreeMap<String, usize>,
     faults: BTreeMap<Fault, usize>,
+    rounds: usize,
     moved: usize,
-    stayed: usize,
     /// What the last runs said.
     said: String,
 }
@@ -36,8 +39,8 @@ impl<'lab> Story<'lab> {
             fleet,
             restarts: BTreeMap::new(),
             faults: BTreeMap::new(),
+            rounds: 0,
             moved: 0,
-            stayed: 0,
             said: String::new(),
         }
     }
@@ -51,42 +54,23 @@ impl<'lab> Story<'lab> {
     ) -> Result<Duration> {
         let start = Instant::now();
         self.said.clear();
+        self.rounds += 1;
         *self.faults.entry(fault).or_default() += 1;
-        let mut guests = self.lab.guests();
-        let guest = guests.swap_remove(random.usize(..guests.len()));
-        let from = guest.host()?;
-        let mut others: Vec<Host<'_>> = self
-            .lab
-            .hosts()
-            .into_iter()
-            .filter(|host| host.name() != from.name())
-            .collect();
-        let to = others.swap_remove(random.usize(..others.len()));
-        let drains = random.u8(..4) == 0;
-        let wish = if drains {
-            format!(
-                "kind: HostDrain\nmetadata: {{name: r{round}}}\nspec: {{hosts: {{names: [{}]}}, parallel: 2}}\n",
-                from.name()
-            )
-        } else {
-            format!(
-                "kind: GuestMigration\nmetadata: {{name: r{round}}}\nspec: {{guest: {}, target: {}}}\n",
-                guest.name(),
-                to.name()
-            )
+        let before = self.places()?;
+        let wish = Wish::random(self.lab, round, random)?;
+        let aim = Aim::random(&wish, random);
+        self.fleet.write("wish.yaml", &wish.manifest)?;
+        let struck = match &wish.to {
+            Some(to) if random.bool() => to,
+            _ => &wish.from,
         };
-        self.fleet.write(
-            "wish.yaml",
-            &format!("apiVersion: evenkeel.dev/v1alpha1\n{wish}"),
-        )?;
-        let struck = if random.bool() { &from } else { &to };
-        // A move takes about five seconds here; most faults shall fall into it.
-        let after = Duration::from_millis(random.u64(..7000));
+        let struck = self.lab.host(struck)?;
         let lasts = Duration::from_millis(random.u64(200..12_000));
+        let events = aim.listen(self.lab, &wish)?;
         let mut run = self.fleet.start(&["apply", "--yes", "--timeout", "120s"])?;
-        thread::sleep(after);
+        aim.wait(&wish, events.as_ref());
         fault
-            .strike(self.lab, self.fleet, &mut run, struck, guest.name(), lasts)
+            .strike(self.lab, self.fleet, &mut run, &struck, &wish.guest, lasts)
             .with_context(|| format!("striking {}", struck.name()))?;
         let ended = run.end(PATIENCE);
         self.said = run.said();
@@ -97,25 +81,37 @@ impl<'lab> Story<'lab> {
                 .with_context(|| format!("{} after the fault was healed", other.name()))?;
         }
         witness::nothing_is_left(self.lab)?;
-        let now = guest.host()?;
-        if now.name() == from.name() {
-            self.stayed += 1;
-        } else {
-            self.moved += 1;
-        }
+        let after = self.places()?;
+        let moved = after
+            .iter()
+            .filter(|(guest, host)| before.get(*guest) != Some(*host))
+            .count();
+        self.moved += moved;
         println!(
-            "{round:>4}  {:<15} {:<5} after {:>4} ms for {:>5} ms  {} {} -> {}  {:.1} s",
+            "{round:>4}  {:<15} {:<3} {:<13} for {:>5} ms  {:<10} {moved} moved  {:.1} s",
             format!("{fault:?}"),
             struck.name(),
-            after.as_millis(),
+            aim,
             lasts.as_millis(),
-            guest.name(),
-            from.name(),
-            now.name(),
+            wish.what,
             start.elapsed().as_secs_f64()
         );
         self.fleet.remove("wish.yaml")?;
         Ok(start.elapsed())
+    }
+
+    /// Where each guest runs.
+    fn places(&self) -> Result<BTreeMap<String, String>> {
+        let guests = self.lab.guests();
+        guests
+            .iter()
+            .map(|guest| Ok((guest.name().to_owned(), guest.host()?.name().to_owned())))
+            .collect()
+    }
+
+    /// How many moves were made so far.
+    pub(crate) fn moved(&self) -> usize {
+        self.moved
     }
 
     /// What the runs of the last round said.
@@ -129,7 +125,7 @@ impl<'lab> Story<'lab> {
         loop {
             let answer = self.fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
             self.note(&answer);
-            let stopped = self.start_what_stopped(fault)?;
+            let stopped = self.start_what_stopped(fault)? || self.resume_what_had_no_room()?;
             if answer.code == 0 && !stopped {
                 return Ok(());
             }
@@ -166,6 +162,20 @@ impl<'lab> Story<'lab> {
             guest.wait_for_progress(Duration::from_secs(60))?;
             *self.restarts.entry(guest.name().to_owned()).or_default() += 1;
             any = true;
+        }
+        Ok(any)
+    }
+
+    /// Resumes guests that QEMU paused since their host's disk was full, where a person would. Whether any.
+    fn resume_what_had_no_room(&self) -> Result<bool> {
+        let mut any = false;
+        for guest in self.lab.guests() {
+            let host = guest.host()?;
+            let state = host.virsh(&["domstate", "--reason", guest.name()])?;
+            if state.contains("I/O error") {
+                host.virsh(&["resume", guest.name()])?;
+                any = true;
+            }
         }
         Ok(any)
     }
@@ -207,9 +217,9 @@ impl<'lab> Story<'lab> {
             .map(|(fault, times)| format!("{fault:?} {times}"))
             .collect();
         format!(
-            "chaos: {} wishes moved their guest, {} left it where it was, {} guests started anew after a fault, {:.0} s\n       {}",
+            "chaos: {} wishes under faults, {} moves, {} times a guest was started anew after a fault, {:.0} s\n       {}",
+            self.rounds,
             self.moved,
-            self.stayed,
             self.restarts.values().sum::<usize>(),
             took.as_secs_f64(),
             faults.join(", ")
