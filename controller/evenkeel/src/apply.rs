@@ -17,12 +17,15 @@ use crate::{
     outcome::Applied,
     output,
     plan::{self, Plan},
-    progress::Progress,
+    progress::{Progress, obstacle},
     session::{Manner, Session},
     signals::Signals,
     table::human,
-    verdict::{self, Stage},
+    verdict::{self, Stage, is_moving},
 };
+
+/// How long an ending run waits for moves that can't go on, such as while a host is away.
+const HALTED: Duration = Duration::from_secs(20);
 
 /// How wishes from files are seen through.
 #[derive(Debug, Clone)]
@@ -103,6 +106,7 @@ pub async fn converge(common: &Common, manifests: Manifests, task: &Task) -> any
         interrupts: 0,
         ending: None,
         still: None,
+        halted: None,
         reported: None,
         refused: None,
     };
@@ -141,6 +145,8 @@ struct Run<'a> {
     ending: Option<Exit>,
     /// Nothing has moved since then, and this is what it would end with.
     still: Option<(Exit, Instant)>,
+    /// It is ending, and nothing that moves has been able to go on since then.
+    halted: Option<Instant>,
     /// With `--watch`: the stage last told of.
     reported: Option<Stage>,
     /// The files as they were when they were found to be wrong.
@@ -159,13 +165,22 @@ impl Run<'_> {
             mut signals,
             ..
         } = self;
-        if let Ok(Exit::Interrupted) = exit {
-            output::tell("Giving the hosts back ...");
-        }
-        tokio::select! {
-            () = session.finish() => {}
-            // The engine is dropped: what still runs goes on, and the next run takes it up.
-            () = signals.next() => output::tell("Left as it is; run the same command again to finish it."),
+        let left = verdict::moving(&view);
+        if exit.is_ok() && left > 0 {
+            // What runs goes on without us, and the next run takes it up.
+            session.leave().await;
+            output::tell(format!(
+                "{left} under way can't go on for now and is left as it is; run the same command again to finish it."
+            ));
+        } else {
+            if let Ok(Exit::Interrupted) = exit {
+                output::tell("Giving the hosts back ...");
+            }
+            tokio::select! {
+                () = session.finish() => {}
+                // The engine is dropped: what still runs goes on, and the next run takes it up.
+                () = signals.next() => output::tell("Left as it is; run the same command again to finish it."),
+            }
         }
         let exit = exit?;
         plan::print(&Applied::of(&view, &manifests, exit), common.output)?;
@@ -212,7 +227,14 @@ impl Run<'_> {
             self.ending = Some(Exit::Deadline);
         }
         if self.ending.is_some() {
-            return self.ending.filter(|_| verdict::moving(view) == 0);
+            let mut open = view.migrations.values().filter(|one| is_moving(one));
+            if open.any(|migration| obstacle(migration).is_none()) {
+                self.halted = None;
+            }
+            let halted = *self.halted.get_or_insert_with(Instant::now);
+            return self
+                .ending
+                .filter(|_| verdict::moving(view) == 0 || halted.elapsed() >= HALTED);
         }
         let (exit, patience) = match stage {
             Stage::Working => {

@@ -32,7 +32,7 @@ pub struct Progress {
 #[derive(Debug)]
 struct Said {
     phase: MigrationPhase,
-    /// Why it could not go on, until it copies: said once, however often it is tried again.
+    /// Why it could not go on in this phase, or until it copies: said once, however often it is tried again.
     obstacle: Option<String>,
 }
 
@@ -82,16 +82,22 @@ impl Progress {
             let obstacle = match phase {
                 MigrationPhase::Pending => obstacle(migration).or_else(|| known.clone()),
                 MigrationPhase::Preparing => known.clone(),
-                _ => None,
+                phase if phase.is_final() => None,
+                _ => obstacle(migration).or_else(|| {
+                    let same = last.is_some_and(|said| said.phase == phase);
+                    known.clone().filter(|_| same)
+                }),
             };
             // What was so before we came is no news.
             let news = match (last, phase) {
                 (None, phase) => phase != MigrationPhase::Pending && !phase.is_final(),
                 (Some(_), MigrationPhase::Pending) => obstacle != known,
                 (Some(said), MigrationPhase::Preparing) => known.is_none() && said.phase != phase,
-                (Some(said), phase) => said.phase != phase,
+                (Some(said), phase) => {
+                    said.phase != phase || (obstacle.is_some() && obstacle != known)
+                }
             };
-            if news && (self.bars.is_none() || phase.is_final()) {
+            if news && (self.bars.is_none() || phase.is_final() || obstacle.is_some()) {
                 self.say(&line(name, migration));
             }
             self.said.insert(name.clone(), Said { phase, obstacle });
@@ -221,7 +227,8 @@ pub fn guest(migration: &MigrationView) -> String {
 }
 
 /// Why a move can't go on, where that is not just that its turn has not come.
-fn obstacle(migration: &MigrationView) -> Option<String> {
+#[must_use]
+pub fn obstacle(migration: &MigrationView) -> Option<String> {
     let reason = &find(&migration.status.conditions, "Succeeded")?.reason;
     let turn = [
         Reason::Waiting,
@@ -283,13 +290,16 @@ fn line(name: &str, migration: &MigrationView) -> String {
                     .map(|downtime| format!(": stood still for {downtime}")),
             );
         }
-        MigrationPhase::Pending | MigrationPhase::Failed | MigrationPhase::Aborted => {
-            let condition = find(&status.conditions, "Succeeded");
+        phase => {
+            let says = matches!(
+                phase,
+                MigrationPhase::Pending | MigrationPhase::Failed | MigrationPhase::Aborted
+            ) || obstacle(migration).is_some();
+            let condition = find(&status.conditions, "Succeeded").filter(|_| says);
             text.extend(
                 condition.map(|condition| format!(": {}: {}", condition.reason, condition.message)),
             );
         }
-        _ => {}
     }
     text
 }

@@ -144,6 +144,13 @@ pub fn is_moving(migration: &MigrationView) -> bool {
     !migration.status.phase.is_final() && migration.status.phase != MigrationPhase::Pending
 }
 
+/// Whether a move under way has come to where only a person goes on.
+fn waits_for_a_person(migration: &MigrationView) -> bool {
+    find(&migration.status.conditions, "Succeeded")
+        .and_then(|condition| Reason::parse(&condition.reason))
+        .is_some_and(|reason| reason.class() == Class::AwaitChange)
+}
+
 /// How many moves are under way.
 #[must_use]
 pub fn moving(view: &View) -> usize {
@@ -285,7 +292,13 @@ const EVER: Duration = Duration::MAX;
 #[must_use]
 pub fn of_apply(view: &View, wishes: &Wishes, wait: bool) -> Stage {
     if !view.settled || moving(view) > 0 {
-        return Stage::Working;
+        let under_way = || view.migrations.values().filter(|one| is_moving(one));
+        let halted = under_way().all(|one| waits_for_a_person(one));
+        return if view.settled && halted && view.plan.moves.is_empty() {
+            Stage::Stuck(Exit::Impossible, LONG)
+        } else {
+            Stage::Working
+        };
     }
     if !claims(view, wishes).is_empty() {
         return Stage::Stuck(Exit::Claimed, if wait { EVER } else { CLAIM });

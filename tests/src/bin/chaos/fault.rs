@@ -90,6 +90,14 @@ impl Fault {
         )
     }
 
+    /// Whether libvirt may run a guest twice by it: where the target's answer to Finish is lost.
+    pub(crate) fn may_double_a_guest(self) -> bool {
+        matches!(
+            self,
+            Self::LibvirtdKilled | Self::LibvirtdFrozen | Self::CableCut | Self::PowerCut
+        )
+    }
+
     /// Does it, lets it last, and puts it right.
     pub(crate) fn strike(
         self,
