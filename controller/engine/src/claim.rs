@@ -18,6 +18,7 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use uuid::Uuid;
 
 use crate::{
+    clock::Clock,
     port::{ClaimRecord, Fault, Hypervisor, PortError},
     process,
     wishes::Options,
@@ -36,6 +37,7 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Claims {
     options: Options,
+    clock: Clock,
     held: Mutex<BTreeMap<HostName, Arc<Held>>>,
     /// What was seen of others' claims: id, beat, and since when.
     others: Mutex<BTreeMap<HostName, Other>>,
@@ -89,9 +91,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Claims {
     /// No claims yet.
     #[must_use]
-    pub fn new(options: Options) -> Arc<Self> {
+    pub fn new(options: Options, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             options,
+            clock,
             held: Mutex::default(),
             others: Mutex::default(),
             own: Mutex::default(),
@@ -136,7 +139,7 @@ impl Claims {
         host: &HostName,
         hypervisor: &Arc<dyn Hypervisor>,
     ) -> Result<Standing, Cause> {
-        let id = Uuid::new_v4();
+        let id = self.clock.id();
         lock(&self.own).insert(id);
         let taken = self.try_take(id, host, hypervisor).await;
         // One that may have been made although the call failed is still ours.

@@ -7,7 +7,6 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
 };
 use futures::future::join_all;
-use jiff::Timestamp;
 
 use super::{Attempt, LOOK_AGAIN, Outcome, failure};
 use crate::{
@@ -85,7 +84,7 @@ impl Attempt {
                 } else {
                     SourceFiles::Removed
                 },
-                observed_time: Time(Timestamp::now()),
+                observed_time: Time(self.lines.clock.now()),
             },
             downtime: completed.and_then(|completed| completed.downtime),
             bytes: completed.map(|completed| completed.bytes),
@@ -102,7 +101,7 @@ impl Attempt {
         let target = &self.order.target;
         let by = &journal.requested_by;
         let last = LastMove {
-            time: Timestamp::now().to_string(),
+            time: self.lines.clock.now().to_string(),
             from: journal.source.host.clone(),
             by: format!("{}/{}", by.kind, by.name),
         };

@@ -150,6 +150,7 @@ impl Attempt {
                 }
             };
             tokio::select! {
+                biased;
                 result = finished => {
                     return Some(result.unwrap_or(Ok(())));
                 }

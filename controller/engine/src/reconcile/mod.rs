@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::{self, Claims},
+    clock::Clock,
     guests::Guests,
     hosts::{Change, HostState, Link},
     journal::Journal,
@@ -86,6 +87,7 @@ const GIVE_BACK: Duration = Duration::from_secs(1);
 type Queue<T> = (mpsc::UnboundedSender<T>, mpsc::UnboundedReceiver<T>);
 
 pub(crate) struct Reconciler {
+    clock: Clock,
     options: Options,
     hypervisors: Arc<dyn Hypervisors>,
     claims: Arc<Claims>,
@@ -126,6 +128,7 @@ pub(crate) struct Pass {
 
 impl Reconciler {
     pub(crate) fn new(
+        clock: Clock,
         options: Options,
         hypervisors: Arc<dyn Hypervisors>,
         wishes: watch::Receiver<Arc<Wishes>>,
@@ -135,7 +138,7 @@ impl Reconciler {
     ) -> Self {
         let held = options.held;
         Self {
-            claims: Claims::new(options.clone()),
+            claims: Claims::new(options.clone(), clock.clone()),
             options,
             hypervisors,
             declared: Arc::default(),
@@ -150,7 +153,8 @@ impl Reconciler {
             inner: mpsc::unbounded_channel(),
             commands,
             started: Instant::now(),
-            started_at: Timestamp::now(),
+            started_at: clock.now(),
+            clock,
             held,
             finishing: false,
             pools_looked: Instant::now(),
@@ -168,17 +172,9 @@ impl Reconciler {
         self.wishes.mark_changed();
         loop {
             let mut dirty = false;
+            // In this order, so that the same story is told the same way again.
             tokio::select! {
-                changed = self.wishes.changed() => {
-                    if changed.is_err() {
-                        // Nobody wishes anything any more; what is under way still ends.
-                        tokio::time::sleep(TICK).await;
-                    }
-                    dirty = true;
-                }
-                Some(notice) = self.notices.1.recv() => dirty |= self.hear(notice),
-                Some((name, report)) = self.reports.1.recv() => dirty |= self.note(&name, report),
-                Some(inner) = self.inner.1.recv() => dirty |= self.take(inner),
+                biased;
                 command = self.commands.recv() => match command {
                     Some(Command::Leave) => {
                         // Those of moves under way stay: the next process takes them over.
@@ -201,6 +197,16 @@ impl Reconciler {
                     self.look_again();
                     dirty |= self.is_due();
                 }
+                changed = self.wishes.changed() => {
+                    if changed.is_err() {
+                        // Nobody wishes anything any more; what is under way still ends.
+                        tokio::time::sleep(TICK).await;
+                    }
+                    dirty = true;
+                }
+                Some(notice) = self.notices.1.recv() => dirty |= self.hear(notice),
+                Some((name, report)) = self.reports.1.recv() => dirty |= self.note(&name, report),
+                Some(inner) = self.inner.1.recv() => dirty |= self.take(inner),
             }
             if dirty {
                 if let Some(passed) = passed {
@@ -264,7 +270,7 @@ impl Reconciler {
         let Some(state) = self.hosts.get_mut(&notice.host) else {
             return false;
         };
-        let change = state.hear(&notice.host, notice.what, Timestamp::now());
+        let change = state.hear(&notice.host, notice.what, self.clock.now());
         if change == Change::Connected {
             self.find_duplicates();
         }
@@ -275,7 +281,7 @@ impl Reconciler {
         let Some(state) = self.moves.get_mut(name) else {
             return false;
         };
-        let now = Timestamp::now();
+        let now = self.clock.now();
         match report {
             Report::Phase(phase) => state.enter(phase, now),
             Report::Progress(progress) => state.progress(progress),
@@ -394,7 +400,7 @@ impl Reconciler {
         self.declared = self.wishes.borrow_and_update().clone();
         self.attach();
         self.read_journals();
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut guests = Guests::collect(&self.hosts, &self.declared.guests);
         self.let_settle(&mut guests);
         self.sync_moves(&guests, now);

@@ -138,7 +138,7 @@ impl Reconciler {
         };
         let id = adopted
             .as_ref()
-            .map_or_else(Uuid::new_v4, |journal| journal.id);
+            .map_or_else(|| self.clock.id(), |journal| journal.id);
         let order = Order {
             id,
             migration: name.clone(),
@@ -161,6 +161,7 @@ impl Reconciler {
         let (events, heard) = mpsc::unbounded_channel();
         let lines = Lines {
             claims: self.claims.clone(),
+            clock: self.clock.clone(),
             abort: aborted,
             events: heard,
             reports: self.reports.0.clone(),

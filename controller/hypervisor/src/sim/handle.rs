@@ -256,6 +256,7 @@ impl Hypervisor for Handle {
             })
             .await?;
         tokio::select! {
+            biased;
             Ok(result) = answered => result,
             () = self.broken(generation, PATIENCE) => {
                 Err(PortError::new(Fault::Unreachable, "Disconnected: End of file while reading data"))

@@ -147,6 +147,8 @@ pub struct Nature {
     pub switch_fate: Option<SwitchFate>,
     /// Whether the answer to Finish is lost where it can be; nothing: by chance, as measured.
     pub answer_lost: Option<bool>,
+    /// How many migrations a host may take in and send away at once, as its manifest says; more are noted as wrong.
+    pub most: Option<(usize, usize)>,
 }
 
 impl Default for Nature {
@@ -155,6 +157,7 @@ impl Default for Nature {
             gives_up: Duration::from_secs(17),
             switch_fate: None,
             answer_lost: None,
+            most: None,
         }
     }
 }
