@@ -43,6 +43,8 @@ pub struct Claims {
     others: Mutex<BTreeMap<HostName, Other>>,
     /// Our own claims' ids, so that a look that comes late takes none of them for another's.
     own: Mutex<BTreeSet<Uuid>>,
+    /// Hosts that another held and holds no more: it may have left journals there.
+    left: Mutex<BTreeSet<HostName>>,
 }
 
 /// Another's claim, as first seen with this beat.
@@ -98,6 +100,7 @@ impl Claims {
             held: Mutex::default(),
             others: Mutex::default(),
             own: Mutex::default(),
+            left: Mutex::default(),
         })
     }
 
@@ -170,7 +173,7 @@ impl Claims {
         for _ in 0..2 {
             match hypervisor.put_claim(&record).await {
                 Ok(()) => {
-                    lock(&self.others).remove(host);
+                    self.forget(host);
                     return Ok(Standing {
                         record,
                         renewed: Instant::now(),
@@ -189,6 +192,9 @@ impl Claims {
             let forgotten = lock(&self.own).contains(&other.id);
             if !forgotten && !self.may_break(host, &other) {
                 return Err(claimed(host, &other));
+            }
+            if !forgotten {
+                lock(&self.left).insert(host.clone());
             }
             tracing::warn!(%host, holder = %other.holder, "breaking a claim whose holder is dead");
             hypervisor
@@ -221,6 +227,28 @@ impl Claims {
         seen.dead
     }
 
+    /// Another's claim is gone.
+    fn forget(&self, host: &HostName) {
+        if lock(&self.others).remove(host).is_some() {
+            lock(&self.left).insert(host.clone());
+        }
+    }
+
+    /// Hosts that another has left since this was last asked.
+    #[must_use]
+    pub fn left(&self) -> BTreeSet<HostName> {
+        std::mem::take(&mut lock(&self.left))
+    }
+
+    /// Hosts that we hold or that another does, as far as we know.
+    #[must_use]
+    pub fn known(&self) -> BTreeSet<HostName> {
+        let held = lock(&self.held).keys().cloned().collect::<Vec<_>>();
+        held.into_iter()
+            .chain(lock(&self.others).keys().cloned())
+            .collect()
+    }
+
     /// Hosts that another holds, as last seen.
     #[must_use]
     pub fn others(&self) -> BTreeMap<HostName, ClaimRecord> {
@@ -241,7 +269,7 @@ impl Claims {
                 dead && self.hold(host, hypervisor).await.is_ok()
             }
             Ok(ours) => {
-                lock(&self.others).remove(host);
+                self.forget(host);
                 // One of ours that could not be given back when its host did not answer.
                 let forgotten = ours.is_some() && !lock(&self.held).contains_key(host);
                 !forgotten || self.hold(host, hypervisor).await.is_ok()

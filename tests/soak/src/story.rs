@@ -430,14 +430,12 @@ impl Story {
 
     /// What users do after a while: a drain of whose moves one was given up is made anew, moves that wait are deleted.
     fn ask_anew(&mut self) {
-        let wishes = self.front.now();
+        let (wishes, view) = (self.front.now(), self.controller.view());
         for (name, drain) in &wishes.drains {
-            let given_up = wishes.migrations.values().any(|object| {
-                let status = object.status.clone().unwrap_or_default();
-                let by = status.requested_by.unwrap_or_default();
-                by.name == *name
+            let given_up = view.migrations.values().any(|shown| {
+                shown.requested_by.name == *name
                     && matches!(
-                        status.phase,
+                        shown.status.phase,
                         MigrationPhase::Failed | MigrationPhase::Aborted
                     )
             });

@@ -77,6 +77,9 @@ const GATHER: Duration = Duration::from_millis(5);
 /// How often pools are looked at while a move waits for room in them.
 const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
 
+/// How often hosts that nobody is known to hold are asked whether somebody came and died there.
+const LOOK_AT_CLAIMS: Duration = Duration::from_secs(60);
+
 /// How long a guest is on several hosts before that is believed and said.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -108,6 +111,9 @@ pub(crate) struct Reconciler {
     held: bool,
     finishing: bool,
     pools_looked: Instant,
+    claims_looked: Instant,
+    /// Hosts whose journals are to be read again, and when.
+    rereads: Vec<(Instant, HostName)>,
     /// Moves, sweeps, beats. They end with the reconciler: who has left must not act any more.
     tasks: JoinSet<()>,
     /// Guests seen on several hosts without a move of ours, since when.
@@ -158,6 +164,8 @@ impl Reconciler {
             held,
             finishing: false,
             pools_looked: Instant::now(),
+            claims_looked: Instant::now(),
+            rereads: Vec::new(),
             tasks: JoinSet::new(),
             crowded: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -195,7 +203,7 @@ impl Reconciler {
                         tending = Some(self.tasks.spawn(async move { claims.tend(false).await }));
                     }
                     self.look_again();
-                    dirty |= self.is_due();
+                    dirty |= self.is_due() || self.reread_journals();
                 }
                 changed = self.wishes.changed() => {
                     if changed.is_err() {
@@ -340,7 +348,18 @@ impl Reconciler {
 
     /// Looks again at what nobody announces: others' claims, room in pools that something waits for.
     fn look_again(&mut self) {
-        for host in self.claims.others().into_keys() {
+        let mut hosts: BTreeSet<HostName> = self.claims.others().into_keys().collect();
+        if self.options.act && self.claims_looked.elapsed() >= LOOK_AT_CLAIMS {
+            self.claims_looked = Instant::now();
+            let known = self.claims.known();
+            let usable = self.hosts.iter().filter(|(_, state)| state.usable());
+            hosts.extend(
+                usable
+                    .map(|(host, _)| host.clone())
+                    .filter(|host| !known.contains(host)),
+            );
+        }
+        for host in hosts {
             let Some(hypervisor) = self
                 .hosts
                 .get(&host)
