@@ -234,6 +234,11 @@ impl Claims {
         }
     }
 
+    /// Another was at this host although we did not see its claim.
+    pub fn suspect(&self, host: &HostName) {
+        lock(&self.left).insert(host.clone());
+    }
+
     /// Hosts that another has left since this was last asked.
     #[must_use]
     pub fn left(&self) -> BTreeSet<HostName> {

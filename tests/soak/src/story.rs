@@ -45,6 +45,8 @@ pub struct Tally {
     pub renewed: u64,
     /// Steps done.
     pub steps: u32,
+    /// All that was done, in order.
+    pub log: Vec<String>,
 }
 
 /// A story that ended as none may.
@@ -113,6 +115,7 @@ pub fn tell(script: &Script) -> Result<Tally, Box<Failure>> {
         match story.run().await {
             Ok(()) => {
                 story.tally.moves = story.fleet.arrivals();
+                story.tally.log = story.log;
                 Ok(story.tally)
             }
             Err(wrong) => Err(failed(wrong, story.log)),
@@ -145,7 +148,7 @@ impl Story {
         let clock = Clock::simulated(Timestamp::UNIX_EPOCH, script.seed);
         let fleet = Fleet::new(script.seed);
         let hosts: Vec<String> = (1..=dice.usize(3..=5)).map(|n| format!("h{n}")).collect();
-        let count = dice.usize(3..=8);
+        let count = dice.usize(4..=12);
         // So many that one host can always be emptied, and now and then not many more.
         let fits = count.div_ceil(hosts.len() - 1) as u64 + dice.u64(..3);
         let overhead = 64 * MIB;
@@ -225,15 +228,15 @@ impl Story {
                 parallel: dice.i32(1..=4),
             },
         )];
-        let window = dice.u64(4_000..16_000);
-        for _ in 0..dice.u8(..4) {
-            let step = match dice.u8(..6) {
+        let window = dice.u64(6_000..24_000);
+        for _ in 0..dice.u8(2..7) {
+            let step = match dice.u8(..10) {
                 0 => Step::Undrain,
                 1 => Step::Abort {
                     which: dice.usize(..100),
                     delete: dice.bool(),
                 },
-                2 => Step::Drain {
+                2..6 => Step::Drain {
                     host: dice.usize(..hosts),
                     parallel: dice.i32(1..=4),
                 },

@@ -433,12 +433,14 @@ impl Reconciler {
             })
             .collect();
         let spent = self.spent(&guests);
+        let left: Vec<&Journal> = self.orphans.values().map(|(journal, _)| journal).collect();
         let model = model::build(&Sources {
             hosts: &self.hosts,
             guests: &guests,
             moves: &self.moves,
             claimed: &claimed,
             spent: &spent,
+            left: &left,
             now,
             started: self.started,
         });

@@ -342,7 +342,11 @@ impl Hypervisor for Handle {
     async fn destroy(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| {
             if domain_of(world, host, domain)?.qemu != Qemu::None {
-                world.object_if(domain, host, "destroyed", |elsewhere| !elsewhere.runs);
+                // A copy that ran on elsewhere since is the guest, even where it has died in this moment.
+                let newest = world.whole_on(domain).iter().any(|own| own == host);
+                world.object_if(domain, host, "destroyed", |elsewhere| {
+                    !elsewhere.runs && newest
+                });
             }
             world.stopped(host, domain, Activity::ShutOff, Why::Destroyed);
             Ok(())
