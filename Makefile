@@ -43,6 +43,7 @@ chaos: packages ## moves among faults on real hosts; ROUNDS=100 SEED=7 to say ho
 	"$${CARGO_TARGET_DIR:-target}"/debug/chaos --rounds $(or $(ROUNDS),50) $(if $(SEED),--seed $(SEED))
 
 soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to say how many and which
+	cargo test --release --quiet -p evenkeel-soak --features mutations --test mutations -- --include-ignored --nocapture
 	cargo run --release --quiet -p evenkeel-soak -- --moves $(or $(MOVES),1000000) $(if $(SEED),--seed $(SEED))
 
 packages:

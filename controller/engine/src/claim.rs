@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::Clock,
+    mutation::{Rule, broken},
     port::{ClaimRecord, Fault, Hypervisor, PortError},
     process,
     wishes::Options,
@@ -234,7 +235,7 @@ impl Claims {
         }
     }
 
-    /// Another was at this host although we did not see its claim.
+    /// Something is left at this host that its journals tell of, and that nobody is at.
     pub fn suspect(&self, host: &HostName) {
         lock(&self.left).insert(host.clone());
     }
@@ -358,6 +359,9 @@ impl ClaimGuard {
     /// # Errors
     /// `ClaimedByOther` where it is lost, `HostUnreachable` where the host can't be asked.
     pub async fn prove(&self) -> Result<(), Cause> {
+        if broken(Rule::ClaimProven) {
+            return Ok(());
+        }
         renew(&self.host, &self.held).await;
         let standing = self.held.state.lock().await.clone();
         let lost = || {

@@ -17,6 +17,7 @@ pub mod journal;
 mod life;
 mod model;
 mod moves;
+pub mod mutation;
 pub mod port;
 pub mod process;
 mod reconcile;

@@ -19,6 +19,7 @@ use crate::{
     hosts::HostState,
     journal::Journal,
     moves::MoveState,
+    mutation::{Rule, broken},
     port::{CpuNeed, DomainFacts, InterfaceSource},
 };
 
@@ -295,6 +296,9 @@ fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
 }
 
 fn ledger(sources: &Sources<'_>, model: &mut Model) {
+    if broken(Rule::InFlight) {
+        return;
+    }
     let since = |until: Instant| until.saturating_duration_since(sources.started);
     for state in sources.moves.values() {
         let guest = match &state.running {

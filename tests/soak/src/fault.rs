@@ -41,6 +41,8 @@ pub enum Kind {
     GuestOff,
     /// Somebody aborts a job by hand.
     AbortedByHand,
+    /// Somebody defines a domain that names the disk of a guest where it is.
+    DiskBorrowed,
     /// The controller is killed and another takes over.
     ControllerKilled,
     /// Another takes over while the first believes that it still leads.
@@ -48,7 +50,7 @@ pub enum Kind {
 }
 
 /// Every kind.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     Kind::LibvirtdKilled,
     Kind::BothLibvirtdsKilled,
     Kind::LibvirtdHung,
@@ -59,6 +61,7 @@ pub const KINDS: [Kind; 12] = [
     Kind::QemuKilled,
     Kind::GuestOff,
     Kind::AbortedByHand,
+    Kind::DiskBorrowed,
     Kind::ControllerKilled,
     Kind::SecondController,
 ];
@@ -151,6 +154,17 @@ impl Fault {
             }
             Kind::GuestOff => fleet.shut_down(place.guest),
             Kind::AbortedByHand => fleet.abort_by_hand(place.guest),
+            Kind::DiskBorrowed => {
+                let borrow =
+                    |host: &String| Some((host.clone(), fleet.borrow_disk(host, place.guest)?));
+                let (host, borrower) = fleet.executing(place.guest).iter().find_map(borrow)?;
+                return Some(Mend {
+                    kind: self.kind,
+                    host,
+                    other: String::new(),
+                    borrower,
+                });
+            }
             Kind::ControllerKilled | Kind::SecondController => {}
         }
         let lasts = !matches!(
@@ -165,6 +179,7 @@ impl Fault {
             kind: self.kind,
             host: host.clone(),
             other: other.clone(),
+            borrower: Uuid::nil(),
         })
     }
 }
@@ -181,6 +196,7 @@ pub struct Mend {
     kind: Kind,
     host: String,
     other: String,
+    borrower: Uuid,
 }
 
 impl Mend {
@@ -198,6 +214,7 @@ impl Mend {
             Kind::CutOff => fleet.cut_client(CLIENT, host, false),
             Kind::PowerLost => fleet.power_on(host),
             Kind::DiskFull => fleet.leave_room(host, u64::MAX),
+            Kind::DiskBorrowed => fleet.discard(host, self.borrower),
             Kind::QemuKilled
             | Kind::GuestOff
             | Kind::AbortedByHand

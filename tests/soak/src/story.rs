@@ -136,6 +136,8 @@ struct Story {
     /// One whose lease was taken away, and when it finds out.
     doubted: Option<(Instant, Controller)>,
     epoch: u64,
+    /// What a host takes in and sends away at once.
+    most: (usize, usize),
     mends: Vec<(Instant, Mend)>,
     numbers: u32,
     tally: Tally,
@@ -190,6 +192,7 @@ impl Story {
             controller,
             doubted: None,
             epoch: 1,
+            most,
             mends: Vec::new(),
             numbers: 0,
             tally: Tally::default(),
@@ -200,6 +203,8 @@ impl Story {
     async fn run(&mut self) -> Result<(), Vec<String>> {
         for _ in 0..self.script.rounds {
             let plan = self.plan();
+            let most = self.most;
+            self.fleet.nature(|nature| nature.most = Some(most));
             let begun = Instant::now();
             for (at, step) in plan {
                 self.until(begun + Duration::from_millis(at)).await;
@@ -363,6 +368,8 @@ impl Story {
             }
             Kind::SecondController => {
                 self.controller.silence();
+                // What one without a lease still begins is safe, but the other can't count it.
+                self.fleet.nature(|nature| nature.most = None);
                 let next = next(self);
                 let old = std::mem::replace(&mut self.controller, next);
                 let at = Instant::now() + Duration::from_millis(fault.lasts);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Fleet,
-    world::{Daemon, File, Kind, Qemu, Tiding, World, pair},
+    world::{Daemon, Domain, File, Kind, Qemu, Tiding, World, pair},
 };
 
 impl Fleet {
@@ -160,6 +160,31 @@ impl Fleet {
             machine.files.insert(path.clone(), file);
         }
         path
+    }
+
+    /// Somebody defines a domain of their own that names a guest's disk, inactive. Its UUID.
+    pub fn borrow_disk(&self, host: &str, guest: Uuid) -> Option<Uuid> {
+        let mut world = self.world();
+        let copy = world.domain(host, guest)?.clone();
+        let name = format!("borrows-{}", copy.name);
+        let uuid = super::uuid_of(host, &name);
+        let borrower = Domain {
+            name,
+            activity: Activity::ShutOff,
+            why: Why::Other,
+            persistent: true,
+            autostart: false,
+            qemu: Qemu::None,
+            mark: None,
+            last_move: None,
+            job: None,
+            incoming: None,
+            completed: None,
+            ..copy
+        };
+        world.machine(host)?.domains.insert(uuid, borrower);
+        world.tell(host, Tiding::Changed(uuid));
+        Some(uuid)
     }
 
     /// Removes a file, as its owner.

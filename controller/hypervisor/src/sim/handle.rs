@@ -282,6 +282,7 @@ impl Hypervisor for Handle {
     async fn abort(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| {
             let job = domain_of(world, host, domain)?.job;
+            world.object_to_abort(domain);
             match job.and_then(|job| world.moves.get_mut(&job)) {
                 Some(own) => {
                     own.abort = true;

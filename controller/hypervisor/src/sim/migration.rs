@@ -56,7 +56,7 @@ pub(super) struct Move {
     converge: bool,
     pub(super) phase: Phase,
     until: Instant,
-    paused_at: Instant,
+    pub(super) paused_at: Instant,
     disks_total: u64,
     disks_done: u64,
     memory_total: u64,

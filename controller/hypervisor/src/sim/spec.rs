@@ -147,7 +147,8 @@ pub struct Nature {
     pub switch_fate: Option<SwitchFate>,
     /// Whether the answer to Finish is lost where it can be; nothing: by chance, as measured.
     pub answer_lost: Option<bool>,
-    /// How many migrations a host may take in and send away at once, as its manifest says; more are noted as wrong.
+    /// How many migrations a host may take in and send away at once, as its manifest says. Where this is said, more are
+    /// noted as wrong, and so is what a host has no room for.
     pub most: Option<(usize, usize)>,
 }
 
