@@ -17,6 +17,7 @@ use std::{
 
 use evenkeel_crds::{
     names::{HostName, MigrationName},
+    quantity::Bytes,
     reason::{Cause, Reason},
     shared::Timestamp,
 };
@@ -80,6 +81,9 @@ const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
 /// How often hosts that nobody is known to hold are asked whether somebody came and died there.
 const LOOK_AT_CLAIMS: Duration = Duration::from_secs(60);
 
+/// How long a guest that arrived is counted where its host does not tell of it.
+const UNTOLD: Duration = Duration::from_secs(60);
+
 /// How long a guest is on several hosts before that is believed and said.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -112,6 +116,8 @@ pub(crate) struct Reconciler {
     finishing: bool,
     pools_looked: Instant,
     claims_looked: Instant,
+    /// Guests whose moves succeeded, until their hosts' own words show them.
+    arrivals: BTreeMap<Uuid, Arrival>,
     /// Hosts whose journals are to be read again, and when.
     rereads: Vec<(Instant, HostName)>,
     /// Moves, sweeps, beats. They end with the reconciler: who has left must not act any more.
@@ -120,6 +126,15 @@ pub(crate) struct Reconciler {
     crowded: BTreeMap<Uuid, Instant>,
     /// Causes already told as happenings, by object.
     told: BTreeMap<(&'static str, String), (Reason, String)>,
+}
+
+/// A guest that a move has seen at its target.
+#[derive(Debug)]
+struct Arrival {
+    host: HostName,
+    cpu_milli: u64,
+    memory: Bytes,
+    at: Instant,
 }
 
 /// What one pass worked out.
@@ -165,6 +180,7 @@ impl Reconciler {
             finishing: false,
             pools_looked: Instant::now(),
             claims_looked: Instant::now(),
+            arrivals: BTreeMap::new(),
             rereads: Vec::new(),
             tasks: JoinSet::new(),
             crowded: BTreeMap::new(),
@@ -434,7 +450,7 @@ impl Reconciler {
             .collect();
         let spent = self.spent(&guests);
         let left: Vec<&Journal> = self.orphans.values().map(|(journal, _)| journal).collect();
-        let model = model::build(&Sources {
+        let mut model = model::build(&Sources {
             hosts: &self.hosts,
             guests: &guests,
             moves: &self.moves,
@@ -444,6 +460,7 @@ impl Reconciler {
             now,
             started: self.started,
         });
+        self.count_arrivals(&mut model);
         let wanted = self.wanted(&guests, &model, now);
         let plan = planner::plan(
             &model.fleet,
@@ -464,6 +481,23 @@ impl Reconciler {
         self.start(&mut pass);
         self.release(&pass);
         self.show(pass);
+    }
+
+    /// Counts guests that have just arrived where their host has not told of them yet: it may be slow to answer.
+    fn count_arrivals(&mut self, model: &mut Model) {
+        let hosts = &self.hosts;
+        self.arrivals.retain(|guest, arrival| {
+            let host = hosts.get(&arrival.host);
+            let told = host.is_none_or(|state| state.domains.contains_key(guest));
+            !told && arrival.at.elapsed() < UNTOLD
+        });
+        for arrival in self.arrivals.values() {
+            if let Some(id) = model.hosts.get(&arrival.host) {
+                let host = &mut model.fleet.hosts[id.at()];
+                host.cpu_used_milli += arrival.cpu_milli;
+                host.memory_used.0 += arrival.memory.0;
+            }
+        }
     }
 
     /// Notes which guests are on several hosts only since a moment ago.
