@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 
-.PHONY: help demo demo-cluster test unit end-to-end lint generate check-generated chart bench chaos tools packages clean
+.PHONY: help demo demo-cluster test unit end-to-end lint generate check-generated chart bench chaos soak tools packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,6 +41,10 @@ bench: packages ## paired against a shell loop over virsh migrate
 chaos: packages ## moves among faults on real hosts; ROUNDS=100 SEED=7 to say how many and which
 	cargo build --quiet -p evenkeel -p evenkeel-tests --bins
 	"$${CARGO_TARGET_DIR:-target}"/debug/chaos --rounds $(or $(ROUNDS),50) $(if $(SEED),--seed $(SEED))
+
+soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to say how many and which
+	cargo test --release --quiet -p evenkeel-soak --features mutations --test mutations -- --include-ignored --nocapture
+	cargo run --release --quiet -p evenkeel-soak -- --moves $(or $(MOVES),1000000) $(if $(SEED),--seed $(SEED))
 
 packages:
 	@tests/scripts/install.sh

@@ -24,6 +24,9 @@ trap 'exit 143' TERM
 step "what needs neither hosts nor a cluster"
 cargo test --workspace --exclude evenkeel-tests
 
+step "safety rules broken on purpose are noticed"
+cargo test -p evenkeel-soak --features mutations --test mutations
+
 step "the Kubernetes side against a real API server"
 "$bin/cluster" --id "$cluster_id" up
 KUBECONFIG=$("$bin/cluster" --id "$cluster_id" kubeconfig) EVENKEEL_CLUSTER="$bin/cluster --id $cluster_id" \

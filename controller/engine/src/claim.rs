@@ -18,6 +18,8 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use uuid::Uuid;
 
 use crate::{
+    clock::Clock,
+    mutation::{Rule, broken},
     port::{ClaimRecord, Fault, Hypervisor, PortError},
     process,
     wishes::Options,
@@ -36,11 +38,14 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Claims {
     options: Options,
+    clock: Clock,
     held: Mutex<BTreeMap<HostName, Arc<Held>>>,
     /// What was seen of others' claims: id, beat, and since when.
     others: Mutex<BTreeMap<HostName, Other>>,
     /// Our own claims' ids, so that a look that comes late takes none of them for another's.
     own: Mutex<BTreeSet<Uuid>>,
+    /// Hosts that another held and holds no more: it may have left journals there.
+    left: Mutex<BTreeSet<HostName>>,
 }
 
 /// Another's claim, as first seen with this beat.
@@ -89,12 +94,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Claims {
     /// No claims yet.
     #[must_use]
-    pub fn new(options: Options) -> Arc<Self> {
+    pub fn new(options: Options, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             options,
+            clock,
             held: Mutex::default(),
             others: Mutex::default(),
             own: Mutex::default(),
+            left: Mutex::default(),
         })
     }
 
@@ -136,7 +143,7 @@ impl Claims {
         host: &HostName,
         hypervisor: &Arc<dyn Hypervisor>,
     ) -> Result<Standing, Cause> {
-        let id = Uuid::new_v4();
+        let id = self.clock.id();
         lock(&self.own).insert(id);
         let taken = self.try_take(id, host, hypervisor).await;
         // One that may have been made although the call failed is still ours.
@@ -167,7 +174,7 @@ impl Claims {
         for _ in 0..2 {
             match hypervisor.put_claim(&record).await {
                 Ok(()) => {
-                    lock(&self.others).remove(host);
+                    self.forget(host);
                     return Ok(Standing {
                         record,
                         renewed: Instant::now(),
@@ -186,6 +193,9 @@ impl Claims {
             let forgotten = lock(&self.own).contains(&other.id);
             if !forgotten && !self.may_break(host, &other) {
                 return Err(claimed(host, &other));
+            }
+            if !forgotten {
+                lock(&self.left).insert(host.clone());
             }
             tracing::warn!(%host, holder = %other.holder, "breaking a claim whose holder is dead");
             hypervisor
@@ -218,6 +228,33 @@ impl Claims {
         seen.dead
     }
 
+    /// Another's claim is gone.
+    fn forget(&self, host: &HostName) {
+        if lock(&self.others).remove(host).is_some() {
+            lock(&self.left).insert(host.clone());
+        }
+    }
+
+    /// Something is left at this host that its journals tell of, and that nobody is at.
+    pub fn suspect(&self, host: &HostName) {
+        lock(&self.left).insert(host.clone());
+    }
+
+    /// Hosts that another has left since this was last asked.
+    #[must_use]
+    pub fn left(&self) -> BTreeSet<HostName> {
+        std::mem::take(&mut lock(&self.left))
+    }
+
+    /// Hosts that we hold or that another does, as far as we know.
+    #[must_use]
+    pub fn known(&self) -> BTreeSet<HostName> {
+        let held = lock(&self.held).keys().cloned().collect::<Vec<_>>();
+        held.into_iter()
+            .chain(lock(&self.others).keys().cloned())
+            .collect()
+    }
+
     /// Hosts that another holds, as last seen.
     #[must_use]
     pub fn others(&self) -> BTreeMap<HostName, ClaimRecord> {
@@ -238,7 +275,7 @@ impl Claims {
                 dead && self.hold(host, hypervisor).await.is_ok()
             }
             Ok(ours) => {
-                lock(&self.others).remove(host);
+                self.forget(host);
                 // One of ours that could not be given back when its host did not answer.
                 let forgotten = ours.is_some() && !lock(&self.held).contains_key(host);
                 !forgotten || self.hold(host, hypervisor).await.is_ok()
@@ -322,6 +359,9 @@ impl ClaimGuard {
     /// # Errors
     /// `ClaimedByOther` where it is lost, `HostUnreachable` where the host can't be asked.
     pub async fn prove(&self) -> Result<(), Cause> {
+        if broken(Rule::ClaimProven) {
+            return Ok(());
+        }
         renew(&self.host, &self.held).await;
         let standing = self.held.state.lock().await.clone();
         let lost = || {

@@ -2,7 +2,10 @@
 //! fault of a live block migration. It never guesses: where one end is silent, or a state may still change by
 //! itself, the answer is to wait.
 
-use crate::port::{Activity, Glance, PortResult, Why};
+use crate::{
+    mutation::{Rule, broken},
+    port::{Activity, Glance, PortResult, Why},
+};
 
 /// What one end shows now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +36,7 @@ impl Seen {
     #[must_use]
     pub fn of(glance: &PortResult<Option<Glance>>) -> Self {
         match glance {
+            Err(_) if broken(Rule::BothEnds) => Self::Absent,
             Err(_) => Self::Silent,
             Ok(None) => Self::Absent,
             Ok(Some(glance)) => Self::Present(Copy {

@@ -9,6 +9,7 @@
 mod capacity;
 mod circuit;
 pub mod claim;
+pub mod clock;
 pub mod evidence;
 mod guests;
 mod hosts;
@@ -16,6 +17,7 @@ pub mod journal;
 mod life;
 mod model;
 mod moves;
+pub mod mutation;
 pub mod port;
 pub mod process;
 mod reconcile;
@@ -30,6 +32,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use clock::Clock;
 use reconcile::{Command, Reconciler};
 pub use view::{GuestView, Happening, MigrationView, Problem, View};
 pub use wishes::{Options, Wishes};
@@ -53,9 +56,29 @@ impl Engine {
         wishes: watch::Receiver<Arc<Wishes>>,
         happenings: mpsc::UnboundedSender<Happening>,
     ) -> Self {
+        Self::start_with(Clock::System, options, hypervisors, wishes, happenings)
+    }
+
+    /// The same by another clock: a simulation's.
+    #[must_use]
+    pub fn start_with(
+        clock: Clock,
+        options: Options,
+        hypervisors: Arc<dyn port::Hypervisors>,
+        wishes: watch::Receiver<Arc<Wishes>>,
+        happenings: mpsc::UnboundedSender<Happening>,
+    ) -> Self {
         let (sender, views) = watch::channel(Arc::default());
         let (commands, orders) = mpsc::unbounded_channel();
-        let reconciler = Reconciler::new(options, hypervisors, wishes, happenings, sender, orders);
+        let reconciler = Reconciler::new(
+            clock,
+            options,
+            hypervisors,
+            wishes,
+            happenings,
+            sender,
+            orders,
+        );
         Self {
             views,
             commands,

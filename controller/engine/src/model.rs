@@ -17,7 +17,9 @@ use crate::{
     capacity,
     guests::{Entry, Guests, Place, incoming, place},
     hosts::HostState,
+    journal::Journal,
     moves::MoveState,
+    mutation::{Rule, broken},
     port::{CpuNeed, DomainFacts, InterfaceSource},
 };
 
@@ -50,6 +52,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) claimed: &'a BTreeMap<HostName, Cause>,
     /// Guests that no drain moves again, by what happened to the drain's own move.
     pub(crate) spent: &'a BTreeMap<Uuid, Cause>,
+    /// Moves of earlier processes that nobody has taken over yet.
+    pub(crate) left: &'a [&'a Journal],
     pub(crate) now: Timestamp,
     /// The planner's zero.
     pub(crate) started: Instant,
@@ -79,6 +83,7 @@ pub(crate) fn build(sources: &Sources<'_>) -> Model {
         if let Some((source, target)) = &place.foreign
             && let (Some(&source), Some(&target)) =
                 (model.hosts.get(source), model.hosts.get(target))
+            && !sources.left.iter().any(|journal| journal.guest == uuid)
         {
             model.ledger.in_flight.push(InFlight {
                 by: None,
@@ -96,6 +101,7 @@ pub(crate) fn build(sources: &Sources<'_>) -> Model {
         model.uuids.push(uuid);
     }
     ledger(sources, &mut model);
+    left(sources, &mut model);
     model
 }
 
@@ -290,6 +296,9 @@ fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
 }
 
 fn ledger(sources: &Sources<'_>, model: &mut Model) {
+    if broken(Rule::InFlight) {
+        return;
+    }
     let since = |until: Instant| until.saturating_duration_since(sources.started);
     for state in sources.moves.values() {
         let guest = match &state.running {
@@ -352,6 +361,38 @@ fn ledger(sources: &Sources<'_>, model: &mut Model) {
             memory: if counted { Bytes(0) } else { running.memory },
             pools,
             remaining: running.eta,
+        });
+    }
+}
+
+/// Moves of earlier processes that libvirt is seen to go on with, while an end of them does not answer.
+fn left(sources: &Sources<'_>, model: &mut Model) {
+    for journal in sources.left {
+        let seen = |host: &HostName| {
+            let state = sources.hosts.get(host).filter(|state| state.usable());
+            state.and_then(|state| state.domains.get(&journal.guest))
+        };
+        let (here, there) = (seen(&journal.source.host), seen(&journal.target.host));
+        let goes_on = here.is_some_and(|facts| facts.job) || there.is_some_and(incoming);
+        let ends = (
+            model.guests.get(&journal.guest),
+            model.hosts.get(&journal.source.host),
+            model.hosts.get(&journal.target.host),
+        );
+        let (true, (Some(&guest), Some(&source), Some(&target))) = (goes_on, ends) else {
+            continue;
+        };
+        let counted = there.is_some_and(|facts| facts.activity.active());
+        let needs = model.guest(guest);
+        model.ledger.in_flight.push(InFlight {
+            by: None,
+            guest,
+            source,
+            target,
+            cpu_milli: if counted { 0 } else { needs.cpu_milli },
+            memory: if counted { Bytes(0) } else { needs.memory },
+            pools: BTreeMap::new(),
+            remaining: None,
         });
     }
 }

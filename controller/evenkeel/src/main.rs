@@ -31,6 +31,11 @@ use arguments::{Arguments, Command};
 use exit::Exit;
 use manifests::WrongManifests;
 
+const _: () = assert!(
+    !evenkeel_engine::mutation::POSSIBLE,
+    "an engine whose safety rules can be broken is for tests only"
+);
+
 fn main() -> Exit {
     let arguments = match arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,

@@ -7,12 +7,12 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
 };
 use futures::future::join_all;
-use jiff::Timestamp;
 
 use super::{Attempt, LOOK_AGAIN, Outcome, failure};
 use crate::{
     evidence::{Seen, Verdict},
     journal::Journal,
+    mutation::{Rule, broken},
     port::{Activity, Fault, Hypervisor, LastMove, PortResult},
 };
 
@@ -85,7 +85,7 @@ impl Attempt {
                 } else {
                     SourceFiles::Removed
                 },
-                observed_time: Time(Timestamp::now()),
+                observed_time: Time(self.lines.clock.now()),
             },
             downtime: completed.and_then(|completed| completed.downtime),
             bytes: completed.map(|completed| completed.bytes),
@@ -102,7 +102,7 @@ impl Attempt {
         let target = &self.order.target;
         let by = &journal.requested_by;
         let last = LastMove {
-            time: Timestamp::now().to_string(),
+            time: self.lines.clock.now().to_string(),
             from: journal.source.host.clone(),
             by: format!("{}/{}", by.kind, by.name),
         };
@@ -146,7 +146,8 @@ impl Attempt {
                     ),
                 ));
             }
-            if let Some(users) = named.get(&disk.source_path) {
+            let users = named.get(&disk.source_path);
+            if let Some(users) = users.filter(|_| !broken(Rule::ListOfDomains)) {
                 return Err(Cause::new(
                     Reason::PathClash,
                     format!(
@@ -162,6 +163,13 @@ impl Attempt {
         if journal.ran_twice {
             return Ok(Some(executes(ends.target)));
         }
+        self.remove_source_files(journal).await?;
+        Ok(Some(executes(ends.target)))
+    }
+
+    /// Removes the guest's files at the source. Whoever calls this has the proof.
+    pub(super) async fn remove_source_files(&self, journal: &Journal) -> Result<(), Cause> {
+        let source = &self.order.source;
         let removed = join_all(
             journal
                 .disks
@@ -178,7 +186,7 @@ impl Attempt {
                 )
             })?;
         }
-        Ok(Some(executes(ends.target)))
+        Ok(())
     }
 
     /// The guest stayed: removes what was made at the target, the mark, and the journals. Waits for a target that
@@ -195,6 +203,8 @@ impl Attempt {
                 Err(cause) if cause.reason == Reason::HostUnreachable => {
                     tracing::warn!(migration = %self.order.migration, target = %self.order.target.host,
                         "the target does not answer; what is left there is removed when it does");
+                    // It may be back already, its journals read while this move was still ours.
+                    self.lines.claims.suspect(&self.order.target.host);
                     Ok(())
                 }
                 Err(cause) => Err(cause),
@@ -268,7 +278,8 @@ impl Attempt {
         };
         for disk in disks {
             let ours = made(&disk.target_path) || self.is_ours(hypervisor.as_ref(), disk).await?;
-            if named.contains_key(&disk.target_path) || !ours {
+            let used = named.contains_key(&disk.target_path) && !broken(Rule::ListOfDomains);
+            if used || !ours {
                 continue;
             }
             hypervisor

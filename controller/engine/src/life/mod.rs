@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::{ClaimGuard, Claims},
+    clock::Clock,
     evidence::{Seen, Verdict, decide},
     journal::Journal,
     port::{Activity, DomainEvent, Hypervisor, Mark, PortError},
@@ -118,6 +119,7 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Lines {
     pub(crate) claims: Arc<Claims>,
+    pub(crate) clock: Clock,
     /// Whether the move shall be aborted. Level, not edge.
     pub(crate) abort: channel::Receiver<bool>,
     /// Events of the guest at both ends.

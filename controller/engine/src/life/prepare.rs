@@ -51,6 +51,7 @@ impl Attempt {
         let pools = pools.map_err(|error| failure(&target.host, "reading the pools", &error))?;
         self.memory = Some(facts.memory);
         self.check_guest(&facts)?;
+        self.check_others(&facts).await?;
         let disks = self.place(&facts, &pools)?;
         self.check_files(&facts, &disks).await?;
         self.stop_if_aborted()?;
@@ -132,6 +133,35 @@ impl Attempt {
             Some(obstacle) => Err(obstacle.clone()),
             None => Ok(()),
         }
+    }
+
+    /// Another's move of this guest may have begun after the journals were read: it is finished first. What it found of
+    /// the guest (its autostart) is known to its journal alone.
+    async fn check_others(&self, facts: &DomainFacts) -> Result<(), Cause> {
+        if facts.mark.is_none() && facts.autostart {
+            return Ok(());
+        }
+        let source = &self.order.source;
+        let written = source
+            .hypervisor
+            .journals()
+            .await
+            .map_err(|error| failure(&source.host, "reading the journals", &error))?;
+        let other = written
+            .iter()
+            .filter_map(|entry| Journal::parse(&entry.text))
+            .find(|journal| journal.guest == self.order.guest && journal.id != self.order.id);
+        let Some(other) = other else {
+            return Ok(());
+        };
+        self.lines.claims.suspect(&source.host);
+        Err(Cause::new(
+            Reason::JobActive,
+            format!(
+                "an earlier move of {} from {} to {} is to be finished first",
+                facts.name, other.source.host, other.target.host
+            ),
+        ))
     }
 
     /// Where each disk that travels goes at the target.

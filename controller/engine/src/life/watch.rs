@@ -12,6 +12,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::{Attempt, Ends, LOOK_AGAIN, Outcome, clean::TakenBack, progress::Meter};
 use crate::{
     evidence::{Seen, Verdict, Waiting},
+    mutation::{Rule, broken},
     port::{DomainEvent, PortResult},
 };
 
@@ -68,6 +69,11 @@ impl Attempt {
             pause = LOOK_AGAIN;
             if let Some(result) = returned {
                 call = None;
+                if broken(Rule::ProofBeforeRemoval)
+                    && let Some(journal) = &self.journal
+                {
+                    let _ = self.remove_source_files(journal).await;
+                }
                 watched.arrived = result.is_ok();
                 if let Err(error) = result {
                     watched.uncertain = error.outcome_unknown();
@@ -150,6 +156,7 @@ impl Attempt {
                 }
             };
             tokio::select! {
+                biased;
                 result = finished => {
                     return Some(result.unwrap_or(Ok(())));
                 }
@@ -232,7 +239,8 @@ impl Attempt {
         let lately = watched
             .asked
             .is_some_and(|asked| asked.elapsed() < Duration::from_secs(2));
-        if wanted && !self.switched && !lately {
+        let switched = self.switched && !broken(Rule::NoAbortInSwitch);
+        if wanted && !switched && !lately {
             watched.asked = Some(Instant::now());
             if let Err(error) = self.order.source.hypervisor.abort(self.order.guest).await {
                 tracing::debug!(migration = %self.order.migration, %error, "abort");

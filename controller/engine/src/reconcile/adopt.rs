@@ -21,6 +21,9 @@ use crate::{
     port::{Hypervisor, JournalEntry},
 };
 
+/// How long after another left a host a call of its own may still be on its way there.
+const LATE_CALLS: Duration = Duration::from_secs(60);
+
 /// How long before a journal that could not be taken over is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -51,6 +54,30 @@ impl Reconciler {
                 let _ = inner.send(Inner::Journals(host, entries));
             });
         }
+    }
+
+    /// Forgets the journals of hosts that another held since they were read, and whether there are such: it may have
+    /// begun something there and died.
+    pub(super) fn reread_journals(&mut self) -> bool {
+        let now = Instant::now();
+        for host in self.claims.left() {
+            self.rereads.push((now, host.clone()));
+            self.rereads.push((now + LATE_CALLS, host));
+        }
+        let mut any = false;
+        let hosts = &mut self.hosts;
+        self.rereads.retain(|(at, host)| {
+            let Some(state) = hosts.get_mut(host) else {
+                return false;
+            };
+            if *at > now || state.journals == Journals::Reading {
+                return true;
+            }
+            any = true;
+            state.journals = Journals::Unread;
+            false
+        });
+        any
     }
 
     pub(super) fn journals_read(
@@ -232,6 +259,9 @@ impl Reconciler {
                 continue;
             }
             self.orphans.remove(&id);
+            let guest = pass.model.guests.get(&journal.guest);
+            let needs = guest.map(|id| pass.model.guest(*id));
+            let needs = needs.map(|guest| (guest.cpu_milli, guest.memory));
             let name = self.name_for_journal(&journal, pass);
             tracing::info!(migration = %name, %id, "taking over a move that an earlier process left");
             self.launch(
@@ -243,6 +273,13 @@ impl Reconciler {
                 Some(journal),
                 pass.now,
             );
+            // It takes as much of its target as one that was begun here.
+            let state = self.moves.get_mut(&name);
+            if let (Some(running), Some(needs)) =
+                (state.and_then(|state| state.running.as_mut()), needs)
+            {
+                (running.cpu_milli, running.memory) = needs;
+            }
         }
     }
 

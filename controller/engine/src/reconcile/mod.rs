@@ -17,6 +17,7 @@ use std::{
 
 use evenkeel_crds::{
     names::{HostName, MigrationName},
+    quantity::Bytes,
     reason::{Cause, Reason},
     shared::Timestamp,
 };
@@ -30,6 +31,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::{self, Claims},
+    clock::Clock,
     guests::Guests,
     hosts::{Change, HostState, Link},
     journal::Journal,
@@ -76,6 +78,12 @@ const GATHER: Duration = Duration::from_millis(5);
 /// How often pools are looked at while a move waits for room in them.
 const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
 
+/// How often hosts that nobody is known to hold are asked whether somebody came and died there.
+const LOOK_AT_CLAIMS: Duration = Duration::from_secs(60);
+
+/// How long a guest that arrived is counted where its host does not tell of it.
+const UNTOLD: Duration = Duration::from_secs(60);
+
 /// How long a guest is on several hosts before that is believed and said.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -86,6 +94,7 @@ const GIVE_BACK: Duration = Duration::from_secs(1);
 type Queue<T> = (mpsc::UnboundedSender<T>, mpsc::UnboundedReceiver<T>);
 
 pub(crate) struct Reconciler {
+    clock: Clock,
     options: Options,
     hypervisors: Arc<dyn Hypervisors>,
     claims: Arc<Claims>,
@@ -106,12 +115,26 @@ pub(crate) struct Reconciler {
     held: bool,
     finishing: bool,
     pools_looked: Instant,
+    claims_looked: Instant,
+    /// Guests whose moves succeeded, until their hosts' own words show them.
+    arrivals: BTreeMap<Uuid, Arrival>,
+    /// Hosts whose journals are to be read again, and when.
+    rereads: Vec<(Instant, HostName)>,
     /// Moves, sweeps, beats. They end with the reconciler: who has left must not act any more.
     tasks: JoinSet<()>,
     /// Guests seen on several hosts without a move of ours, since when.
     crowded: BTreeMap<Uuid, Instant>,
     /// Causes already told as happenings, by object.
     told: BTreeMap<(&'static str, String), (Reason, String)>,
+}
+
+/// A guest that a move has seen at its target.
+#[derive(Debug)]
+struct Arrival {
+    host: HostName,
+    cpu_milli: u64,
+    memory: Bytes,
+    at: Instant,
 }
 
 /// What one pass worked out.
@@ -126,6 +149,7 @@ pub(crate) struct Pass {
 
 impl Reconciler {
     pub(crate) fn new(
+        clock: Clock,
         options: Options,
         hypervisors: Arc<dyn Hypervisors>,
         wishes: watch::Receiver<Arc<Wishes>>,
@@ -135,7 +159,7 @@ impl Reconciler {
     ) -> Self {
         let held = options.held;
         Self {
-            claims: Claims::new(options.clone()),
+            claims: Claims::new(options.clone(), clock.clone()),
             options,
             hypervisors,
             declared: Arc::default(),
@@ -150,10 +174,14 @@ impl Reconciler {
             inner: mpsc::unbounded_channel(),
             commands,
             started: Instant::now(),
-            started_at: Timestamp::now(),
+            started_at: clock.now(),
+            clock,
             held,
             finishing: false,
             pools_looked: Instant::now(),
+            claims_looked: Instant::now(),
+            arrivals: BTreeMap::new(),
+            rereads: Vec::new(),
             tasks: JoinSet::new(),
             crowded: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -168,17 +196,9 @@ impl Reconciler {
         self.wishes.mark_changed();
         loop {
             let mut dirty = false;
+            // In this order, so that the same story is told the same way again.
             tokio::select! {
-                changed = self.wishes.changed() => {
-                    if changed.is_err() {
-                        // Nobody wishes anything any more; what is under way still ends.
-                        tokio::time::sleep(TICK).await;
-                    }
-                    dirty = true;
-                }
-                Some(notice) = self.notices.1.recv() => dirty |= self.hear(notice),
-                Some((name, report)) = self.reports.1.recv() => dirty |= self.note(&name, report),
-                Some(inner) = self.inner.1.recv() => dirty |= self.take(inner),
+                biased;
                 command = self.commands.recv() => match command {
                     Some(Command::Leave) => {
                         // Those of moves under way stay: the next process takes them over.
@@ -199,8 +219,18 @@ impl Reconciler {
                         tending = Some(self.tasks.spawn(async move { claims.tend(false).await }));
                     }
                     self.look_again();
-                    dirty |= self.is_due();
+                    dirty |= self.is_due() || self.reread_journals();
                 }
+                changed = self.wishes.changed() => {
+                    if changed.is_err() {
+                        // Nobody wishes anything any more; what is under way still ends.
+                        tokio::time::sleep(TICK).await;
+                    }
+                    dirty = true;
+                }
+                Some(notice) = self.notices.1.recv() => dirty |= self.hear(notice),
+                Some((name, report)) = self.reports.1.recv() => dirty |= self.note(&name, report),
+                Some(inner) = self.inner.1.recv() => dirty |= self.take(inner),
             }
             if dirty {
                 if let Some(passed) = passed {
@@ -264,7 +294,7 @@ impl Reconciler {
         let Some(state) = self.hosts.get_mut(&notice.host) else {
             return false;
         };
-        let change = state.hear(&notice.host, notice.what, Timestamp::now());
+        let change = state.hear(&notice.host, notice.what, self.clock.now());
         if change == Change::Connected {
             self.find_duplicates();
         }
@@ -275,7 +305,7 @@ impl Reconciler {
         let Some(state) = self.moves.get_mut(name) else {
             return false;
         };
-        let now = Timestamp::now();
+        let now = self.clock.now();
         match report {
             Report::Phase(phase) => state.enter(phase, now),
             Report::Progress(progress) => state.progress(progress),
@@ -334,7 +364,18 @@ impl Reconciler {
 
     /// Looks again at what nobody announces: others' claims, room in pools that something waits for.
     fn look_again(&mut self) {
-        for host in self.claims.others().into_keys() {
+        let mut hosts: BTreeSet<HostName> = self.claims.others().into_keys().collect();
+        if self.options.act && self.claims_looked.elapsed() >= LOOK_AT_CLAIMS {
+            self.claims_looked = Instant::now();
+            let known = self.claims.known();
+            let usable = self.hosts.iter().filter(|(_, state)| state.usable());
+            hosts.extend(
+                usable
+                    .map(|(host, _)| host.clone())
+                    .filter(|host| !known.contains(host)),
+            );
+        }
+        for host in hosts {
             let Some(hypervisor) = self
                 .hosts
                 .get(&host)
@@ -394,7 +435,7 @@ impl Reconciler {
         self.declared = self.wishes.borrow_and_update().clone();
         self.attach();
         self.read_journals();
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut guests = Guests::collect(&self.hosts, &self.declared.guests);
         self.let_settle(&mut guests);
         self.sync_moves(&guests, now);
@@ -408,15 +449,18 @@ impl Reconciler {
             })
             .collect();
         let spent = self.spent(&guests);
-        let model = model::build(&Sources {
+        let left: Vec<&Journal> = self.orphans.values().map(|(journal, _)| journal).collect();
+        let mut model = model::build(&Sources {
             hosts: &self.hosts,
             guests: &guests,
             moves: &self.moves,
             claimed: &claimed,
             spent: &spent,
+            left: &left,
             now,
             started: self.started,
         });
+        self.count_arrivals(&mut model);
         let wanted = self.wanted(&guests, &model, now);
         let plan = planner::plan(
             &model.fleet,
@@ -437,6 +481,23 @@ impl Reconciler {
         self.start(&mut pass);
         self.release(&pass);
         self.show(pass);
+    }
+
+    /// Counts guests that have just arrived where their host has not told of them yet: it may be slow to answer.
+    fn count_arrivals(&mut self, model: &mut Model) {
+        let hosts = &self.hosts;
+        self.arrivals.retain(|guest, arrival| {
+            let host = hosts.get(&arrival.host);
+            let told = host.is_none_or(|state| state.domains.contains_key(guest));
+            !told && arrival.at.elapsed() < UNTOLD
+        });
+        for arrival in self.arrivals.values() {
+            if let Some(id) = model.hosts.get(&arrival.host) {
+                let host = &mut model.fleet.hosts[id.at()];
+                host.cpu_used_milli += arrival.cpu_milli;
+                host.memory_used.0 += arrival.memory.0;
+            }
+        }
     }
 
     /// Notes which guests are on several hosts only since a moment ago.

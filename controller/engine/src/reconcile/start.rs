@@ -14,7 +14,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Pass, Reconciler};
+use super::{Arrival, Pass, Reconciler};
 use crate::{
     hosts::Journals,
     journal::Journal,
@@ -138,7 +138,7 @@ impl Reconciler {
         };
         let id = adopted
             .as_ref()
-            .map_or_else(Uuid::new_v4, |journal| journal.id);
+            .map_or_else(|| self.clock.id(), |journal| journal.id);
         let order = Order {
             id,
             migration: name.clone(),
@@ -161,6 +161,7 @@ impl Reconciler {
         let (events, heard) = mpsc::unbounded_channel();
         let lines = Lines {
             claims: self.claims.clone(),
+            clock: self.clock.clone(),
             abort: aborted,
             events: heard,
             reports: self.reports.0.clone(),
@@ -207,6 +208,15 @@ impl Reconciler {
             .running
             .as_ref()
             .and_then(|running| running.journal.clone());
+        if let (Outcome::Succeeded { .. }, Some(running)) = (&outcome, &state.running) {
+            let arrival = Arrival {
+                host: running.target.clone(),
+                cpu_milli: running.cpu_milli,
+                memory: running.memory,
+                at: Instant::now(),
+            };
+            self.arrivals.insert(running.guest, arrival);
+        }
         let untouched = matches!(&outcome, Outcome::Failed { tried: false, .. });
         // Another finished what we meant to take over: nothing is left to do or to say.
         let finished = matches!(&outcome, Outcome::Failed { cause, tried: false } if cause.reason == Reason::Interrupted);

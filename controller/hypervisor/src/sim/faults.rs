@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use evenkeel_engine::port::{Activity, DomainEvent, Mark, MigrateRequest, Why};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use super::{
     Fleet,
-    world::{Daemon, File, Kind, Qemu, Tiding, World, pair},
+    world::{Daemon, Domain, File, Kind, Qemu, Tiding, World, pair},
 };
 
 impl Fleet {
@@ -130,6 +130,19 @@ impl Fleet {
         world.event(host, guest, DomainEvent::Suspended);
     }
 
+    /// Lets a paused guest go on, as a user does.
+    pub fn resume(&self, host: &str, guest: Uuid) {
+        let mut world = self.world();
+        if world
+            .domain(host, guest)
+            .is_some_and(|domain| domain.qemu == Qemu::Still)
+        {
+            world.qemu(host, guest, Qemu::Runs);
+            world.state(host, guest, Activity::Running, Why::Unpaused);
+            world.event(host, guest, DomainEvent::Resumed);
+        }
+    }
+
     /// Starts a guest that is defined on a host.
     pub fn start_guest(&self, host: &str, guest: Uuid) {
         self.world().boot(host, guest);
@@ -147,6 +160,31 @@ impl Fleet {
             machine.files.insert(path.clone(), file);
         }
         path
+    }
+
+    /// Somebody defines a domain of their own that names a guest's disk, inactive. Its UUID.
+    pub fn borrow_disk(&self, host: &str, guest: Uuid) -> Option<Uuid> {
+        let mut world = self.world();
+        let copy = world.domain(host, guest)?.clone();
+        let name = format!("borrows-{}", copy.name);
+        let uuid = super::uuid_of(host, &name);
+        let borrower = Domain {
+            name,
+            activity: Activity::ShutOff,
+            why: Why::Other,
+            persistent: true,
+            autostart: false,
+            qemu: Qemu::None,
+            mark: None,
+            last_move: None,
+            job: None,
+            incoming: None,
+            completed: None,
+            ..copy
+        };
+        world.machine(host)?.domains.insert(uuid, borrower);
+        world.tell(host, Tiding::Changed(uuid));
+        Some(uuid)
     }
 
     /// Removes a file, as its owner.
@@ -211,6 +249,13 @@ impl Fleet {
         }
     }
 
+    /// A guest that ran twice was put in order by hand: from now on nothing of it is excused.
+    pub fn forgive(&self, guest: Uuid) {
+        if let Some(truth) = self.world().guests.get_mut(&guest) {
+            truth.ever_twice = truth.executing.len() > 1;
+        }
+    }
+
     /// Aborts a guest's migration by hand.
     pub fn abort_by_hand(&self, guest: Uuid) {
         for own in self
@@ -254,6 +299,7 @@ impl World {
         }
         if let Some(truth) = self.guests.get_mut(&guest) {
             truth.boots += 1;
+            truth.booted = Some(Instant::now());
         }
         self.qemu(host, guest, Qemu::Runs);
         self.state(host, guest, Activity::Running, Why::Other);

@@ -256,6 +256,7 @@ impl Hypervisor for Handle {
             })
             .await?;
         tokio::select! {
+            biased;
             Ok(result) = answered => result,
             () = self.broken(generation, PATIENCE) => {
                 Err(PortError::new(Fault::Unreachable, "Disconnected: End of file while reading data"))
@@ -281,6 +282,7 @@ impl Hypervisor for Handle {
     async fn abort(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| {
             let job = domain_of(world, host, domain)?.job;
+            world.object_to_abort(domain);
             match job.and_then(|job| world.moves.get_mut(&job)) {
                 Some(own) => {
                     own.abort = true;
@@ -341,7 +343,11 @@ impl Hypervisor for Handle {
     async fn destroy(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| {
             if domain_of(world, host, domain)?.qemu != Qemu::None {
-                world.object_if(domain, host, "destroyed", |elsewhere| !elsewhere.runs);
+                // A copy that ran on elsewhere since is the guest, even where it has died in this moment.
+                let newest = world.whole_on(domain).iter().any(|own| own == host);
+                world.object_if(domain, host, "destroyed", |elsewhere| {
+                    !elsewhere.runs && newest
+                });
             }
             world.stopped(host, domain, Activity::ShutOff, Why::Destroyed);
             Ok(())

@@ -1,9 +1,20 @@
 //! What must always hold in a fleet, checked at every change: a guest's newest data is never removed, nothing that is in
 //! use or somebody else's either, and no program ends or doubles a guest.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
-use super::world::{File, Kind, Qemu, World};
+use super::{
+    migration::Phase,
+    world::{File, Kind, Qemu, World},
+};
+
+/// How long a guest that somebody started may be unknown to a program that reserves memory.
+const UNKNOWN: Duration = Duration::from_secs(60);
+
+/// How long after a switch has begun a program that hears of events knows of it.
+const KNOWN: Duration = Duration::from_millis(100);
 
 /// How a guest is on all other hosts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -115,6 +126,74 @@ impl World {
             self.violations.push(format!(
                 "{name} was {did} on {host}: elsewhere {elsewhere:?}"
             ));
+        }
+    }
+
+    /// Notes that a program aborted a switch that had begun long enough ago for it to know.
+    pub(super) fn object_to_abort(&mut self, guest: Uuid) {
+        use Phase::{Confirm, Finish, Stuck, Switch};
+        let known = |own: &super::migration::Move| {
+            own.guest == guest
+                && matches!(own.phase, Switch | Finish | Confirm | Stuck)
+                && own.paused_at.elapsed() > KNOWN
+        };
+        if self.moves.values().any(known) {
+            let name = self.guests[&guest].name.clone();
+            self.violations
+                .push(format!("the migration of {name} was aborted in its switch"));
+        }
+    }
+
+    /// Notes where a program gave a host more migrations at once than it may have.
+    pub(super) fn count_moves(&mut self, source: &str, target: &str) {
+        let Some((inbound, outbound)) = self.nature.most else {
+            return;
+        };
+        let under_way = self.moves.values().filter(|own| own.phase != Phase::End);
+        let (mut coming, mut leaving) = (0, 0);
+        for own in under_way {
+            coming += usize::from(own.target == target);
+            leaving += usize::from(own.source == source);
+        }
+        if coming > inbound {
+            let wrong = format!("{coming} of {inbound} migrations go to {target}");
+            self.violations.push(wrong);
+        }
+        if leaving > outbound {
+            let wrong = format!("{leaving} of {outbound} migrations leave {source}");
+            self.violations.push(wrong);
+        }
+    }
+
+    /// Notes where a program gave a host more memory to hold than it has. What somebody started there just now is not
+    /// held against it.
+    pub(super) fn count_memory(&mut self, host: &str) {
+        if self.nature.most.is_none() {
+            return;
+        }
+        let machine = &self.machines[host];
+        let fresh = |uuid: &Uuid| {
+            let booted = self.guests.get(uuid).and_then(|truth| truth.booted);
+            booted.is_some_and(|booted| booted.elapsed() < UNKNOWN)
+        };
+        let held: u64 = machine
+            .domains
+            .iter()
+            .filter(|(uuid, domain)| domain.activity.active() && !fresh(uuid))
+            .map(|(_, domain)| domain.memory)
+            .sum();
+        if held > machine.memory {
+            let wrong = format!("{held} bytes of {} are held on {host}", machine.memory);
+            self.violations.push(wrong);
+        }
+    }
+
+    /// Notes that a pool that nobody else wrote to has no room for what a program sent there.
+    pub(super) fn blame_for_room(&mut self, host: &str, path: &str) {
+        let pool = self.machines[host].pool_of(path);
+        if pool.is_some_and(|pool| pool.taken == 0) && self.nature.most.is_some() {
+            let wrong = format!("there is no room for {path} on {host}");
+            self.violations.push(wrong);
         }
     }
 

@@ -262,6 +262,7 @@ impl Keeper {
         let mut backlog: Vec<Tiding> = Vec::new();
         loop {
             let heard = tokio::select! {
+                biased;
                 heard = tidings.recv() => heard,
                 () = sleep(2 * STEP) => None,
             };

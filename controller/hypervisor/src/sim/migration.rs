@@ -21,12 +21,14 @@ const CONNECT: Duration = Duration::from_secs(25);
 
 /// How far a migration is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub enum Phase {
     /// The source's libvirtd tries to reach the target's.
     Connect,
     /// The target's QEMU starts.
     Prepare,
+    /// Disks are copied.
     Disks,
+    /// Memory is copied.
     Memory,
     /// The source is paused, the last bytes travel.
     Switch,
@@ -54,7 +56,7 @@ pub(super) struct Move {
     converge: bool,
     pub(super) phase: Phase,
     until: Instant,
-    paused_at: Instant,
+    pub(super) paused_at: Instant,
     disks_total: u64,
     disks_done: u64,
     memory_total: u64,
@@ -167,6 +169,9 @@ impl World {
             answer: Some(answer),
         };
         self.moves.insert(id, own);
+        if !by_hand {
+            self.count_moves(source, target);
+        }
         self.connect(id);
         Ok(())
     }
@@ -243,6 +248,9 @@ impl World {
                 };
                 machine.files.insert(path, file);
             }
+        }
+        if self.moves[&id].mark.is_some() {
+            self.count_memory(&target);
         }
         if let Some(own) = self.moves.get_mut(&id) {
             (own.phase, own.until) = (Phase::Prepare, until);
@@ -351,6 +359,7 @@ impl World {
         };
         let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
         own.disks_done = (own.disks_done + bytes).min(own.disks_total);
+        let ours = own.mark.is_some();
         let (mut left, disks) = (own.disks_done, own.disks.clone());
         let mut full = false;
         for (path, size) in disks {
@@ -375,8 +384,12 @@ impl World {
             }
             file.kind = Kind::Image(None);
             let grown = here.max(file.allocated);
-            full |= grown - file.allocated > room;
+            let short = grown - file.allocated > room;
             file.allocated = grown;
+            full |= short;
+            if short && ours {
+                self.blame_for_room(&target, &path);
+            }
         }
         if full {
             self.fail_for_room(id);
@@ -429,6 +442,7 @@ impl World {
         };
         let (guest, target) = (own.guest, own.target.clone());
         let (mark, paused) = (own.mark.clone(), own.paused);
+        self.arrivals += 1;
         self.run_here(&target, guest, paused);
         if let Some(domain) = self.domain(&target, guest) {
             domain.completed = Some(completed);

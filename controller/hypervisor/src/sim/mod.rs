@@ -27,6 +27,7 @@ use evenkeel_engine::port::{Activity, Endpoint, Hypervisor, Hypervisors, Notice,
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+pub use migration::Phase;
 pub use spec::{GIB, GuestPlan, HostPlan, MIB, Nature, SwitchFate, uuid_of};
 use world::{Chance, Daemon, Disk, Domain, File, Kind, Machine, Pool, Qemu, Truth, World};
 
@@ -75,6 +76,7 @@ impl Fleet {
             agenda: Vec::new(),
             violations: Vec::new(),
             numbers: 0,
+            arrivals: 0,
         };
         let shared = Arc::new(Shared {
             world: Mutex::new(world),

@@ -147,6 +147,9 @@ pub struct Nature {
     pub switch_fate: Option<SwitchFate>,
     /// Whether the answer to Finish is lost where it can be; nothing: by chance, as measured.
     pub answer_lost: Option<bool>,
+    /// How many migrations a host may take in and send away at once, as its manifest says. Where this is said, more are
+    /// noted as wrong, and so is what a host has no room for.
+    pub most: Option<(usize, usize)>,
 }
 
 impl Default for Nature {
@@ -155,6 +158,7 @@ impl Default for Nature {
             gives_up: Duration::from_secs(17),
             switch_fate: None,
             answer_lost: None,
+            most: None,
         }
     }
 }

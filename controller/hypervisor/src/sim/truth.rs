@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evenkeel_engine::port::{ClaimRecord, DomainFacts};
 use uuid::Uuid;
 
-use super::{Fleet, facts, world::Kind};
+use super::{Fleet, Phase, facts, world::Kind};
 
 impl Fleet {
     /// The hosts on which a QEMU executes the guest now.
@@ -99,12 +99,26 @@ impl Fleet {
         self.world().moves.len()
     }
 
+    /// How many guests came to run at the target of a migration so far.
+    #[must_use]
+    pub fn arrivals(&self) -> u64 {
+        self.world().arrivals
+    }
+
     /// How far the guest's migration is: a word, for choosing moments.
     #[must_use]
     pub fn phase(&self, guest: Uuid) -> Option<String> {
         let world = self.world();
         let own = world.moves.values().find(|own| own.guest == guest)?;
         Some(format!("{:?}", own.phase))
+    }
+
+    /// A guest whose migration is that far, with source and target.
+    #[must_use]
+    pub fn in_phase(&self, phase: Phase) -> Option<(Uuid, String, String)> {
+        let world = self.world();
+        let own = world.moves.values().find(|own| own.phase == phase)?;
+        Some((own.guest, own.source.clone(), own.target.clone()))
     }
 
     /// What must never happen and did: files deleted that were in use, the last of their kind, or not ours.

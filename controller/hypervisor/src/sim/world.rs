@@ -54,6 +54,8 @@ pub(super) struct World {
     /// What must never have happened.
     pub(super) violations: Vec<String>,
     pub(super) numbers: u64,
+    /// Guests that came to run at the target of a migration.
+    pub(super) arrivals: u64,
 }
 
 /// A client's connection to a host.
@@ -99,6 +101,8 @@ pub(super) struct Truth {
     pub(super) disks: usize,
     /// Times it was started anew.
     pub(super) boots: u32,
+    /// When it was last started anew.
+    pub(super) booted: Option<Instant>,
     pub(super) dirty: u64,
 }
 

@@ -1,0 +1,169 @@
+//! What is declared, and every object's status as a database keeps it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use evenkeel_crds::{
+    GuestMigration, GuestMigrationSpec, Host, HostDrain, HostDrainSpec, HostSpec,
+    shared::{LABEL_WISH_KIND, LABEL_WISH_NAME, Picker, Time},
+};
+use evenkeel_engine::{Clock, View, Wishes};
+use evenkeel_hypervisor::sim::uri;
+use tokio::sync::watch;
+
+/// The objects. Clones are the same.
+#[derive(Clone)]
+pub struct Front {
+    clock: Clock,
+    wishes: watch::Sender<Arc<Wishes>>,
+    /// Names that ever had an object: what a user deleted is not made again.
+    known: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Front {
+    /// These hosts, which take in and send away at most so many guests at once.
+    pub fn new(clock: &Clock, hosts: &[String], most: (usize, usize)) -> Self {
+        let mut wishes = Wishes::default();
+        for name in hosts {
+            let mut spec = HostSpec {
+                uri: uri(name),
+                ..HostSpec::default()
+            };
+            spec.migration.max_inbound = most.0 as i32;
+            spec.migration.max_outbound = most.1 as i32;
+            let host = Arc::new(Host::new(name, spec));
+            wishes.hosts.insert(name.clone(), host);
+        }
+        Self {
+            clock: clock.clone(),
+            wishes: watch::Sender::new(Arc::new(wishes)),
+            known: Arc::default(),
+        }
+    }
+
+    /// What is declared, as an engine hears it.
+    pub fn wishes(&self) -> watch::Receiver<Arc<Wishes>> {
+        self.wishes.subscribe()
+    }
+
+    /// What is declared now.
+    pub fn now(&self) -> Arc<Wishes> {
+        self.wishes.borrow().clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wishes)) {
+        self.wishes
+            .send_modify(|wishes| change(Arc::make_mut(wishes)));
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A drain of one host.
+    pub fn drain(&self, name: &str, host: &str, parallel: i32) {
+        let hosts = Picker {
+            names: Some(vec![host.to_owned()]),
+            selector: None,
+        };
+        let spec = HostDrainSpec {
+            hosts,
+            parallel,
+            ..HostDrainSpec::default()
+        };
+        let mut drain = HostDrain::new(name, spec);
+        drain.metadata.uid = Some(self.clock.id().to_string());
+        drain.metadata.generation = Some(1);
+        drain.metadata.creation_timestamp = Some(Time(self.clock.now()));
+        self.change(|wishes| drop(wishes.drains.insert(name.to_owned(), Arc::new(drain))));
+    }
+
+    /// The drain is deleted.
+    pub fn undrain(&self, name: &str) {
+        self.change(|wishes| drop(wishes.drains.remove(name)));
+    }
+
+    /// A user's move.
+    pub fn migrate(&self, name: &str, guest: &str, target: Option<&str>) {
+        let spec = GuestMigrationSpec {
+            guest: guest.to_owned(),
+            target: target.map(str::to_owned),
+            ..GuestMigrationSpec::default()
+        };
+        let mut object = GuestMigration::new(name, spec);
+        object.metadata.uid = Some(self.clock.id().to_string());
+        object.metadata.generation = Some(1);
+        object.metadata.creation_timestamp = Some(Time(self.clock.now()));
+        self.known().insert(name.to_owned());
+        self.change(|wishes| drop(wishes.migrations.insert(name.to_owned(), Arc::new(object))));
+    }
+
+    /// A user wants a move aborted: its object stays, or is deleted.
+    pub fn abort(&self, name: &str, delete: bool) {
+        let now = Time(self.clock.now());
+        self.change(|wishes| {
+            if let Some(object) = wishes.migrations.get_mut(name) {
+                let object = Arc::make_mut(object);
+                if delete {
+                    object.metadata.deletion_timestamp = Some(now);
+                } else {
+                    object.spec.abort = Some(true);
+                }
+            }
+        });
+    }
+
+    /// Objects of moves that are over go, as their time to live says.
+    pub fn sweep(&self) {
+        self.change(|wishes| {
+            wishes.migrations.retain(|_, object| {
+                let status = object.status.as_ref();
+                !status.is_some_and(|status| status.phase.is_final())
+            });
+        });
+    }
+
+    /// Keeps the moves' status and makes objects for those that drains made.
+    pub fn keep(&self, view: &View) {
+        let mut known = self.known();
+        self.wishes.send_if_modified(|wishes| {
+            let mut changed = false;
+            for (name, shown) in &view.migrations {
+                let stored = wishes.migrations.get(name.as_str());
+                let same = stored.is_some_and(|own| own.status.as_ref() == Some(&shown.status));
+                let deleted = stored.is_none() && known.contains(name.as_str());
+                if same || deleted {
+                    continue;
+                }
+                let mut object = match stored {
+                    Some(stored) => (**stored).clone(),
+                    None => {
+                        let mut object = GuestMigration::new(name, shown.spec.clone());
+                        let by = &shown.requested_by;
+                        object.metadata.uid = Some(self.clock.id().to_string());
+                        object.metadata.creation_timestamp = Some(Time(self.clock.now()));
+                        object.metadata.labels = Some(BTreeMap::from([
+                            (LABEL_WISH_KIND.to_owned(), by.kind.clone()),
+                            (LABEL_WISH_NAME.to_owned(), by.name.clone()),
+                        ]));
+                        object
+                    }
+                };
+                known.insert(name.to_string());
+                object.status = Some(shown.status.clone());
+                let over =
+                    object.metadata.deletion_timestamp.is_some() && shown.status.phase.is_final();
+                let migrations = &mut Arc::make_mut(wishes).migrations;
+                if over {
+                    migrations.remove(name.as_str());
+                } else {
+                    migrations.insert(name.to_string(), Arc::new(object));
+                }
+                changed = true;
+            }
+            changed
+        });
+    }
+}

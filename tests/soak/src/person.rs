@@ -1,0 +1,79 @@
+//! What only a person does: starts what stopped, says which of two copies goes on, and removes what the other left.
+
+use evenkeel_engine::port::{Activity, Why};
+use evenkeel_hypervisor::sim::{Fleet, Phase};
+use uuid::Uuid;
+
+/// Looks after one guest. False where nothing is left of its data, which must never be.
+pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str) -> bool {
+    let runs = fleet.executing(guest);
+    let copies: Vec<&String> = hosts
+        .iter()
+        .filter(|host| fleet.domain(host, guest).is_some())
+        .collect();
+    match runs.as_slice() {
+        // It is for the engine to suspend one.
+        [_, _, ..] => true,
+        [host] => {
+            let twice = fleet.ever_ran_twice(guest);
+            let mut others = 0;
+            for other in copies.into_iter().filter(|other| *other != host) {
+                others += 1;
+                let Some(copy) = fleet.domain(other, guest) else {
+                    continue;
+                };
+                let suspended = copy.activity == Activity::Paused && copy.why == Why::ByUser;
+                if !copy.job && fleet.phase(guest).is_none() && (suspended || twice) {
+                    fleet.discard(other, guest);
+                }
+            }
+            let journaled = fleet
+                .journals()
+                .iter()
+                .any(|(_, text)| text.contains(&guest.to_string()));
+            if twice && others == 0 && !journaled && fleet.phase(guest).is_none() {
+                for other in hosts.iter().filter(|other| *other != host) {
+                    for path in files_of(fleet, other, name) {
+                        fleet.remove_file(other, &path);
+                    }
+                }
+                fleet.forgive(guest);
+            }
+            true
+        }
+        [] => match fleet.phase(guest) {
+            // Hung for ever: its disks are whole, its memory is lost.
+            Some(phase) if phase == format!("{:?}", Phase::Stuck) => {
+                if let Some(host) = copies.first() {
+                    fleet.destroy(host, guest);
+                }
+                true
+            }
+            Some(_) => true,
+            None => {
+                let newest = fleet.newest_on(guest);
+                for host in &newest {
+                    let Some(copy) = fleet.domain(host, guest).filter(|copy| !copy.job) else {
+                        continue;
+                    };
+                    if copy.persistent && !copy.activity.active() {
+                        fleet.start_guest(host, guest);
+                        break;
+                    }
+                    if copy.activity == Activity::Paused && copy.why == Why::ByUser {
+                        fleet.resume(host, guest);
+                        break;
+                    }
+                }
+                !newest.is_empty()
+            }
+        },
+    }
+}
+
+/// The files of a guest's disks on a host.
+pub fn files_of(fleet: &Fleet, host: &str, name: &str) -> Vec<String> {
+    let prefix = format!("/{name}-vd");
+    let files = fleet.files(host).into_iter();
+    files.filter(|path| path.contains(&prefix)).collect()
+}

@@ -1,0 +1,29 @@
+//! A short soak, so that every change meets every fault.
+
+use evenkeel_soak::{Script, Soak, soak, tell};
+
+#[test]
+fn nothing_goes_wrong() {
+    let plan = Soak {
+        seed: 1,
+        moves: 150,
+        rounds: 4,
+        threads: 2,
+    };
+    let sum = soak(&plan, |_| {}).unwrap_or_else(|failure| panic!("{failure:#?}"));
+    assert!(sum.moves >= plan.moves);
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story() {
+    let script = Script {
+        seed: 4711,
+        rounds: 3,
+        ..Script::default()
+    };
+    let (one, other) = (tell(&script), tell(&script));
+    let told = |told: Result<evenkeel_soak::Tally, _>| {
+        told.map_err(|failure: Box<evenkeel_soak::Failure>| failure.log)
+    };
+    assert_eq!(told(one).map(|own| own.log), told(other).map(|own| own.log));
+}
