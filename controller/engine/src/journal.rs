@@ -1,7 +1,9 @@
 //! Journals: what a move wrote down at each end before it made the first file, so that any later process can finish
 //! it or take it back without guessing.
 
-use evenkeel_crds::{names::HostName, quantity::Bytes, shared::RequestedBy};
+use evenkeel_crds::{
+    kinds::profile::AppliedProfile, names::HostName, quantity::Bytes, shared::RequestedBy,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -43,6 +45,9 @@ pub struct Journal {
     /// Whether the guest was once seen to run at both ends: then both ends' files have writes of their own.
     #[serde(default)]
     pub ran_twice: bool,
+    /// How the move is done.
+    #[serde(default)]
+    pub profile: AppliedProfile,
 }
 
 /// One end of a move.

@@ -18,6 +18,7 @@ mod model;
 mod moves;
 pub mod port;
 pub mod process;
+mod profile;
 mod reconcile;
 mod statuses;
 pub mod view;

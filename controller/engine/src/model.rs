@@ -19,6 +19,7 @@ use crate::{
     hosts::HostState,
     moves::MoveState,
     port::{CpuNeed, DomainFacts, InterfaceSource},
+    profile::Profiles,
 };
 
 /// The planner's picture and the way back from its ids.
@@ -50,6 +51,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) claimed: &'a BTreeMap<HostName, Cause>,
     /// Guests that no drain moves again, by what happened to the drain's own move.
     pub(crate) spent: &'a BTreeMap<Uuid, Cause>,
+    pub(crate) profiles: Profiles<'a>,
     pub(crate) now: Timestamp,
     /// The planner's zero.
     pub(crate) started: Instant,
@@ -138,7 +140,8 @@ fn guest(
             .spent
             .get(&uuid)
             .cloned()
-            .or_else(|| held(entry, sources.now)),
+            .or_else(|| held(entry, sources.now))
+            .or_else(|| unprofiled(sources.profiles, entry, place)),
         cpu_milli: u64::from(facts.vcpus) * 1000,
         memory: Bytes(facts.memory.0 + facts.memory_overhead.0),
         overhead: facts.memory_overhead,
@@ -260,6 +263,15 @@ fn held(entry: &Entry, now: Timestamp) -> Option<Cause> {
             format!("{name} is to be shut down instead of moved, which this version does not do"),
         )),
     }
+}
+
+/// Why the profile of its moves can't be applied, unless a move names another.
+pub(crate) fn unprofiled(
+    profiles: Profiles<'_>,
+    entry: &Entry,
+    place: &Place<'_>,
+) -> Option<Cause> {
+    profiles.choose(None, Some(entry), &[&place.host]).err()
 }
 
 fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {

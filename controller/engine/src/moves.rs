@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_crds::{
-    GuestMigrationSpec, GuestMigrationStatus, MigrationPhase,
+    GuestMigrationSpec, GuestMigrationStatus, MigrationPhase, MigrationProfileSpec,
     kinds::{
         drain::OnRelease,
         migration::{Attempt, MoveBytes, PhaseStart, SourceFiles},
@@ -26,8 +26,6 @@ use crate::{
     port::DomainEvent,
 };
 
-/// Runs that may fail by class Retry or AvoidTarget before a move is given up.
-const ATTEMPTS: i32 = 5;
 /// First pause after a failure; each further one is four times as long, so that five attempts outlast a link or a host
 /// that is away for a minute or two.
 const BACKOFF: Duration = Duration::from_secs(2);
@@ -299,8 +297,18 @@ impl MoveState {
         self.vain = None;
         self.enter(MigrationPhase::Pending, now);
         self.status.failed_attempts += 1;
-        if self.status.failed_attempts >= ATTEMPTS {
-            let message = format!("failed {ATTEMPTS} times, at last: {}", cause.message);
+        let failed = self.status.failed_attempts;
+        let allowed = self.status.profile.as_ref().map_or_else(
+            || MigrationProfileSpec::default().attempts,
+            |profile| profile.spec.attempts,
+        );
+        if failed >= allowed {
+            let times = if failed == 1 {
+                "once"
+            } else {
+                &format!("{failed} times")
+            };
+            let message = format!("failed {times}, at last: {}", cause.message);
             let exhausted = Cause::new(Reason::AttemptsExhausted, message).hint(cause.hint);
             return self.finish(MigrationPhase::Failed, exhausted, now);
         }
@@ -315,6 +323,16 @@ impl MoveState {
             }
             _ => self.rest = Some((cause, until)),
         }
+    }
+
+    /// It can't be done to that target, which showed before anything began: another may do.
+    pub(crate) fn refuse(&mut self, cause: Cause, target: HostName) {
+        let until = Instant::now() + LOOK_AGAIN;
+        if self.spec.target.is_none() {
+            self.avoid
+                .insert(target, (cause.clone(), until + BACKOFF_CAP));
+        }
+        self.rest = Some((cause, until));
     }
 
     /// The move is over.

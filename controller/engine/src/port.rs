@@ -13,6 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use evenkeel_crds::{
+    kinds::profile::Compression,
     names::HostName,
     quantity::Bytes,
     reason::{Cause, Reason},
@@ -576,6 +577,10 @@ pub struct MigrateRequest {
     pub downtime: Duration,
     /// Slow the guest down if it does not converge.
     pub auto_converge: bool,
+    /// How memory is compressed.
+    pub compression: Compression,
+    /// Connections for memory; one is libvirt's plain way.
+    pub connections: u32,
 }
 
 /// A running migration, seen at its source.

@@ -58,6 +58,7 @@ fn paces(kind: Kind) -> &'static [(Duration, &'static [&'static str])] {
             (PROGRESS, &[CONDITIONS]),
         ],
         Kind::Migration => &[(PROGRESS, &["progress", "bytes", "rate", "eta", CONDITIONS])],
+        Kind::Profile => &[(PROGRESS, &["guests"])],
         Kind::Drain => &[
             (FIGURES, &["hosts/*/observedTime"]),
             (PROGRESS, &["progress", "eta", CONDITIONS]),

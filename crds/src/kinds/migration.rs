@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    kinds::profile::AppliedProfile,
     quantity::{Bytes, Span},
     shared::{RequestedBy, conditions_schema},
 };
@@ -76,7 +77,7 @@ pub struct GuestMigrationSpec {
     /// Which disks are copied.
     #[serde(default)]
     pub mode: MigrationMode,
-    /// The MigrationProfile.
+    /// The MigrationProfile; absent: the guest's, else the one named `default`, else what is built in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub profile: Option<String>,
@@ -224,6 +225,9 @@ pub struct GuestMigrationStatus {
     pub encrypted: Option<bool>,
     /// The last attempts, oldest first.
     pub attempts: Vec<Attempt>,
+    /// How it is done: the profile as applied to the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<AppliedProfile>,
     /// Attempts that failed so far.
     pub failed_attempts: i32,
     /// The wish that asked for it.

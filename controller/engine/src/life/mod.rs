@@ -11,7 +11,10 @@ mod watch;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::{
-    kinds::migration::{Evidence, MigrationPhase},
+    kinds::{
+        migration::{Evidence, MigrationPhase},
+        profile::AppliedProfile,
+    },
     names::{HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
@@ -38,30 +41,6 @@ pub(crate) struct Place {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
 }
 
-/// How a move is done: what a profile will say.
-#[derive(Debug, Clone)]
-pub(crate) struct Manner {
-    pub(crate) bandwidth: Option<Bytes>,
-    pub(crate) downtime: Duration,
-    pub(crate) auto_converge: bool,
-    /// Time allowed for each GiB of disks and memory.
-    pub(crate) per_gib: Duration,
-    /// Time without any progress after which the copy is stalled.
-    pub(crate) stall: Duration,
-}
-
-impl Default for Manner {
-    fn default() -> Self {
-        Self {
-            bandwidth: None,
-            downtime: Duration::from_millis(300),
-            auto_converge: true,
-            per_gib: Duration::from_secs(150),
-            stall: Duration::from_secs(40),
-        }
-    }
-}
-
 /// Everything that an attempt needs to know.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
@@ -80,7 +59,8 @@ pub(crate) struct Order {
     /// How the source's hypervisor reaches the target's.
     pub(crate) target_uri: String,
     pub(crate) target_address: Option<String>,
-    pub(crate) manner: Manner,
+    /// How it is done.
+    pub(crate) profile: AppliedProfile,
     pub(crate) start_time: String,
     /// The journal of an earlier process, where its move is taken over.
     pub(crate) adopted: Option<Journal>,

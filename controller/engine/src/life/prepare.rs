@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_crds::{
+    kinds::profile::Convergence,
     quantity::Bytes,
     reason::{Cause, Reason},
 };
@@ -81,6 +82,7 @@ impl Attempt {
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
             ran_twice: false,
+            profile: self.order.profile.clone(),
         };
         self.journal = Some(journal.clone());
         let text = journal.text();
@@ -357,6 +359,7 @@ impl Attempt {
         let Some(journal) = &self.journal else {
             return Err(Cause::new(Reason::HypervisorError, "the journal is missing").into());
         };
+        let profile = &self.order.profile.spec;
         Ok(Prepared {
             request: MigrateRequest {
                 domain: facts.uuid,
@@ -368,9 +371,11 @@ impl Attempt {
                     .map(|disk| (disk.target.clone(), disk.target_path.clone()))
                     .collect(),
                 mark: self.mark(journal.id),
-                bandwidth: self.order.manner.bandwidth,
-                downtime: self.order.manner.downtime,
-                auto_converge: self.order.manner.auto_converge,
+                bandwidth: profile.bandwidth,
+                downtime: profile.downtime.0,
+                auto_converge: profile.convergence.contains(&Convergence::AutoConverge),
+                compression: profile.compression,
+                connections: profile.connections.max(1).unsigned_abs(),
             },
         })
     }

@@ -191,17 +191,15 @@ impl Attempt {
         };
         let progress = watched.meter.sample(&job);
         self.report(super::Report::Progress(progress));
-        let manner = &self.order.manner;
+        let allowed = self.order.profile.spec.budget;
+        let (per_gib, stall) = (allowed.per_gib.0, allowed.stall.0);
         let size = watched.meter.size(&job);
         let gib = (size.0 as f64 / (1u64 << 30) as f64).max(1.0);
-        let budget = manner.per_gib.mul_f64(gib) + manner.stall;
-        if watched.meter.still_for() >= manner.stall {
+        let budget = per_gib.mul_f64(gib) + stall;
+        if watched.meter.still_for() >= stall {
             let cause = Cause::new(
                 Reason::CopyStalled,
-                format!(
-                    "nothing was copied for more than {} s",
-                    manner.stall.as_secs()
-                ),
+                format!("nothing was copied for more than {} s", stall.as_secs()),
             );
             // An abort in the memory phase over a dead link freezes the guest until the link heals; libvirt's own
             // keepalive ends it without that.

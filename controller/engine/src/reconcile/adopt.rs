@@ -11,7 +11,7 @@ use evenkeel_crds::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Inner, Pass, Reconciler};
+use super::{Inner, Pass, Reconciler, start::Way};
 use crate::{
     claim::Claims,
     hosts::{Journals, Link},
@@ -239,8 +239,7 @@ impl Reconciler {
                 source,
                 target,
                 journal.guest,
-                Default::default(),
-                Some(journal),
+                Way::Adopted(Box::new(journal)),
                 pass.now,
             );
         }

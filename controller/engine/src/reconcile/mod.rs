@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attach;
+mod profiles;
 mod show;
 mod start;
 mod wanted;
@@ -414,6 +415,7 @@ impl Reconciler {
             moves: &self.moves,
             claimed: &claimed,
             spent: &spent,
+            profiles: self.profiles(),
             now,
             started: self.started,
         });

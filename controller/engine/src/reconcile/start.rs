@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use evenkeel_crds::{
     GuestMigrationSpec,
+    kinds::profile::AppliedProfile,
     names::{HostName, MigrationName},
     reason::{Cause, Reason},
     shared::Timestamp,
@@ -18,10 +19,18 @@ use super::{Pass, Reconciler};
 use crate::{
     hosts::Journals,
     journal::Journal,
-    life::{self, Lines, Manner, Order, Outcome, Place},
+    life::{self, Lines, Order, Outcome, Place},
     model::holds,
     moves::{MoveState, Running},
 };
+
+/// How an attempt begins.
+pub(super) enum Way {
+    /// Anew: for each disk the pool at the target, and the profile.
+    New(BTreeMap<String, String>, AppliedProfile),
+    /// Where an earlier process left it.
+    Adopted(Box<Journal>),
+}
 
 impl Reconciler {
     /// Starts every move that waits for nothing.
@@ -87,13 +96,26 @@ impl Reconciler {
             if state.is_final() || state.running.is_some() {
                 continue;
             }
+            let profile = self.profiles().choose(
+                state.spec.profile.as_deref(),
+                pass.guests.by_uuid.get(&uuid),
+                &[&source, &target],
+            );
+            let profile = match profile {
+                Ok(profile) => profile,
+                Err(cause) => {
+                    if let Some(state) = self.moves.get_mut(&name) {
+                        state.refuse(cause, target);
+                    }
+                    continue;
+                }
+            };
             self.launch(
                 &name,
                 source,
                 target,
                 uuid,
-                planned.pools.clone(),
-                None,
+                Way::New(planned.pools.clone(), profile),
                 pass.now,
             );
             if let Some(running) = self
@@ -109,17 +131,19 @@ impl Reconciler {
     }
 
     /// Starts the task of one attempt.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn launch(
         &mut self,
         name: &MigrationName,
         source: HostName,
         target: HostName,
         guest: Uuid,
-        pools: BTreeMap<String, String>,
-        adopted: Option<Journal>,
+        way: Way,
         now: Timestamp,
     ) {
+        let (pools, profile, adopted) = match way {
+            Way::New(pools, profile) => (pools, profile, None),
+            Way::Adopted(journal) => (BTreeMap::new(), journal.profile.clone(), Some(*journal)),
+        };
         // A move that is taken over may have a target that has not answered yet.
         let known = adopted.as_ref().map(|journal| journal.target.uuid);
         let (Some(from), Some(to)) = (self.place(&source, None), self.place(&target, known)) else {
@@ -152,7 +176,7 @@ impl Reconciler {
             pools,
             target_uri,
             target_address,
-            manner: Manner::default(),
+            profile,
             start_time: now.to_string(),
             adopted,
         };
@@ -185,6 +209,7 @@ impl Reconciler {
             hold.to_come.0 += disk.virtual_size.0;
             hold.virtual_size.0 += disk.virtual_size.0;
         }
+        state.status.profile = Some(order.profile.clone());
         state.begin(running, now);
         self.tasks.spawn(life::run(order, lines));
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_crds::quantity::Bytes;
+use evenkeel_crds::{kinds::profile::Compression, quantity::Bytes};
 use evenkeel_engine::port::{
     CompletedFacts, Fault, JobFacts, MigrateRequest, PortError, PortResult,
 };
@@ -92,6 +92,8 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
             .map(|(target, _)| target.as_str())
             .collect(),
         bandwidth: share.map(mib),
+        compression: request.compression.method(),
+        connections: (request.connections > 1).then_some(request.connections),
     };
     let outcome = raw::migrate(&domain, &migration);
     ended.store(true, Ordering::Relaxed);
@@ -148,6 +150,12 @@ fn flags(request: &MigrateRequest) -> u32 {
     }
     if request.auto_converge {
         flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;
+    }
+    if request.compression != Compression::None {
+        flags |= sys::VIR_MIGRATE_COMPRESSED;
+    }
+    if request.connections > 1 {
+        flags |= sys::VIR_MIGRATE_PARALLEL;
     }
     flags
 }

@@ -400,6 +400,25 @@ impl Parameters {
         }
     }
 
+    /// For what libvirt wants as a plain integer.
+    fn integer(&mut self, name: &CStr, value: c_int) -> Result<(), Error> {
+        // SAFETY: as in `text`.
+        let done = unsafe {
+            sys::virTypedParamsAddInt(
+                &mut self.list,
+                &mut self.length,
+                &mut self.room,
+                name.as_ptr(),
+                value,
+            )
+        };
+        if done < 0 {
+            Err(Error::last_error())
+        } else {
+            Ok(())
+        }
+    }
+
     /// All whole numbers in the list by name.
     fn numbers(&self) -> BTreeMap<String, u64> {
         let mut numbers = BTreeMap::new();
@@ -528,6 +547,10 @@ pub(crate) struct Migration<'a> {
     pub(crate) disks: Vec<&'a str>,
     /// In MiB per second.
     pub(crate) bandwidth: Option<u64>,
+    /// libvirt's word for how memory is compressed.
+    pub(crate) compression: Option<&'a str>,
+    /// Connections for memory, where they are several.
+    pub(crate) connections: Option<u32>,
 }
 
 /// Migrates; returns when libvirt's call does.
@@ -542,6 +565,13 @@ pub(crate) fn migrate(domain: &Domain, migration: &Migration<'_>) -> Result<(), 
     }
     if let Some(bandwidth) = migration.bandwidth {
         parameters.number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth)?;
+    }
+    if let Some(method) = migration.compression {
+        parameters.text(sys::VIR_MIGRATE_PARAM_COMPRESSION, method)?;
+    }
+    if let Some(connections) = migration.connections {
+        let connections = c_int::try_from(connections).unwrap_or(c_int::MAX);
+        parameters.integer(sys::VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, connections)?;
     }
     // SAFETY: the domain lives; target and parameters outlive the call, which only reads them.
     let done = unsafe {

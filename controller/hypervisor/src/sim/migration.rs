@@ -120,6 +120,11 @@ impl World {
         if domain.qemu == Qemu::None {
             return Err(refused(Fault::DomainStopped, "domain is not running"));
         }
+        if let Some(method @ ("zstd" | "zlib")) = request.compression.method() {
+            // Every libvirt here is 9.0.
+            let unknown = format!("Unsupported compression method '{method}'");
+            return Err(refused(Fault::Invalid, unknown));
+        }
         if domain.job.is_some() {
             let busy = "another migration job is already running";
             return Err(refused(Fault::Busy, busy));

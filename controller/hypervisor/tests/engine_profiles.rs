@@ -1,0 +1,227 @@
+//! How moves are done is declared: which profile is taken, that each of its settings takes effect, and that what can't be
+//! done is said before anything begins.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_crds::{
+    MigrationPhase, MigrationProfile, MigrationProfileSpec,
+    kinds::profile::{Compression, Convergence, Encryption},
+    quantity::{Bytes, Span},
+};
+use evenkeel_hypervisor::sim::{GuestPlan, HostPlan, MIB};
+use support::*;
+use tokio::time::{Instant, sleep};
+
+fn profile(desk: &Desk, name: &str, change: impl FnOnce(&mut MigrationProfileSpec)) {
+    let mut spec = MigrationProfileSpec::default();
+    change(&mut spec);
+    let mut object = MigrationProfile::new(name, spec);
+    object.metadata.generation = Some(1);
+    desk.change(|wishes| {
+        wishes.profiles.insert(name.to_owned(), Arc::new(object));
+    });
+}
+
+fn by(desk: &Desk, name: &str, target: &str, profile: Option<&str>) {
+    desk.migration(name, |spec| {
+        spec.guest = "g1".to_owned();
+        spec.target = Some(target.to_owned());
+        spec.profile = profile.map(str::to_owned);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_move_s_before_the_guest_s_before_default_before_what_is_built_in() {
+    let (actor, guest) = pair(1, &Role::new("one").cluster()).await;
+    let applied = |name: &str| actor.status(name).profile.unwrap();
+    by(&actor.desk, "m1", "h2", None);
+    actor.phase("m1", MigrationPhase::Succeeded, 60).await;
+    assert_eq!(applied("m1").name, None);
+    assert_eq!(applied("m1").spec, MigrationProfileSpec::default());
+
+    profile(&actor.desk, "default", |spec| spec.attempts = 3);
+    by(&actor.desk, "m2", "h1", None);
+    actor.phase("m2", MigrationPhase::Succeeded, 60).await;
+    assert_eq!(
+        (applied("m2").name.as_deref(), applied("m2").spec.attempts),
+        (Some("default"), 3)
+    );
+
+    profile(&actor.desk, "databases", |spec| spec.attempts = 7);
+    actor
+        .desk
+        .guest("g1", |spec| spec.profile = Some("databases".to_owned()));
+    by(&actor.desk, "m3", "h2", None);
+    actor.phase("m3", MigrationPhase::Succeeded, 60).await;
+    assert_eq!(applied("m3").name.as_deref(), Some("databases"));
+    let guests = |name: &str| actor.view().profiles[name].guests;
+    assert_eq!((guests("databases"), guests("default")), (1, 0));
+
+    profile(&actor.desk, "fast", |spec| spec.attempts = 9);
+    by(&actor.desk, "m4", "h1", Some("fast"));
+    actor.phase("m4", MigrationPhase::Succeeded, 60).await;
+    assert_eq!(applied("m4").name.as_deref(), Some("fast"));
+    actor.clean(&[(guest, "h1")]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_name_is_said_on_the_move_on_the_guest_and_on_the_drain() {
+    let (actor, guest) = pair(2, &Role::new("one").cluster()).await;
+    by(&actor.desk, "m", "h2", Some("fats"));
+    actor
+        .says("GuestMigration", "m", "ProfileNotFound", 2)
+        .await;
+    assert_eq!(actor.status("m").phase, MigrationPhase::Pending);
+    profile(&actor.desk, "fats", |_| {});
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+
+    actor
+        .desk
+        .guest("g1", |spec| spec.profile = Some("gone".to_owned()));
+    actor.desk.drain("d", &["h2"], |_| {});
+    actor
+        .until("the drain is held up", 5, |view| {
+            let blocked = view.drains.get("d").map(|shown| shown.blocked.clone());
+            blocked.is_some_and(|all| all.iter().any(|one| one.reason == "ProfileNotFound"))
+        })
+        .await;
+    let shown = actor.condition("Guest", "g1", "Migratable").unwrap();
+    assert_eq!(
+        (shown.status.as_str(), shown.reason.as_str()),
+        ("False", "ProfileNotFound")
+    );
+    assert!(actor.heard("Guest", "g1", "ProfileNotFound"));
+    // A move that names another is not held up by it.
+    by(&actor.desk, "n", "h1", Some("fats"));
+    actor.phase("n", MigrationPhase::Succeeded, 60).await;
+    actor.clean(&[(guest, "h1")]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_t_be_done_is_refused_before_anything_begins() {
+    let (actor, guest) = pair(3, &Role::new("one").cluster()).await;
+    profile(&actor.desk, "small", |spec| {
+        (spec.compression, spec.connections) = (Compression::Zstd, 4);
+    });
+    profile(&actor.desk, "odd", |spec| {
+        (spec.compression, spec.connections) = (Compression::Xbzrle, 4);
+    });
+    profile(&actor.desk, "sealed", |spec| {
+        spec.encryption = Encryption::Required;
+    });
+    for (name, reason) in [
+        ("small", "ProfileNotApplicable"),
+        ("odd", "ProfileNotApplicable"),
+        ("sealed", "NotSupportedYet"),
+    ] {
+        let name_of_move = format!("m-{name}");
+        by(&actor.desk, &name_of_move, "h2", Some(name));
+        actor.says("GuestMigration", &name_of_move, reason, 2).await;
+    }
+    let ready = |name: &str| {
+        let status = actor.view().profiles[name].clone();
+        let ready = evenkeel_crds::shared::find(&status.conditions, "Ready").cloned();
+        ready.map(|ready| (ready.status, ready.reason)).unwrap()
+    };
+    // The libvirt of these hosts is too old for it, others need not be.
+    assert_eq!(ready("small").0, "True");
+    assert_eq!(
+        ready("odd"),
+        ("False".to_owned(), "ProfileNotApplicable".to_owned())
+    );
+    assert_eq!(
+        ready("sealed"),
+        ("False".to_owned(), "NotSupportedYet".to_owned())
+    );
+    assert!(actor.heard("MigrationProfile", "odd", "ProfileNotApplicable"));
+    sleep(Duration::from_secs(30)).await;
+    for name in ["m-small", "m-odd", "m-sealed"] {
+        let status = actor.status(name);
+        assert_eq!(status.phase, MigrationPhase::Pending);
+        assert!(status.attempts.is_empty(), "{:?}", status.attempts);
+    }
+    actor.clean(&[(guest, "h1")]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bandwidth_and_budget_take_effect() {
+    let (actor, guest) = pair(4, &Role::new("one").cluster()).await;
+    profile(&actor.desk, "slow", |spec| {
+        spec.bandwidth = Some(Bytes(20 * MIB))
+    });
+    let begun = Instant::now();
+    by(&actor.desk, "m", "h2", Some("slow"));
+    actor.phase("m", MigrationPhase::Succeeded, 120).await;
+    // 912 MiB.
+    assert!(
+        begun.elapsed() > Duration::from_secs(45),
+        "{:?}",
+        begun.elapsed()
+    );
+
+    profile(&actor.desk, "impatient", |spec| {
+        spec.bandwidth = Some(Bytes(20 * MIB));
+        (spec.budget.per_gib, spec.budget.stall) =
+            (Span(Duration::from_secs(10)), Span(Duration::from_secs(5)));
+        spec.attempts = 1;
+    });
+    by(&actor.desk, "n", "h1", Some("impatient"));
+    assert_eq!(actor.ends("n", 60).await, MigrationPhase::Failed);
+    let status = actor.status("n");
+    assert_eq!(status.failed_attempts, 1);
+    assert_eq!(status.attempts[0].reason, "NotConverging");
+    let end = actor.condition("GuestMigration", "n", "Succeeded").unwrap();
+    assert_eq!(end.reason, "AttemptsExhausted");
+    assert!(end.message.starts_with("failed once"), "{}", end.message);
+    actor.clean(&[(guest, "h2")]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_help_a_guest_that_writes_too_much_does_not_converge() {
+    let (fleet, desk) = stage(5, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+    let mut plan = GuestPlan::new("g1");
+    plan.dirty = 60 * MIB;
+    let guest = fleet.add_guest("h1", &plan);
+    let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
+    profile(&actor.desk, "alone", |spec| {
+        spec.bandwidth = Some(Bytes(50 * MIB));
+        spec.convergence.clear();
+        spec.budget.per_gib = Span(Duration::from_secs(30));
+        spec.attempts = 2;
+    });
+    by(&actor.desk, "m", "h2", Some("alone"));
+    assert_eq!(actor.ends("m", 300).await, MigrationPhase::Failed);
+    assert_eq!(actor.status("m").failed_attempts, 2);
+    profile(&actor.desk, "helped", |spec| {
+        spec.bandwidth = Some(Bytes(50 * MIB));
+        spec.convergence = vec![Convergence::AutoConverge];
+    });
+    by(&actor.desk, "n", "h2", Some("helped"));
+    actor.phase("n", MigrationPhase::Succeeded, 300).await;
+    actor.clean(&[(guest, "h2")]).await;
+}
+
+/// Whoever takes a move over does it as it was begun, whatever the profile says by then.
+#[tokio::test(start_paused = true)]
+async fn a_move_that_is_taken_over_keeps_its_profile() {
+    let (actor, guest) = pair(6, &Role::new("one").files()).await;
+    profile(&actor.desk, "slow", |spec| {
+        spec.bandwidth = Some(Bytes(20 * MIB))
+    });
+    by(&actor.desk, "m", "h2", Some("slow"));
+    actor.phase("m", MigrationPhase::Copying, 30).await;
+    let (fleet, desk) = (actor.fleet.clone(), actor.desk.clone());
+    actor.kill().await;
+    profile(&desk, "slow", |spec| spec.attempts = 2);
+    let next = Actor::start(&fleet, &desk, &Role::new("two").files());
+    next.phase("m", MigrationPhase::Succeeded, 300).await;
+    let applied = next.status("m").profile.unwrap();
+    assert_eq!(
+        (applied.spec.bandwidth, applied.spec.attempts),
+        (Some(Bytes(20 * MIB)), 5)
+    );
+    next.clean(&[(guest, "h2")]).await;
+}

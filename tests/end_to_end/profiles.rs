@@ -1,0 +1,88 @@
+//! How moves are done, as declared, on real hosts.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use evenkeel_tests::{
+    evenkeel::Fleet,
+    lab::{DiskSpec, GuestSpec, HostSpec, Lab},
+    witness,
+};
+use serde_json::Value;
+
+const EXAMPLE: &str = include_str!("../../examples/profiles.yaml");
+
+fn move_of(guest: &str, target: &str, more: &str) -> String {
+    format!(
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: GuestMigration\nmetadata: {{name: m}}\nspec: {{guest: {guest}, target: {target}{more}}}\n"
+    )
+}
+
+fn profile(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: MigrationProfile\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
+}
+
+fn ready(object: &Value) -> Option<&Value> {
+    let all = object["status"]["conditions"].as_array()?;
+    all.iter().find(|one| one["type"] == "Ready")
+}
+
+#[test]
+fn a_move_is_done_as_its_profile_says() -> Result<()> {
+    let lab = Lab::builder()
+        .host(HostSpec::new("h1"))
+        .host(HostSpec::new("h2"))
+        .guest(
+            GuestSpec::new("g1")
+                .on("h1")
+                .disks(vec![DiskSpec::mib(64, 40)]),
+        )
+        .up()?;
+    let fleet = Fleet::of(&lab)?;
+    fleet.write("profiles.yaml", EXAMPLE)?;
+    let shown = fleet.get("profiles", "default")?;
+    ensure!(
+        ready(&shown).is_some_and(|ready| ready["status"] == "True"),
+        "{shown}"
+    );
+    ensure!(shown["status"]["guests"] == 1, "{shown}");
+
+    // By the example's own profiles: over one connection and over four.
+    fleet.write("move.yaml", &move_of("g1", "h2", ""))?;
+    fleet.run(&["apply", "--yes"])?.expect(0)?;
+    fleet.write("move.yaml", &move_of("g1", "h1", ", profile: databases"))?;
+    let quick = fleet.run(&["apply", "--yes"])?.expect(0)?.took;
+
+    // The bandwidth holds: 40 MiB of disk and what the guest has of memory, at 16 MiB/s.
+    fleet.write(
+        "slow.yaml",
+        &profile("slow", "{bandwidth: 16Mi, compression: Xbzrle}"),
+    )?;
+    fleet.write("move.yaml", &move_of("g1", "h2", ", profile: slow"))?;
+    let slow = fleet.run(&["apply", "--yes"])?.expect(0)?.took;
+    ensure!(
+        slow > quick + Duration::from_secs(2),
+        "as declared {slow:?}, without a limit {quick:?}"
+    );
+
+    // What this libvirt does not have is said before anything begins.
+    fleet.write(
+        "packed.yaml",
+        &profile("packed", "{compression: Zstd, connections: 2}"),
+    )?;
+    fleet.write("move.yaml", &move_of("g1", "h1", ", profile: packed"))?;
+    let plan = fleet.run(&["plan"])?.expect(3)?;
+    ensure!(
+        plan.out.contains("ProfileNotApplicable") && plan.out.contains("zstd needs libvirt 9.4.0"),
+        "{plan:?}"
+    );
+    fleet.write("move.yaml", &move_of("g1", "h1", ", profile: none-such"))?;
+    let plan = fleet.run(&["plan"])?.expect(3)?;
+    ensure!(plan.out.contains("ProfileNotFound"), "{plan:?}");
+
+    ensure!(lab.guest("g1")?.host()?.name() == "h2", "it moved");
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)
+}
