@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use evenkeel_tests::{
     evenkeel::Fleet,
-    lab::{DiskSpec, GuestSpec, HostSpec, Lab},
+    lab::{DiskSpec, GuestSpec, HostSpec, Lab, Load},
     witness,
 };
 use serde_json::Value;
@@ -83,6 +83,52 @@ fn a_move_is_done_as_its_profile_says() -> Result<()> {
     ensure!(plan.out.contains("ProfileNotFound"), "{plan:?}");
 
     ensure!(lab.guest("g1")?.host()?.name() == "h2", "it moved");
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)
+}
+
+/// A guest that rewrites 40 MiB of its memory for ever, over 8 MiB/s: that this can't converge is said before it
+/// begins; without help it is given up, and slowed down it arrives.
+#[test]
+fn a_copy_that_can_t_converge_is_predicted_and_helped_or_given_up() -> Result<()> {
+    let lab = Lab::builder()
+        .host(HostSpec::new("h1"))
+        .host(HostSpec::new("h2"))
+        .guest(
+            GuestSpec::new("g1")
+                .on("h1")
+                .memory_mib(256)
+                .disks(vec![DiskSpec::mib(64, 4)])
+                .load(Load {
+                    dirty_mib: 40,
+                    ..Load::default()
+                }),
+        )
+        .up()?;
+    let fleet = Fleet::of(&lab)?;
+    let low = "bandwidth: 8Mi, downtime: 600ms, budget: {stall: 10s, perGiB: 600s}, attempts: 1";
+    fleet.write(
+        "alone.yaml",
+        &profile("alone", &format!("{{{low}, convergence: []}}")),
+    )?;
+    fleet.write("helped.yaml", &profile("helped", &format!("{{{low}}}")))?;
+
+    fleet.write("move.yaml", &move_of("g1", "h2", ", profile: alone"))?;
+    let given_up = fleet.run(&["apply", "--yes"])?.expect(3)?;
+    let said = format!("{}{}", given_up.out, given_up.err);
+    ensure!(said.contains("not expected to converge"), "{said}");
+    ensure!(said.contains("each pass over memory leaves"), "{said}");
+    ensure!(given_up.took < Duration::from_secs(120), "{given_up:?}");
+    ensure!(lab.guest("g1")?.host()?.name() == "h1", "it left");
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)?;
+
+    fleet.write("move.yaml", &move_of("g1", "h2", ", profile: helped"))?;
+    let helped = fleet.run(&["apply", "--yes"])?.expect(0)?;
+    let said = format!("{}{}", helped.out, helped.err);
+    ensure!(said.contains("not expected to converge"), "{said}");
+    ensure!(said.contains("AutoConverge slows its CPUs down"), "{said}");
+    ensure!(lab.guest("g1")?.host()?.name() == "h2", "it stayed");
     witness::all_is_well(&lab)?;
     witness::nothing_is_left(&lab)
 }

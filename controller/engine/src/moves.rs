@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     journal::Journal,
-    life::{Outcome, Progress},
+    life::{Course, Outcome, Progress},
     port::DomainEvent,
 };
 
@@ -54,6 +54,8 @@ pub(crate) struct MoveState {
     pub(crate) running: Option<Running>,
     /// Why it does not go on now.
     pub(crate) waiting: Option<Cause>,
+    /// Whether its copy converges, where that is known.
+    pub(crate) course: Option<Course>,
     /// After a failure: what it was, and until when nothing is tried.
     pub(crate) rest: Option<(Cause, Instant)>,
     /// Targets that rest for this move.
@@ -105,6 +107,7 @@ impl MoveState {
             end: None,
             running: None,
             waiting: None,
+            course: None,
             rest: None,
             avoid: BTreeMap::new(),
             abort_cause: None,
@@ -136,6 +139,8 @@ impl MoveState {
         self.status.bytes = None;
         self.status.rate = None;
         self.status.eta = None;
+        self.status.throttle = None;
+        self.course = None;
         // What only waited for a change is the same attempt, tried again.
         self.status
             .attempts
@@ -181,7 +186,9 @@ impl MoveState {
             self.status.completion_time = Some(time);
             self.status.rate = None;
             self.status.eta = None;
+            self.status.throttle = None;
             self.waiting = None;
+            self.course = None;
         }
     }
 
@@ -195,6 +202,7 @@ impl MoveState {
         });
         status.rate = progress.rate;
         status.eta = progress.eta.map(Span);
+        status.throttle = Some(i32::from(progress.throttle)).filter(|percent| *percent > 0);
         if let Some(running) = &mut self.running {
             running.eta = progress.eta;
         }

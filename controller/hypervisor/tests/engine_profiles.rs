@@ -187,20 +187,40 @@ async fn without_help_a_guest_that_writes_too_much_does_not_converge() {
     let guest = fleet.add_guest("h1", &plan);
     let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
     profile(&actor.desk, "alone", |spec| {
-        spec.bandwidth = Some(Bytes(50 * MIB));
+        spec.bandwidth = Some(Bytes(20 * MIB));
         spec.convergence.clear();
-        spec.budget.per_gib = Span(Duration::from_secs(30));
         spec.attempts = 2;
     });
     by(&actor.desk, "m", "h2", Some("alone"));
-    assert_eq!(actor.ends("m", 300).await, MigrationPhase::Failed);
-    assert_eq!(actor.status("m").failed_attempts, 2);
+    actor.says("GuestMigration", "m", "NotConverging", 30).await;
+    let shown = actor
+        .condition("GuestMigration", "m", "Converging")
+        .unwrap();
+    assert_eq!(shown.status, "False");
+    assert!(shown.message.contains("not expected to converge"));
+    assert_eq!(actor.ends("m", 600).await, MigrationPhase::Failed);
+    let status = actor.status("m");
+    assert_eq!(status.failed_attempts, 2);
+    assert_eq!(status.dirty_rate, Some(Bytes(60 * MIB)));
+    let last = status.attempts.last().unwrap();
+    assert!(
+        last.message.contains("each pass over memory leaves"),
+        "{last:?}"
+    );
     profile(&actor.desk, "helped", |spec| {
-        spec.bandwidth = Some(Bytes(50 * MIB));
+        spec.bandwidth = Some(Bytes(10 * MIB));
         spec.convergence = vec![Convergence::AutoConverge];
+        spec.budget.per_gib = Span(Duration::from_secs(600));
     });
     by(&actor.desk, "n", "h2", Some("helped"));
-    actor.phase("n", MigrationPhase::Succeeded, 300).await;
+    actor
+        .until("it is slowed down", 300, |view| {
+            let shown = view.migrations.get("n");
+            shown.is_some_and(|shown| shown.status.throttle.is_some_and(|percent| percent > 0))
+        })
+        .await;
+    actor.phase("n", MigrationPhase::Succeeded, 900).await;
+    assert_eq!(actor.condition("GuestMigration", "n", "Converging"), None);
     actor.clean(&[(guest, "h2")]).await;
 }
 

@@ -184,7 +184,7 @@ pub struct GuestMigrationStatus {
     /// The manifest's generation that this tells of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Succeeded, Ready, Reconciling, Stalled.
+    /// Succeeded, Ready, Reconciling, Stalled; Converging while a copy is predicted or judged.
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
     /// Where it is in its life.
@@ -220,6 +220,12 @@ pub struct GuestMigrationStatus {
     /// How long the guest stood still.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downtime: Option<Span>,
+    /// What the guest was found to write to its memory before the copy, in bytes per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_rate: Option<Bytes>,
+    /// Percent by which its CPUs are slowed down so that the copy converges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<i32>,
     /// Whether memory and disks travelled encrypted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<bool>,

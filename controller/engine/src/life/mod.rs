@@ -4,6 +4,7 @@
 //! not answer it waits and says so, for as long as it takes.
 
 mod clean;
+mod course;
 mod prepare;
 mod progress;
 mod watch;
@@ -30,6 +31,7 @@ use crate::{
     port::{Activity, DomainEvent, Hypervisor, Mark, PortError},
 };
 
+pub(crate) use course::Course;
 pub(crate) use progress::Progress;
 
 /// One end of a move.
@@ -61,6 +63,8 @@ pub(crate) struct Order {
     pub(crate) target_address: Option<String>,
     /// How it is done.
     pub(crate) profile: AppliedProfile,
+    /// Bytes per second that it can have at most, where anything is declared of that.
+    pub(crate) rate: Option<Bytes>,
     pub(crate) start_time: String,
     /// The journal of an earlier process, where its move is taken over.
     pub(crate) adopted: Option<Journal>,
@@ -73,6 +77,10 @@ pub(crate) enum Report {
     Phase(MigrationPhase),
     /// Bytes.
     Progress(Progress),
+    /// What the guest was found to write to its memory, in bytes per second.
+    Dirtying(Bytes),
+    /// Whether it converges.
+    Course(Course),
     /// It can't go on for now and says why; nothing once it goes on.
     Waiting(Option<Cause>),
     /// It is over.
@@ -117,6 +125,7 @@ struct Attempt {
     guards: Option<(ClaimGuard, Option<ClaimGuard>)>,
     phase: MigrationPhase,
     waiting: Option<Cause>,
+    course: Option<Course>,
     rebooted: bool,
     /// Whether the source has paused for the switch: from there on it only goes forward.
     switched: bool,
@@ -168,6 +177,7 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         guards: None,
         phase: MigrationPhase::Pending,
         waiting: None,
+        course: None,
         rebooted: false,
         switched: false,
         foreign: false,
@@ -354,6 +364,14 @@ impl Attempt {
         if self.waiting.as_ref() != Some(&cause) {
             self.waiting = Some(cause.clone());
             self.report(Report::Waiting(Some(cause)));
+        }
+    }
+
+    /// Says how the copy goes, where that is new.
+    fn goes(&mut self, course: Course) {
+        if self.course.as_ref() != Some(&course) {
+            self.course = Some(course.clone());
+            self.report(Report::Course(course));
         }
     }
 

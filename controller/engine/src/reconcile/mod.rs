@@ -281,6 +281,8 @@ impl Reconciler {
             Report::Phase(phase) => state.enter(phase, now),
             Report::Progress(progress) => state.progress(progress),
             Report::Waiting(cause) => state.waiting = cause,
+            Report::Dirtying(rate) => state.status.dirty_rate = Some(rate),
+            Report::Course(course) => state.course = Some(course),
             Report::Ended(outcome) => self.ended(name, *outcome, now),
         }
         true

@@ -299,11 +299,13 @@ impl Reconciler {
                 .as_ref()
                 .or(state.waiting.as_ref())
                 .or(state.rest.as_ref().map(|(cause, _)| cause))
-                .or(word.filter(|_| pending));
+                .or(word.filter(|_| pending))
+                .or(state.course.as_ref().map(|course| &course.cause));
             if let Some(cause) = cause
                 && !matches!(
                     cause.reason,
-                    Reason::Waiting
+                    Reason::AsExpected
+                        | Reason::Waiting
                         | Reason::SlotsTaken
                         | Reason::ParallelLimit
                         | Reason::BackingOff

@@ -6,6 +6,7 @@ use evenkeel_crds::{
     GuestMigrationSpec,
     kinds::profile::AppliedProfile,
     names::{HostName, MigrationName},
+    quantity::Bytes,
     reason::{Cause, Reason},
     shared::Timestamp,
 };
@@ -17,7 +18,7 @@ use uuid::Uuid;
 
 use super::{Pass, Reconciler};
 use crate::{
-    hosts::Journals,
+    hosts::{HostState, Journals},
     journal::Journal,
     life::{self, Lines, Order, Outcome, Place},
     model::holds,
@@ -176,6 +177,7 @@ impl Reconciler {
             pools,
             target_uri,
             target_address,
+            rate: rate(&profile, [&self.hosts[&source], &self.hosts[&target]]),
             profile,
             start_time: now.to_string(),
             adopted,
@@ -278,4 +280,12 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// What a move can have at most, by what is declared: of its profile and of both links the least.
+fn rate(profile: &AppliedProfile, ends: [&HostState; 2]) -> Option<Bytes> {
+    ends.into_iter()
+        .filter_map(|state| state.declared.spec.migration.bandwidth)
+        .chain(profile.spec.bandwidth)
+        .min()
 }

@@ -171,6 +171,18 @@ pub(crate) fn job(connect: &Connect, uuid: Uuid) -> PortResult<Option<JobFacts>>
     Ok(domain::running(kind).then(|| job_facts(&figures)))
 }
 
+/// How fast a domain was found to write to its memory, in bytes per second; nothing while that is being measured.
+pub(crate) fn dirtying(connect: &Connect, uuid: Uuid) -> PortResult<Option<Bytes>> {
+    let figures = raw::dirty_rate(&domain::find(connect, uuid)?).or_fault()?;
+    Ok(measured(&figures))
+}
+
+fn measured(figures: &BTreeMap<String, u64>) -> Option<Bytes> {
+    let done = u64::from(sys::VIR_DOMAIN_DIRTYRATE_MEASURED);
+    let rate = figures.get("dirtyrate.megabytes_per_second")?;
+    (figures.get("dirtyrate.calc_status") == Some(&done)).then(|| Bytes(rate.saturating_mul(MIB)))
+}
+
 /// The statistics of the last finished migration, at the target; they are kept.
 pub(crate) fn completed(connect: &Connect, uuid: Uuid) -> PortResult<Option<CompletedFacts>> {
     let Some(domain) = connect.lookup_domain_by_uuid(uuid).or_absent()? else {
@@ -207,6 +219,7 @@ fn job_facts(figures: &BTreeMap<String, u64>) -> JobFacts {
         dirty_rate: Bytes(
             figure("memory_dirty_rate").saturating_mul(figure("memory_page_size").max(4096)),
         ),
+        throttle: u8::try_from(figure("auto_converge_throttle")).unwrap_or(100),
     }
 }
 
@@ -235,6 +248,16 @@ mod tests {
             ("memory_page_size", 4096),
         ]));
         assert_eq!(facts.dirty_rate, Bytes(40960));
+    }
+
+    #[test]
+    fn dirtying_counts_once_it_is_measured() {
+        let rate = ("dirtyrate.megabytes_per_second", 26);
+        let found = |status| measured(&figures(&[("dirtyrate.calc_status", status), rate]));
+        assert_eq!(
+            (found(0), found(1), found(2)),
+            (None, None, Some(Bytes(26 << 20)))
+        );
     }
 
     #[test]

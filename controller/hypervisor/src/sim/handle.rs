@@ -263,6 +263,16 @@ impl Hypervisor for Handle {
         }
     }
 
+    async fn measure_dirtying(&self, domain: Uuid) -> PortResult<()> {
+        self.change(move |world, host| domain_of(world, host, domain).map(|_| ()))
+            .await
+    }
+
+    async fn dirtying(&self, domain: Uuid) -> PortResult<Option<Bytes>> {
+        self.look_at(move |world, _| world.guests.get(&domain).map(|guest| Bytes(guest.dirty)))
+            .await
+    }
+
     async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>> {
         self.call(LOOK, Waits::Look(domain), move |world, host| {
             let job = world.domain(host, domain).and_then(|own| own.job);

@@ -94,6 +94,7 @@ impl Move {
             memory_left: Bytes(if counted { self.memory_left } else { 0 }),
             iteration: self.iteration,
             dirty_rate: Bytes(self.dirty),
+            throttle: 100 - (self.dirty * 100).checked_div(self.dirties).unwrap_or(100) as u8,
         }
     }
 }
