@@ -1,6 +1,6 @@
 //! How moves are done, as declared, on real hosts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use evenkeel_tests::{
@@ -87,7 +87,7 @@ fn a_move_is_done_as_its_profile_says() -> Result<()> {
     witness::nothing_is_left(&lab)
 }
 
-/// A guest that rewrites 40 MiB of its memory for ever, over 8 MiB/s: that this can't converge is said before it
+/// A guest that fills 40 MiB of its memory anew for ever, over 8 MiB/s: that this can't converge is said before it
 /// begins; without help it is given up, and slowed down it arrives.
 #[test]
 fn a_copy_that_can_t_converge_is_predicted_and_helped_or_given_up() -> Result<()> {
@@ -129,6 +129,57 @@ fn a_copy_that_can_t_converge_is_predicted_and_helped_or_given_up() -> Result<()
     ensure!(said.contains("not expected to converge"), "{said}");
     ensure!(said.contains("AutoConverge slows its CPUs down"), "{said}");
     ensure!(lab.guest("g1")?.host()?.name() == "h2", "it stayed");
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)
+}
+
+/// Under `switchover: Guarded` the guest arrives paused and is let go once the source is gone. Whoever drives the move
+/// is killed in between: the guest waits, runs nowhere, and the next run lets it go.
+#[test]
+fn a_guarded_guest_waits_for_whoever_comes_next() -> Result<()> {
+    let lab = Lab::builder()
+        .host(HostSpec::new("h1"))
+        .host(HostSpec::new("h2"))
+        .guest(
+            GuestSpec::new("g1")
+                .on("h1")
+                .disks(vec![DiskSpec::mib(64, 16)]),
+        )
+        .up()?;
+    let fleet = Fleet::of(&lab)?;
+    fleet.write("profile.yaml", &profile("default", "{switchover: Guarded}"))?;
+    fleet.write("move.yaml", &move_of("g1", "h2", ""))?;
+    fleet.run(&["apply", "--yes"])?.expect(0)?;
+    let guest = lab.guest("g1")?;
+    ensure!(guest.host()?.name() == "h2", "it stayed");
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)?;
+
+    fleet.write("move.yaml", &move_of("g1", "h1", ""))?;
+    let mut run = fleet.start(&["apply", "--yes"])?;
+    let target = lab.host("h1")?;
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let state = guest.copy_on(&target)?.state.unwrap_or_default();
+        if state == "paused (user)" {
+            break;
+        }
+        ensure!(
+            Instant::now() < end && !state.starts_with("running"),
+            "it never waited: {state}\n{}",
+            run.said()
+        );
+    }
+    run.signal("KILL")?;
+    run.end(Duration::from_secs(10))?;
+    std::thread::sleep(Duration::from_secs(4));
+    ensure!(
+        guest.counting_on(Duration::from_secs(2))?.is_empty(),
+        "it runs without anybody having let it go: {:?}",
+        guest.copies()?
+    );
+    fleet.run(&["apply", "--yes"])?.expect(0)?;
+    ensure!(guest.host()?.name() == "h1", "it is not there");
     witness::all_is_well(&lab)?;
     witness::nothing_is_left(&lab)
 }

@@ -2,10 +2,15 @@
 //! it or take it back without guessing.
 
 use evenkeel_crds::{
-    kinds::profile::AppliedProfile, names::HostName, quantity::Bytes, shared::RequestedBy,
+    kinds::profile::{AppliedProfile, Switchover},
+    names::HostName,
+    quantity::Bytes,
+    shared::RequestedBy,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::evidence::Arrival;
 
 /// What is written at both ends, the same at each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +94,16 @@ pub struct JournalDisk {
 pub const VERSION: u32 = 1;
 
 impl Journal {
+    /// How the guest arrives at the target.
+    #[must_use]
+    pub fn arrival(&self) -> Arrival {
+        match (self.running, self.profile.spec.switchover) {
+            (false, _) => Arrival::StaysPaused,
+            (true, Switchover::Fast) => Arrival::Running,
+            (true, Switchover::Guarded) => Arrival::Guarded,
+        }
+    }
+
     /// As text.
     #[must_use]
     pub fn text(&self) -> String {

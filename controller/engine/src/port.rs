@@ -581,6 +581,8 @@ pub struct MigrateRequest {
     pub compression: Compression,
     /// Connections for memory; one is libvirt's plain way.
     pub connections: u32,
+    /// Whether the guest arrives paused, for us to start it.
+    pub paused: bool,
 }
 
 /// A running migration, seen at its source.

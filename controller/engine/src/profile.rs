@@ -137,6 +137,11 @@ fn pair(spec: &MigrationProfileSpec) -> Option<&'static str> {
     if post_copy && several {
         return Some("`PostCopy` works on one connection only: set `connections` to 1");
     }
+    if post_copy && spec.switchover == Switchover::Guarded {
+        return Some(
+            "`PostCopy` does not go with `switchover: Guarded`: it lets the target run before the source is gone",
+        );
+    }
     if post_copy && spec.encryption == Encryption::Required {
         return Some(
             "`PostCopy` does not go with `encryption: Required`: libvirt can't have both for disks that are copied",
@@ -151,8 +156,6 @@ fn unbuilt(spec: &MigrationProfileSpec) -> Option<&'static str> {
         Some("encryption: Required")
     } else if spec.transport == Transport::Direct {
         Some("transport: Direct")
-    } else if spec.switchover == Switchover::Guarded {
-        Some("switchover: Guarded")
     } else if spec.convergence.contains(&Convergence::PostCopy) {
         Some("convergence: [PostCopy]")
     } else if !spec.keep_source.0.is_zero() {
@@ -323,8 +326,17 @@ mod tests {
             (
                 "guarded",
                 spec(|own| own.switchover = Switchover::Guarded),
+                BOOKWORM,
+                None,
+            ),
+            (
+                "post-copy, guarded",
+                spec(|own| {
+                    own.convergence.push(Convergence::PostCopy);
+                    own.switchover = Switchover::Guarded;
+                }),
                 TRIXIE,
-                Some((NotSupportedYet, "switchover: Guarded")),
+                Some((ProfileNotApplicable, "switchover: Guarded")),
             ),
             (
                 "kept",

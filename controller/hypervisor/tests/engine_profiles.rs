@@ -4,26 +4,17 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use evenkeel_crds::{
-    MigrationPhase, MigrationProfile, MigrationProfileSpec,
-    kinds::profile::{Compression, Convergence, Encryption},
+    MigrationPhase, MigrationProfileSpec,
+    kinds::profile::{Compression, Convergence, Encryption, Switchover},
     quantity::{Bytes, Span},
 };
+use evenkeel_engine::port::Why;
 use evenkeel_hypervisor::sim::{GuestPlan, HostPlan, MIB};
 use support::*;
 use tokio::time::{Instant, sleep};
-
-fn profile(desk: &Desk, name: &str, change: impl FnOnce(&mut MigrationProfileSpec)) {
-    let mut spec = MigrationProfileSpec::default();
-    change(&mut spec);
-    let mut object = MigrationProfile::new(name, spec);
-    object.metadata.generation = Some(1);
-    desk.change(|wishes| {
-        wishes.profiles.insert(name.to_owned(), Arc::new(object));
-    });
-}
 
 fn by(desk: &Desk, name: &str, target: &str, profile: Option<&str>) {
     desk.migration(name, |spec| {
@@ -42,7 +33,7 @@ async fn the_move_s_before_the_guest_s_before_default_before_what_is_built_in() 
     assert_eq!(applied("m1").name, None);
     assert_eq!(applied("m1").spec, MigrationProfileSpec::default());
 
-    profile(&actor.desk, "default", |spec| spec.attempts = 3);
+    actor.desk.profile("default", |spec| spec.attempts = 3);
     by(&actor.desk, "m2", "h1", None);
     actor.phase("m2", MigrationPhase::Succeeded, 60).await;
     assert_eq!(
@@ -50,7 +41,7 @@ async fn the_move_s_before_the_guest_s_before_default_before_what_is_built_in() 
         (Some("default"), 3)
     );
 
-    profile(&actor.desk, "databases", |spec| spec.attempts = 7);
+    actor.desk.profile("databases", |spec| spec.attempts = 7);
     actor
         .desk
         .guest("g1", |spec| spec.profile = Some("databases".to_owned()));
@@ -60,7 +51,7 @@ async fn the_move_s_before_the_guest_s_before_default_before_what_is_built_in() 
     let guests = |name: &str| actor.view().profiles[name].guests;
     assert_eq!((guests("databases"), guests("default")), (1, 0));
 
-    profile(&actor.desk, "fast", |spec| spec.attempts = 9);
+    actor.desk.profile("fast", |spec| spec.attempts = 9);
     by(&actor.desk, "m4", "h1", Some("fast"));
     actor.phase("m4", MigrationPhase::Succeeded, 60).await;
     assert_eq!(applied("m4").name.as_deref(), Some("fast"));
@@ -75,7 +66,7 @@ async fn an_unknown_name_is_said_on_the_move_on_the_guest_and_on_the_drain() {
         .says("GuestMigration", "m", "ProfileNotFound", 2)
         .await;
     assert_eq!(actor.status("m").phase, MigrationPhase::Pending);
-    profile(&actor.desk, "fats", |_| {});
+    actor.desk.profile("fats", |_| {});
     actor.phase("m", MigrationPhase::Succeeded, 60).await;
 
     actor
@@ -103,13 +94,13 @@ async fn an_unknown_name_is_said_on_the_move_on_the_guest_and_on_the_drain() {
 #[tokio::test(start_paused = true)]
 async fn what_can_t_be_done_is_refused_before_anything_begins() {
     let (actor, guest) = pair(3, &Role::new("one").cluster()).await;
-    profile(&actor.desk, "small", |spec| {
+    actor.desk.profile("small", |spec| {
         (spec.compression, spec.connections) = (Compression::Zstd, 4);
     });
-    profile(&actor.desk, "odd", |spec| {
+    actor.desk.profile("odd", |spec| {
         (spec.compression, spec.connections) = (Compression::Xbzrle, 4);
     });
-    profile(&actor.desk, "sealed", |spec| {
+    actor.desk.profile("sealed", |spec| {
         spec.encryption = Encryption::Required;
     });
     for (name, reason) in [
@@ -149,9 +140,9 @@ async fn what_can_t_be_done_is_refused_before_anything_begins() {
 #[tokio::test(start_paused = true)]
 async fn bandwidth_and_budget_take_effect() {
     let (actor, guest) = pair(4, &Role::new("one").cluster()).await;
-    profile(&actor.desk, "slow", |spec| {
-        spec.bandwidth = Some(Bytes(20 * MIB))
-    });
+    actor
+        .desk
+        .profile("slow", |spec| spec.bandwidth = Some(Bytes(20 * MIB)));
     let begun = Instant::now();
     by(&actor.desk, "m", "h2", Some("slow"));
     actor.phase("m", MigrationPhase::Succeeded, 120).await;
@@ -162,7 +153,7 @@ async fn bandwidth_and_budget_take_effect() {
         begun.elapsed()
     );
 
-    profile(&actor.desk, "impatient", |spec| {
+    actor.desk.profile("impatient", |spec| {
         spec.bandwidth = Some(Bytes(20 * MIB));
         (spec.budget.per_gib, spec.budget.stall) =
             (Span(Duration::from_secs(10)), Span(Duration::from_secs(5)));
@@ -186,7 +177,7 @@ async fn without_help_a_guest_that_writes_too_much_does_not_converge() {
     plan.dirty = 60 * MIB;
     let guest = fleet.add_guest("h1", &plan);
     let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
-    profile(&actor.desk, "alone", |spec| {
+    actor.desk.profile("alone", |spec| {
         spec.bandwidth = Some(Bytes(20 * MIB));
         spec.convergence.clear();
         spec.attempts = 2;
@@ -207,7 +198,7 @@ async fn without_help_a_guest_that_writes_too_much_does_not_converge() {
         last.message.contains("each pass over memory leaves"),
         "{last:?}"
     );
-    profile(&actor.desk, "helped", |spec| {
+    actor.desk.profile("helped", |spec| {
         spec.bandwidth = Some(Bytes(10 * MIB));
         spec.convergence = vec![Convergence::AutoConverge];
         spec.budget.per_gib = Span(Duration::from_secs(600));
@@ -228,14 +219,14 @@ async fn without_help_a_guest_that_writes_too_much_does_not_converge() {
 #[tokio::test(start_paused = true)]
 async fn a_move_that_is_taken_over_keeps_its_profile() {
     let (actor, guest) = pair(6, &Role::new("one").files()).await;
-    profile(&actor.desk, "slow", |spec| {
-        spec.bandwidth = Some(Bytes(20 * MIB))
-    });
+    actor
+        .desk
+        .profile("slow", |spec| spec.bandwidth = Some(Bytes(20 * MIB)));
     by(&actor.desk, "m", "h2", Some("slow"));
     actor.phase("m", MigrationPhase::Copying, 30).await;
     let (fleet, desk) = (actor.fleet.clone(), actor.desk.clone());
     actor.kill().await;
-    profile(&desk, "slow", |spec| spec.attempts = 2);
+    desk.profile("slow", |spec| spec.attempts = 2);
     let next = Actor::start(&fleet, &desk, &Role::new("two").files());
     next.phase("m", MigrationPhase::Succeeded, 300).await;
     let applied = next.status("m").profile.unwrap();
@@ -244,4 +235,81 @@ async fn a_move_that_is_taken_over_keeps_its_profile() {
         (Some(Bytes(20 * MIB)), 5)
     );
     next.clean(&[(guest, "h2")]).await;
+}
+
+fn guarded(spec: &mut MigrationProfileSpec) {
+    spec.switchover = Switchover::Guarded;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guarded_guest_runs_once_the_source_is_gone() {
+    let (actor, guest) = pair(7, &Role::new("one").cluster()).await;
+    actor.desk.profile("default", guarded);
+    by(&actor.desk, "m", "h2", None);
+    actor
+        .until("it waits at the target", 60, |_| {
+            let there = actor.fleet.domain("h2", guest);
+            there.is_some_and(|own| own.persistent && own.why == Why::ByUser)
+        })
+        .await;
+    assert!(actor.fleet.executing(guest).is_empty());
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    let stood_still = actor.status("m").downtime.unwrap().0;
+    // The source's QEMU takes more than a second to exit.
+    assert!(
+        stood_still > Duration::from_secs(1),
+        "{stood_still:?} is libvirt's figure, not ours"
+    );
+    actor.clean(&[(guest, "h2")]).await;
+}
+
+/// The answer to Finish is lost: with `Fast` the guest then runs twice.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_doubles_no_guarded_guest() {
+    for seed in seeds(20, 20) {
+        let (fleet, desk) = stage(seed, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+        fleet.nature(|nature| nature.answer_lost = Some(true));
+        let guest = fleet.add_guest("h1", &GuestPlan::new("g1"));
+        let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
+        actor.settled().await;
+        desk.profile("default", guarded);
+        by(&desk, "m", "h2", None);
+        actor
+            .until("it switches", 60, |_| {
+                matches!(fleet.phase(guest).as_deref(), Some("Finish" | "Confirm"))
+            })
+            .await;
+        fleet.kill_libvirtd("h2");
+        sleep(Duration::from_secs(5)).await;
+        fleet.start_libvirtd("h2");
+        actor.phase("m", MigrationPhase::Succeeded, 300).await;
+        actor.clean(&[(guest, "h2")]).await;
+    }
+}
+
+/// Killed at every moment from the switch on, and followed by another.
+#[tokio::test(start_paused = true)]
+async fn a_guarded_guest_is_let_go_by_whoever_comes_next() {
+    for step in 0..60 {
+        let (fleet, desk) = stage(step, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+        let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
+        let first = Role::new("one").files().process(dead_process());
+        let actor = Actor::start(&fleet, &desk, &first);
+        actor.settled().await;
+        desk.profile("default", guarded);
+        by(&desk, "m", "h2", None);
+        actor
+            .until("it switches", 60, |_| {
+                fleet.phase(guest).as_deref() == Some("Switch")
+            })
+            .await;
+        sleep(Duration::from_millis(step * 50)).await;
+        actor.kill().await;
+        // Nobody lets it go, however long that takes, unless it was done.
+        sleep(Duration::from_secs(20)).await;
+        let next = Actor::start(&fleet, &desk, &Role::new("two").files());
+        next.phase("m", MigrationPhase::Succeeded, 120).await;
+        next.clean(&[(guest, "h2")]).await;
+        assert!(fleet.domain("h2", guest).unwrap().autostart);
+    }
 }

@@ -87,7 +87,10 @@ impl Attempt {
                 },
                 observed_time: Time(Timestamp::now()),
             },
-            downtime: completed.and_then(|completed| completed.downtime),
+            // What libvirt counts ends where the guest arrives.
+            downtime: self
+                .stood_still
+                .or(completed.and_then(|completed| completed.downtime)),
             bytes: completed.map(|completed| completed.bytes),
         })
     }

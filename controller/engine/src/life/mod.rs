@@ -21,12 +21,15 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
     shared::RequestedBy,
 };
-use tokio::sync::{mpsc, watch as channel};
+use tokio::{
+    sync::{mpsc, watch as channel},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use crate::{
     claim::{ClaimGuard, Claims},
-    evidence::{Seen, Verdict, decide},
+    evidence::{Arrival, Seen, Verdict, decide},
     journal::Journal,
     port::{Activity, DomainEvent, Hypervisor, Mark, PortError},
 };
@@ -129,10 +132,16 @@ struct Attempt {
     rebooted: bool,
     /// Whether the source has paused for the switch: from there on it only goes forward.
     switched: bool,
+    /// Since when the guest has stood still for the switch, where that was heard.
+    still_since: Option<Instant>,
+    /// How long it did, where it was we who let it go on.
+    stood_still: Option<Duration>,
     /// Whether libvirt's job at the source, as last seen, bears another mark than ours: then it is not ours to end.
     foreign: bool,
     /// Whether the source's copy was paused when last seen.
     source_paused: bool,
+    /// Whether the source's copy was defined when last seen.
+    source_defined: bool,
     /// The guest's memory, which libvirt does not count before the disks are done.
     memory: Option<Bytes>,
 }
@@ -180,8 +189,11 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         course: None,
         rebooted: false,
         switched: false,
+        still_since: None,
+        stood_still: None,
         foreign: false,
         source_paused: false,
+        source_defined: false,
         memory: None,
     };
     let outcome = attempt.run().await;
@@ -381,11 +393,11 @@ impl Attempt {
         }
     }
 
-    /// Whether the guest was paused when the move began: then it stays so.
-    fn paused_before(&self) -> bool {
+    /// How the guest arrives.
+    fn arrival(&self) -> Arrival {
         self.journal
             .as_ref()
-            .is_some_and(|journal| !journal.running)
+            .map_or(Arrival::Running, Journal::arrival)
     }
 
     /// Whether the guest was ever seen to run at both ends. Then nothing of either is removed, and which one goes on is
@@ -446,12 +458,13 @@ impl Attempt {
             let mark = glance.mark.as_ref().map(|mark| mark.id);
             self.foreign = glance.job && mark != Some(self.order.id);
             self.source_paused = glance.activity == Activity::Paused;
+            self.source_defined = glance.persistent;
         }
         let (at_source, at_target) = (Seen::of(&source), Seen::of(&target));
         Ends {
             source: at_source,
             target: at_target,
-            verdict: decide(at_source, at_target, self.paused_before()),
+            verdict: decide(at_source, at_target, self.arrival()),
             disks: target.ok().flatten().map_or(Vec::new(), |copy| copy.disks),
         }
     }

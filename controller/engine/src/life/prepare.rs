@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Attempt, Outcome, Report, Stop, clean::TakenBack, course, failure};
 use crate::{
-    evidence::Verdict,
+    evidence::{Arrival, Verdict},
     journal::{End, Journal, JournalDisk, VERSION},
     port::{Activity, DiskDevice, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts},
 };
@@ -434,6 +434,7 @@ impl Attempt {
                 auto_converge: profile.convergence.contains(&Convergence::AutoConverge),
                 compression: profile.compression,
                 connections: profile.connections.max(1).unsigned_abs(),
+                paused: journal.arrival() == Arrival::Guarded,
             },
         })
     }

@@ -16,7 +16,7 @@ use super::{
     progress::Meter,
 };
 use crate::{
-    evidence::{Seen, Verdict, Waiting},
+    evidence::{Arrival, Seen, Verdict, Waiting},
     port::{DomainEvent, JobFacts, PortResult},
 };
 
@@ -175,6 +175,7 @@ impl Attempt {
                         match event {
                             DomainEvent::SuspendedForSwitch if at_source && !self.foreign => {
                                 self.switched = true;
+                                self.still_since.get_or_insert_with(Instant::now);
                                 self.enter(MigrationPhase::Switching);
                             }
                             DomainEvent::Rebooted => self.rebooted = true,
@@ -322,8 +323,12 @@ impl Attempt {
             Verdict::DiscardPausedSource => {
                 self.enter(MigrationPhase::Verifying);
                 if self.may_act(verdict, true).await {
-                    self.note("undefine", source.hypervisor.undefine(order.guest).await);
-                    self.note("destroy", source.hypervisor.destroy(order.guest).await);
+                    // One at a time, each after a look: where the other end has lost it meanwhile, this is the only one.
+                    if self.source_defined {
+                        self.note("undefine", source.hypervisor.undefine(order.guest).await);
+                    } else {
+                        self.note("destroy", source.hypervisor.destroy(order.guest).await);
+                    }
                 }
             }
             Verdict::DestroyTargetLeftover => {
@@ -339,6 +344,17 @@ impl Attempt {
             Verdict::ResumeSource => {
                 if self.may_act(verdict, true).await {
                     self.note("resume", source.hypervisor.resume(order.guest).await);
+                }
+            }
+            Verdict::ResumeTarget => {
+                self.switched = true;
+                self.enter(MigrationPhase::Switching);
+                if self.may_act(verdict, false).await {
+                    let done = target.hypervisor.resume(order.guest).await;
+                    if done.is_ok() {
+                        self.stood_still = self.still_since.map(|since| since.elapsed());
+                    }
+                    self.note("resume", done);
                 }
             }
             Verdict::Stayed | Verdict::StayedTargetSilent => {
@@ -474,7 +490,7 @@ impl Attempt {
             | Verdict::Wait(_) => false,
             // It was we who suspended it.
             Verdict::Stayed | Verdict::StayedTargetSilent => {
-                self.source_paused && !self.paused_before()
+                self.source_paused && self.arrival() != Arrival::StaysPaused
             }
             _ => true,
         }

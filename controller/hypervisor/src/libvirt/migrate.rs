@@ -154,6 +154,9 @@ fn flags(request: &MigrateRequest) -> u32 {
     if request.compression != Compression::None {
         flags |= sys::VIR_MIGRATE_COMPRESSED;
     }
+    if request.paused {
+        flags |= sys::VIR_MIGRATE_PAUSED;
+    }
     if request.connections > 1 {
         flags |= sys::VIR_MIGRATE_PARALLEL;
     }

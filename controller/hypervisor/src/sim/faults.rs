@@ -185,6 +185,7 @@ impl Fleet {
             auto_converge: false,
             compression: Compression::None,
             connections: 1,
+            paused: false,
         };
         self.world()
             .migrate(source, target, &request, true, answer)

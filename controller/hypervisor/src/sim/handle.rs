@@ -351,7 +351,7 @@ impl Hypervisor for Handle {
     async fn destroy(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| {
             if domain_of(world, host, domain)?.qemu != Qemu::None {
-                world.object_if(domain, host, "destroyed", |elsewhere| !elsewhere.runs);
+                world.object_if(domain, host, "destroyed", |elsewhere| !elsewhere.holds);
             }
             world.stopped(host, domain, Activity::ShutOff, Why::Destroyed);
             Ok(())

@@ -65,7 +65,7 @@ pub(super) struct Move {
     dirty: u64,
     dirties: u64,
     iteration: u64,
-    /// Paused by a user before it began: it stays so.
+    /// It arrives paused: so asked for, or paused by a user before it began.
     paused: bool,
     pub(super) abort: bool,
     /// Since when the two ends do not hear each other.
@@ -166,7 +166,7 @@ impl World {
             dirty,
             dirties: dirty,
             iteration: 0,
-            paused: copy.why == Why::ByUser,
+            paused: request.paused || copy.why == Why::ByUser,
             abort: false,
             silent: None,
             slow: None,

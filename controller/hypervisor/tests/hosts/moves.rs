@@ -57,6 +57,7 @@ async fn a_guest_moves_and_comes_back_thin() {
             auto_converge: true,
             compression: Compression::None,
             connections: 1,
+            paused: false,
         };
         let begun = Instant::now();
         let moving = from.handle.migrate(&request);
@@ -248,6 +249,7 @@ async fn many_moves() {
             auto_converge,
             compression: Compression::None,
             connections: 1,
+            paused: false,
         };
         if let Ok(after) = std::env::var("EVENKEEL_TEST_ABORT") {
             // Aborted after so many milliseconds first, and tried again onto the same volumes.
@@ -338,6 +340,7 @@ async fn what_a_migration_is_refused_for() {
         auto_converge: false,
         compression: Compression::None,
         connections: 1,
+        paused: false,
     };
     let refused = from.handle.migrate(&request).await.unwrap_err();
     assert_eq!(refused.fault, Fault::PeerUnreachable, "{refused}");
