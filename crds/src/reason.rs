@@ -130,6 +130,8 @@ reasons! {
     NetworkMissing, AwaitChange, "define and start the network on the target";
     /// A file stands where a disk would go.
     PathClash, AwaitChange, "remove or rename that file after making sure that nobody needs it";
+    /// The host still keeps the disks that the guest left there by its last move.
+    SourceKept, Retry, "wait until they are removed, or move it elsewhere; `keepSource` of its profile says how long they stay";
     /// The target has another domain of that name.
     DomainNameTaken, AwaitChange, "rename one of the two domains";
     /// The target has a domain of that UUID already.

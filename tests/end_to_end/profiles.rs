@@ -183,3 +183,39 @@ fn a_guarded_guest_waits_for_whoever_comes_next() -> Result<()> {
     witness::all_is_well(&lab)?;
     witness::nothing_is_left(&lab)
 }
+
+/// `keepSource`: the disks stay at the source, and a later run removes them once their time is over.
+#[test]
+fn disks_are_kept_at_the_source_for_a_while() -> Result<()> {
+    let lab = Lab::builder()
+        .host(HostSpec::new("h1"))
+        .host(HostSpec::new("h2"))
+        .guest(
+            GuestSpec::new("g1")
+                .on("h1")
+                .disks(vec![DiskSpec::mib(64, 16)]),
+        )
+        .up()?;
+    let fleet = Fleet::of(&lab)?;
+    let guest = lab.guest("g1")?;
+    let (source, left) = (lab.host("h1")?, guest.disk_path(&lab.host("h1")?, "vda")?);
+    let is_there =
+        || -> Result<bool> { Ok(source.list_files()?.iter().any(|file| file.path == left)) };
+    fleet.write("profile.yaml", &profile("default", "{keepSource: 20s}"))?;
+    fleet.write("move.yaml", &move_of("g1", "h2", ""))?;
+    let begun = Instant::now();
+    let apply = fleet.run(&["apply", "--yes"])?.expect(0)?;
+    let moved = Instant::now();
+    ensure!(is_there()?, "the disk was removed at once: {apply:?}");
+    witness::all_is_well(&lab)?;
+    // Before their time nothing is done to them.
+    fleet.run(&["apply", "--yes"])?.expect(0)?;
+    ensure!(
+        is_there()? || begun.elapsed() > Duration::from_secs(20),
+        "the disk was removed too early"
+    );
+    std::thread::sleep(Duration::from_secs(21).saturating_sub(moved.elapsed()));
+    fleet.run(&["apply", "--yes"])?.expect(0)?;
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)
+}

@@ -50,6 +50,9 @@ pub struct Journal {
     /// Whether the guest was once seen to run at both ends: then both ends' files have writes of their own.
     #[serde(default)]
     pub ran_twice: bool,
+    /// The move is finished, and its disks at the source are kept until then, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<String>,
     /// How the move is done.
     #[serde(default)]
     pub profile: AppliedProfile,

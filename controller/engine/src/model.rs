@@ -1,6 +1,6 @@
 //! From what hosts told and what is declared to the planner's fleet and ledger.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_crds::{
     kinds::guest::{Evacuation, Managed},
@@ -21,6 +21,9 @@ use crate::{
     port::{CpuNeed, DomainFacts, InterfaceSource},
     profile::Profiles,
 };
+
+/// How long the removal of kept disks may take.
+const GOING: Duration = Duration::from_secs(2);
 
 /// The planner's picture and the way back from its ids.
 #[derive(Debug, Default)]
@@ -303,6 +306,26 @@ fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
 
 fn ledger(sources: &Sources<'_>, model: &mut Model) {
     let since = |until: Instant| until.saturating_duration_since(sources.started);
+    for (name, state) in sources.hosts {
+        let host = model.hosts[name];
+        for kept in &state.kept {
+            if let Some(&guest) = model.guests.get(&kept.journal.guest) {
+                model.ledger.avoid.push(planner::Avoid {
+                    guest: Some(guest),
+                    host,
+                    // The files go a moment after their time is over.
+                    until: since(kept.due.max(Instant::now() + GOING)),
+                    cause: Cause::new(
+                        Reason::SourceKept,
+                        format!(
+                            "{name} still keeps the disks of {}, as its last move's profile asks for",
+                            kept.journal.domain
+                        ),
+                    ),
+                });
+            }
+        }
+    }
     for state in sources.moves.values() {
         let guest = match &state.running {
             Some(running) => model.guests.get(&running.guest),

@@ -218,6 +218,7 @@ impl MoveState {
                 evidence,
                 downtime,
                 bytes,
+                kept: _,
             } => {
                 let source = self.status.source.clone().unwrap_or_default();
                 let to = target.map_or_else(String::new, |host| host.to_string());

@@ -158,8 +158,6 @@ fn unbuilt(spec: &MigrationProfileSpec) -> Option<&'static str> {
         Some("transport: Direct")
     } else if spec.convergence.contains(&Convergence::PostCopy) {
         Some("convergence: [PostCopy]")
-    } else if !spec.keep_source.0.is_zero() {
-        Some("keepSource")
     } else {
         None
     }
@@ -342,7 +340,7 @@ mod tests {
                 "kept",
                 spec(|own| own.keep_source = Span(Duration::from_secs(60))),
                 TRIXIE,
-                Some((NotSupportedYet, "keepSource")),
+                None,
             ),
         ];
         for (row, spec, libvirt, wanted) in rows {

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use evenkeel_crds::{
     MigrationPhase, MigrationProfileSpec,
-    kinds::profile::{Compression, Convergence, Encryption, Switchover},
+    kinds::{
+        migration::SourceFiles,
+        profile::{Compression, Convergence, Encryption, Switchover},
+    },
     quantity::{Bytes, Span},
 };
 use evenkeel_engine::port::Why;
-use evenkeel_hypervisor::sim::{GuestPlan, HostPlan, MIB};
+use evenkeel_hypervisor::sim::{Fleet, GuestPlan, HostPlan, MIB};
 use support::*;
 use tokio::time::{Instant, sleep};
 
@@ -288,15 +291,14 @@ async fn a_lost_answer_doubles_no_guarded_guest() {
 }
 
 /// Killed at every moment from the switch on, and followed by another.
-#[tokio::test(start_paused = true)]
-async fn a_guarded_guest_is_let_go_by_whoever_comes_next() {
+async fn killed_from_the_switch_on(seed: u64, profile: fn(&mut MigrationProfileSpec)) {
     for step in 0..60 {
-        let (fleet, desk) = stage(step, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+        let (fleet, desk) = stage(seed + step, &[HostPlan::new("h1"), HostPlan::new("h2")]);
         let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
         let first = Role::new("one").files().process(dead_process());
         let actor = Actor::start(&fleet, &desk, &first);
         actor.settled().await;
-        desk.profile("default", guarded);
+        desk.profile("default", profile);
         by(&desk, "m", "h2", None);
         actor
             .until("it switches", 60, |_| {
@@ -305,11 +307,117 @@ async fn a_guarded_guest_is_let_go_by_whoever_comes_next() {
             .await;
         sleep(Duration::from_millis(step * 50)).await;
         actor.kill().await;
-        // Nobody lets it go, however long that takes, unless it was done.
+        // Nobody does anything, however long that takes.
         sleep(Duration::from_secs(20)).await;
         let next = Actor::start(&fleet, &desk, &Role::new("two").files());
         next.phase("m", MigrationPhase::Succeeded, 120).await;
+        next.until("nothing is left", 120, |_| {
+            fleet.journals().is_empty() && fleet.files("h1").is_empty()
+        })
+        .await;
         next.clean(&[(guest, "h2")]).await;
         assert!(fleet.domain("h2", guest).unwrap().autostart);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guarded_guest_is_let_go_by_whoever_comes_next() {
+    killed_from_the_switch_on(0, guarded).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_disks_outlive_kills_and_go_in_the_end() {
+    killed_from_the_switch_on(100, |spec| {
+        spec.keep_source = Span(Duration::from_secs(30));
+    })
+    .await;
+}
+
+fn kept(seconds: u64) -> impl FnOnce(&mut MigrationProfileSpec) {
+    move |spec| spec.keep_source = Span(Duration::from_secs(seconds))
+}
+
+const LEFT: &str = "/pools/default/g1-vda.qcow2";
+
+fn keeps(fleet: &Fleet, host: &str) -> bool {
+    fleet.files(host).iter().any(|file| file == LEFT)
+}
+
+#[tokio::test(start_paused = true)]
+async fn disks_are_kept_at_the_source_for_as_long_as_declared() {
+    let (actor, guest) = pair(8, &Role::new("one").cluster()).await;
+    actor.desk.profile("default", kept(120));
+    actor.desk.drain("d", &["h1"], |_| {});
+    actor
+        .until("it is drained", 60, |view| {
+            let hosts = view.drains.get("d").map(|shown| shown.hosts.clone());
+            hosts.is_some_and(|hosts| hosts[0].drained && hosts[0].retained == 1)
+        })
+        .await;
+    let view = actor.view();
+    let shown = view.migrations.values().next().unwrap();
+    let evidence = shown.status.evidence.clone().unwrap();
+    assert_eq!(evidence.source_files, SourceFiles::Retained);
+    sleep(Duration::from_secs(60)).await;
+    assert!(keeps(&actor.fleet, "h1"));
+    let journals = actor.fleet.journals();
+    assert_eq!(journals.len(), 1, "{journals:?}");
+    assert_eq!(journals[0].0, "h1");
+
+    // Back to where they are it goes only when they are gone.
+    actor.desk.undrain("d");
+    by(&actor.desk, "back", "h1", None);
+    actor.says("GuestMigration", "back", "SourceKept", 5).await;
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(actor.status("back").phase, MigrationPhase::Pending);
+    actor.desk.profile("default", |_| {});
+    actor.phase("back", MigrationPhase::Succeeded, 120).await;
+    actor.clean(&[(guest, "h1")]).await;
+    assert_eq!(actor.fleet.files("h2"), Vec::<String>::new());
+}
+
+/// The next process knows of them from the journal alone, and removes nothing without the proof.
+#[tokio::test(start_paused = true)]
+async fn kept_disks_are_removed_by_whoever_comes_next_and_only_on_proof() {
+    let hosts = ["h1", "h2", "h3"].map(HostPlan::new);
+    let (fleet, desk) = stage(9, &hosts);
+    let guest = fleet.add_guest("h1", &GuestPlan::new("g1"));
+    let first = Role::new("one").files().process(dead_process());
+    let actor = Actor::start(&fleet, &desk, &first);
+    desk.profile("default", kept(2));
+    by(&desk, "m", "h2", None);
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    actor.kill().await;
+    // The holder does not answer: then nothing is known of the guest.
+    fleet.kill_libvirtd("h2");
+    let next = Actor::start(&fleet, &desk, &Role::new("two").files());
+    sleep(Duration::from_secs(60)).await;
+    assert!(keeps(&fleet, "h1"), "removed without a word of the guest");
+    fleet.start_libvirtd("h2");
+    next.until("they are gone", 60, |_| {
+        !keeps(&fleet, "h1") && fleet.journals().is_empty()
+    })
+    .await;
+    next.clean(&[(guest, "h2")]).await;
+}
+
+/// The guest has gone on to a third host by then.
+#[tokio::test(start_paused = true)]
+async fn kept_disks_go_where_the_guest_went_on() {
+    let hosts = ["h1", "h2", "h3"].map(HostPlan::new);
+    let (fleet, desk) = stage(10, &hosts);
+    let guest = fleet.add_guest("h1", &GuestPlan::new("g1"));
+    let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
+    desk.profile("default", kept(60));
+    by(&desk, "m", "h2", None);
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    by(&desk, "n", "h3", None);
+    actor.phase("n", MigrationPhase::Succeeded, 60).await;
+    assert!(keeps(&fleet, "h1") && keeps(&fleet, "h2"));
+    actor
+        .until("both are gone", 120, |_| {
+            !keeps(&fleet, "h1") && !keeps(&fleet, "h2")
+        })
+        .await;
+    actor.clean(&[(guest, "h3")]).await;
 }

@@ -1,15 +1,18 @@
 //! Verifying and cleaning, and taking back what a failed move prepared. Here files are removed, each only after the
 //! claim was proven, the evidence seen again, and no domain on that host found to name it.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use evenkeel_crds::shared::Time;
 use evenkeel_crds::{
     kinds::migration::{Evidence, MigrationPhase, SourceFiles},
+    names::HostName,
     reason::{Cause, Reason},
 };
 use futures::future::join_all;
 use jiff::Timestamp;
 
-use super::{Attempt, LOOK_AGAIN, Outcome, failure};
+use super::{Attempt, LOOK_AGAIN, Outcome, Place, failure};
 use crate::{
     evidence::{Seen, Verdict},
     journal::Journal,
@@ -80,7 +83,7 @@ impl Attempt {
                 uuid: order.guest.to_string(),
                 rebooted: self.rebooted,
                 source_defined: false,
-                source_files: if journal.ran_twice {
+                source_files: if journal.ran_twice || self.kept.is_some() {
                     SourceFiles::Retained
                 } else {
                     SourceFiles::Removed
@@ -92,6 +95,7 @@ impl Attempt {
                 .stood_still
                 .or(completed.and_then(|completed| completed.downtime)),
             bytes: completed.map(|completed| completed.bytes),
+            kept: self.kept.clone().map(Box::new),
         })
     }
 
@@ -149,37 +153,16 @@ impl Attempt {
                     ),
                 ));
             }
-            if let Some(users) = named.get(&disk.source_path) {
-                return Err(Cause::new(
-                    Reason::PathClash,
-                    format!(
-                        "{} on {} is not removed: {} uses it",
-                        disk.source_path,
-                        source.host,
-                        users.join(", ")
-                    ),
-                )
-                .hint("detach the file from that domain; it is removed then"));
-            }
         }
+        unused(journal, &source.host, &named)?;
+        let keep = journal.profile.spec.keep_source.0;
         if journal.ran_twice {
             return Ok(Some(executes(ends.target)));
         }
-        let removed = join_all(
-            journal
-                .disks
-                .iter()
-                .map(|disk| source.hypervisor.delete_volume(&disk.source_path)),
-        )
-        .await;
-        for (disk, removed) in journal.disks.iter().zip(removed) {
-            removed.map_err(|error| {
-                failure(
-                    &source.host,
-                    &format!("removing {}", disk.source_path),
-                    &error,
-                )
-            })?;
+        if keep.is_zero() {
+            remove_disks(journal, source).await?;
+        } else {
+            self.kept = Some(keep_disks(journal, source, keep).await?);
         }
         Ok(Some(executes(ends.target)))
     }
@@ -314,10 +297,17 @@ impl Attempt {
     async fn remove_journals(&mut self, journal: &Journal) {
         let (source, target) = (self.order.source.clone(), self.order.target.clone());
         loop {
+            let kept = self.kept.is_some();
             let (first, second) = tokio::join!(
-                source
-                    .hypervisor
-                    .remove_journal(&journal.source.pool, journal.id),
+                async {
+                    if kept {
+                        return Ok(());
+                    }
+                    source
+                        .hypervisor
+                        .remove_journal(&journal.source.pool, journal.id)
+                        .await
+                },
                 target
                     .hypervisor
                     .remove_journal(&journal.target.pool, journal.id),
@@ -336,8 +326,65 @@ impl Attempt {
     }
 }
 
+/// No domain there may name what is to be removed.
+pub(super) fn unused(
+    journal: &Journal,
+    host: &HostName,
+    named: &BTreeMap<String, Vec<String>>,
+) -> Result<(), Cause> {
+    for disk in &journal.disks {
+        if let Some(users) = named.get(&disk.source_path) {
+            return Err(Cause::new(
+                Reason::PathClash,
+                format!(
+                    "{} on {host} is not removed: {} uses it",
+                    disk.source_path,
+                    users.join(", ")
+                ),
+            )
+            .hint("detach the file from that domain; it is removed then"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn remove_disks(journal: &Journal, source: &Place) -> Result<(), Cause> {
+    let removed = join_all(
+        journal
+            .disks
+            .iter()
+            .map(|disk| source.hypervisor.delete_volume(&disk.source_path)),
+    )
+    .await;
+    for (disk, removed) in journal.disks.iter().zip(removed) {
+        removed.map_err(|error| {
+            failure(
+                &source.host,
+                &format!("removing {}", disk.source_path),
+                &error,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Notes in the source's journal, which stays, until when its disks are kept.
+async fn keep_disks(journal: &Journal, source: &Place, keep: Duration) -> Result<Journal, Cause> {
+    let until = Timestamp::now().checked_add(keep).unwrap_or(Timestamp::MAX);
+    let kept = Journal {
+        kept_until: Some(until.to_string()),
+        ..journal.clone()
+    };
+    source
+        .hypervisor
+        .rewrite_journal(&kept.source.pool, kept.id, &kept.text())
+        .await
+        .map_err(|error| failure(&source.host, "writing the journal", &error))?;
+    Ok(kept)
+}
+
 /// Whether both ends show that the guest is at the target and nowhere else. It may have stopped there since it arrived.
-fn is_finished(verdict: Verdict) -> bool {
+pub(super) fn is_finished(verdict: Verdict) -> bool {
     matches!(
         verdict,
         Verdict::Moved

@@ -7,6 +7,7 @@ mod clean;
 mod course;
 mod prepare;
 mod progress;
+mod release;
 mod watch;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -36,6 +37,7 @@ use crate::{
 
 pub(crate) use course::Course;
 pub(crate) use progress::Progress;
+pub(crate) use release::{Kept, release};
 
 /// One end of a move.
 #[derive(Debug, Clone)]
@@ -98,6 +100,8 @@ pub(crate) enum Outcome {
         evidence: Evidence,
         downtime: Option<Duration>,
         bytes: Option<Bytes>,
+        /// The journal that stays at the source, where disks are kept there for a while.
+        kept: Option<Box<Journal>>,
     },
     /// The guest is where it was and nothing is left at the target. `tried` tells whether Preparing was entered.
     Failed { cause: Cause, tried: bool },
@@ -140,6 +144,8 @@ struct Attempt {
     foreign: bool,
     /// Whether the source's copy was paused when last seen.
     source_paused: bool,
+    /// The journal that stays at the source, where its disks are kept for a while.
+    kept: Option<Journal>,
     /// Whether the source's copy was defined when last seen.
     source_defined: bool,
     /// The guest's memory, which libvirt does not count before the disks are done.
@@ -193,6 +199,7 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         stood_still: None,
         foreign: false,
         source_paused: false,
+        kept: None,
         source_defined: false,
         memory: None,
     };

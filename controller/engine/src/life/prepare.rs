@@ -90,6 +90,7 @@ impl Attempt {
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
             ran_twice: false,
+            kept_until: None,
             profile: self.order.profile.clone(),
         };
         self.journal = Some(journal.clone());

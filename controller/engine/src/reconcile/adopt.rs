@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Inner, Pass, Reconciler, start::Way};
 use crate::{
     claim::Claims,
-    hosts::{Journals, Link},
+    hosts::{Journals, Keeping, Link},
     journal::Journal,
     life::failure,
     moves::MoveState,
@@ -69,8 +69,14 @@ impl Reconciler {
             return true;
         };
         state.journals = Journals::Read;
+        let parsed = |entry: &JournalEntry| Journal::parse(&entry.text);
+        let now = evenkeel_crds::shared::Timestamp::now();
+        let kept = entries.iter().filter_map(parsed);
+        let kept = kept.filter_map(|journal| Keeping::of(&journal, now));
+        state.kept = kept.collect();
         for entry in entries {
             match Journal::parse(&entry.text) {
+                Some(journal) if journal.kept_until.is_some() => {}
                 Some(journal) => {
                     let ours = self.moves.values().any(|state| {
                         state
@@ -151,10 +157,11 @@ impl Reconciler {
     /// Whether everything that an earlier process left behind is known and in hand.
     pub(super) fn is_swept(&self) -> bool {
         !self.options.act
-            || self
-                .hosts
-                .values()
-                .all(|state| !state.usable() || state.journals == Journals::Read)
+            || (self.held || self.released())
+                && self
+                    .hosts
+                    .values()
+                    .all(|state| !state.usable() || state.journals == Journals::Read)
                 && self.orphans.values().all(|(journal, at)| {
                     let others = self.claims.others();
                     self.held

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attach;
+mod kept;
 mod profiles;
 mod show;
 mod start;
@@ -64,6 +65,8 @@ enum Inner {
     Journals(HostName, Option<Vec<JournalEntry>>),
     /// A host's pools, looked at because something waits for room.
     Pools(HostName, Vec<PoolFacts>),
+    /// Disks that were kept at that host are removed, or why they are not.
+    Released(HostName, Uuid, Result<(), Cause>),
     /// A host that another held is free.
     Free,
     /// A guest that was seen on several hosts has had the time to be on one.
@@ -304,6 +307,10 @@ impl Reconciler {
                     _ => false,
                 }
             }
+            Inner::Released(host, id, done) => {
+                self.was_released(&host, id, done);
+                true
+            }
             Inner::Free | Inner::Settled => true,
         }
     }
@@ -321,6 +328,10 @@ impl Reconciler {
             .values()
             .any(|host| host.link == Link::Unheard || host.circuit.until().is_some_and(recent))
             || self.orphans.values().any(|(_, at)| recent(*at))
+            || self
+                .hosts
+                .values()
+                .any(|host| host.kept.iter().any(|kept| recent(kept.due)))
             || self
                 .declared
                 .drains
@@ -438,6 +449,7 @@ impl Reconciler {
         };
         self.tell_elsewhere();
         self.adopt(&pass);
+        self.release_kept(&pass);
         self.start(&mut pass);
         self.release(&pass);
         self.show(pass);

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{Pass, Reconciler};
 use crate::{
-    hosts::{HostState, Journals},
+    hosts::{HostState, Journals, Keeping},
     journal::Journal,
     life::{self, Lines, Order, Outcome, Place},
     model::holds,
@@ -64,7 +64,7 @@ impl Reconciler {
                 let running = state.running.as_ref();
                 running.is_some_and(|running| running.guest == uuid)
             });
-            if !known(&source) || !known(&target) || left || busy {
+            if !known(&source) || !known(&target) || left || busy || self.releases(uuid) {
                 continue;
             }
             let guest = pass.model.guest(planned.guest);
@@ -216,7 +216,7 @@ impl Reconciler {
         self.tasks.spawn(life::run(order, lines));
     }
 
-    fn place(&self, host: &HostName, known: Option<Uuid>) -> Option<Place> {
+    pub(super) fn place(&self, host: &HostName, known: Option<Uuid>) -> Option<Place> {
         let state = self.hosts.get(host)?;
         Some(Place {
             host: host.clone(),
@@ -245,6 +245,14 @@ impl Reconciler {
             )
         });
         let arrived = matches!(&outcome, Outcome::Succeeded { .. });
+        if let Outcome::Succeeded {
+            kept: Some(journal),
+            ..
+        } = &outcome
+            && let Some(host) = self.hosts.get_mut(&journal.source.host)
+        {
+            host.kept.extend(Keeping::of(journal, now));
+        }
         let cause = state.conclude(outcome, now);
         if let Some((guest, source, target)) = ends
             && let Some(host) = self.hosts.get_mut(&target)

@@ -562,7 +562,12 @@ fn finished_before(
         source_defined: hosts
             .get(&last.from)
             .is_some_and(|source| source.domains.contains_key(&uuid)),
-        source_files: SourceFiles::Removed,
+        source_files: match hosts.get(&last.from) {
+            Some(source) if source.kept.iter().any(|kept| kept.journal.guest == uuid) => {
+                SourceFiles::Retained
+            }
+            _ => SourceFiles::Removed,
+        },
         observed_time: Time(whole_seconds(now)),
     })
 }
