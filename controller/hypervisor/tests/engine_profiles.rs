@@ -140,6 +140,36 @@ async fn what_can_t_be_done_is_refused_before_anything_begins() {
     actor.clean(&[(guest, "h1")]).await;
 }
 
+/// One target's libvirt is too old for what the profile asks for: another one takes the guest.
+#[tokio::test(start_paused = true)]
+async fn a_drain_finds_a_target_that_can_do_what_the_profile_asks_for() {
+    let hosts = [
+        HostPlan::new("h1").libvirt("11.3.0"),
+        HostPlan::new("h2").memory(64 << 30),
+        HostPlan::new("h3").libvirt("11.3.0"),
+    ];
+    let (fleet, desk) = stage(11, &hosts);
+    let guest = fleet.add_guest("h1", &GuestPlan::new("g1"));
+    let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
+    actor.settled().await;
+    desk.profile("default", |spec| {
+        (spec.compression, spec.connections) = (Compression::Zstd, 4);
+    });
+    by(&desk, "m", "h2", None);
+    actor
+        .says("GuestMigration", "m", "ProfileNotApplicable", 2)
+        .await;
+    desk.abort("m");
+    desk.drain("d", &["h1"], |_| {});
+    actor
+        .until("it is drained", 120, |view| {
+            let hosts = view.drains.get("d").map(|shown| shown.hosts.clone());
+            hosts.is_some_and(|hosts| hosts[0].drained)
+        })
+        .await;
+    actor.clean(&[(guest, "h3")]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn bandwidth_and_budget_take_effect() {
     let (actor, guest) = pair(4, &Role::new("one").cluster()).await;

@@ -115,16 +115,18 @@ impl World {
     ) -> PortResult<()> {
         let guest = request.domain;
         let id = self.number();
+        let old = |host: &str| self.machines[host].libvirt.starts_with("9.0");
+        if let Some(method @ ("zstd" | "zlib")) = request.compression.method()
+            && (old(source) || old(target))
+        {
+            let unknown = format!("Unsupported compression method '{method}'");
+            return Err(refused(Fault::Invalid, unknown));
+        }
         let domain = self
             .domain(source, guest)
             .ok_or_else(|| refused(Fault::NotFound, "Domain not found"))?;
         if domain.qemu == Qemu::None {
             return Err(refused(Fault::DomainStopped, "domain is not running"));
-        }
-        if let Some(method @ ("zstd" | "zlib")) = request.compression.method() {
-            // Every libvirt here is 9.0.
-            let unknown = format!("Unsupported compression method '{method}'");
-            return Err(refused(Fault::Invalid, unknown));
         }
         if domain.job.is_some() {
             let busy = "another migration job is already running";
