@@ -14,4 +14,5 @@ pub use kinds::{
     guest::{Guest, GuestSpec, GuestStatus},
     host::{Host, HostSpec, HostStatus},
     migration::{GuestMigration, GuestMigrationSpec, GuestMigrationStatus, MigrationPhase},
+    profile::{MigrationProfile, MigrationProfileSpec, MigrationProfileStatus},
 };

@@ -3,7 +3,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use crate::{Guest, GuestMigration, Host, HostDrain};
+use crate::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
 
 /// Every CRD with the name of its file.
 #[must_use]
@@ -13,6 +13,7 @@ pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
         ("guests.yaml", Guest::crd()),
         ("guestmigrations.yaml", GuestMigration::crd()),
         ("hostdrains.yaml", HostDrain::crd()),
+        ("migrationprofiles.yaml", MigrationProfile::crd()),
     ]
 }
 

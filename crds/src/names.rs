@@ -80,3 +80,7 @@ name!(
     /// The name of a `HostDrain` object.
     DrainName
 );
+name!(
+    /// The name of a `MigrationProfile` object.
+    ProfileName
+);

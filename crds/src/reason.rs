@@ -64,6 +64,10 @@ reasons! {
     GuestNotFound, AwaitChange, "see `evenkeel get guests`; a guest is named by its object's name or its UUID";
     /// No host of that name.
     HostNotFound, AwaitChange, "see `evenkeel get hosts`; add a Host manifest for it";
+    /// No MigrationProfile of that name.
+    ProfileNotFound, AwaitChange, "see `evenkeel get profiles`; write a MigrationProfile of that name, or name another";
+    /// The profile asks for what libvirt refuses, between these two hosts or anywhere.
+    ProfileNotApplicable, AwaitChange, "change the MigrationProfile, or name another with `profile`";
     /// A selector matches no host.
     NoHostsMatched, AwaitChange, "check the selector against the hosts' labels";
     /// The guest is not on the host that `source` demands.
@@ -126,6 +130,8 @@ reasons! {
     NetworkMissing, AwaitChange, "define and start the network on the target";
     /// A file stands where a disk would go.
     PathClash, AwaitChange, "remove or rename that file after making sure that nobody needs it";
+    /// The host still keeps the disks that the guest left there by its last move.
+    SourceKept, Retry, "wait until they are removed, or move it elsewhere; `keepSource` of its profile says how long they stay";
     /// The target has another domain of that name.
     DomainNameTaken, AwaitChange, "rename one of the two domains";
     /// The target has a domain of that UUID already.

@@ -208,9 +208,23 @@ fn the_chart_gives_each_role_its_rights_and_no_more() {
 
     assert!(may("operator", &["patch", "guests.evenkeel.dev"]));
     assert!(!may("operator", &["delete", "guests.evenkeel.dev"]));
+    assert!(!may(
+        "operator",
+        &["create", "migrationprofiles.evenkeel.dev"]
+    ));
+    assert!(may(
+        "administrator",
+        &["create", "migrationprofiles.evenkeel.dev"]
+    ));
     assert!(!may("nobody", &["list", "guests.evenkeel.dev"]));
     for user in ["viewer", "operator", "administrator"] {
-        for kind in ["hosts", "guests", "guestmigrations", "hostdrains"] {
+        for kind in [
+            "hosts",
+            "guests",
+            "guestmigrations",
+            "hostdrains",
+            "migrationprofiles",
+        ] {
             let status = format!("{kind}.evenkeel.dev");
             assert!(
                 !may(user, &["patch", &status, "--subresource=status"]),

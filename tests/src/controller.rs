@@ -284,12 +284,13 @@ impl Drop for Controller {
     }
 }
 
-/// What is followed: the four kinds, and Events.
-const FOLLOWED: [&str; 5] = [
+/// What is followed: our kinds, and Events.
+const FOLLOWED: [&str; 6] = [
     "hosts.evenkeel.dev",
     "guests.evenkeel.dev",
     "guestmigrations.evenkeel.dev",
     "hostdrains.evenkeel.dev",
+    "migrationprofiles.evenkeel.dev",
     "events.events.k8s.io",
 ];
 

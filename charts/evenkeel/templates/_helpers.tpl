@@ -36,7 +36,7 @@ Every kind, in one place. Who writes which of them is in the three lists below; 
 what those before may.
 */}}
 {{- define "evenkeel.kinds" -}}
-[hosts, guests, guestmigrations, hostdrains]
+[hosts, guests, guestmigrations, hostdrains, migrationprofiles]
 {{- end -}}
 
 {{- define "evenkeel.rules.viewer" -}}
@@ -56,10 +56,10 @@ what those before may.
   verbs: [update, patch]
 {{- end -}}
 
-{{/* A Host is power over a hypervisor. */}}
+{{/* A Host is power over a hypervisor; a MigrationProfile says how everybody's moves are done. */}}
 {{- define "evenkeel.rules.administrator" -}}
 {{ include "evenkeel.rules.operator" . }}
 - apiGroups: [evenkeel.dev]
-  resources: [hosts, guests]
+  resources: [hosts, guests, migrationprofiles]
   verbs: [create, update, patch, delete, deletecollection]
 {{- end -}}

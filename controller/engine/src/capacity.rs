@@ -154,6 +154,17 @@ fn pools(host: &HostName, state: &HostState, facts: &HostFacts) -> Vec<planner::
             }
         }
     }
+    for disk in state.kept.iter().flat_map(|kept| &kept.journal.disks) {
+        let holds = |pool: &&PoolFacts| {
+            let folder = pool.path.trim_end_matches('/');
+            disk.source_path
+                .strip_prefix(folder)
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        if let Some(pool) = facts.pools.iter().find(holds) {
+            *used.entry(&pool.name).or_default() += disk.virtual_size.0;
+        }
+    }
     facts
         .pools
         .iter()

@@ -73,6 +73,8 @@ pub enum Verdict {
     UndefineTargetLeftover,
     /// The source is paused by the migration, without a job, and nothing is at the target: resume it.
     ResumeSource,
+    /// The guest waits at the target to be started by us, and the source has it no more: resume it there.
+    ResumeTarget,
     /// The guest stopped at the source (from inside, or by somebody's hand); nothing is at the target.
     StoppedAtSource,
     /// The guest's QEMU at the source died; nothing is at the target.
@@ -107,9 +109,26 @@ pub enum Waiting {
     Settling,
 }
 
-/// The next act for what both ends show. `paused_before` says that the guest was paused when the move began.
+/// How a guest arrives at its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Arrival {
+    /// Running: the target's hypervisor starts it.
+    Running,
+    /// Paused, as it was when the move began: it stays so.
+    StaysPaused,
+    /// Paused, and to be started by us once the source has it no more.
+    Guarded,
+}
+
+/// The next act for what both ends show.
+///
+/// Under [`Arrival::Guarded`] the guest is let go at the target only where the source has it no more. A source that goes
+/// on, since the answer was lost, is the one that runs; what waits at the target is then older, and is removed. For that
+/// reason a source that stopped of itself is not taken for one that left: it may have gone on before.
 #[must_use]
-pub fn decide(source: Seen, target: Seen, paused_before: bool) -> Verdict {
+pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
+    let paused_before = arrival == Arrival::StaysPaused;
+    let guarded = arrival == Arrival::Guarded;
     use Activity::{Crashed, Paused, Running, ShutOff, ShuttingDown, Suspended};
     let (source, target) = match (source, target) {
         (Seen::Silent, Seen::Silent) => return Verdict::Wait(Waiting::BothSilent),
@@ -131,6 +150,7 @@ pub fn decide(source: Seen, target: Seen, paused_before: bool) -> Verdict {
                 Paused if paused_before && target.why != Why::StartingUp && target.persistent => {
                     Verdict::Moved
                 }
+                Paused if guarded && waits(target) => Verdict::ResumeTarget,
                 Paused | ShuttingDown => Verdict::Wait(Waiting::Settling),
                 ShutOff | Crashed => stopped_at_target(target, false),
             },
@@ -141,14 +161,10 @@ pub fn decide(source: Seen, target: Seen, paused_before: bool) -> Verdict {
     }
     let target_has_it = target.is_some_and(|copy| match copy.activity {
         Running | Suspended => true,
-        Paused => {
-            paused_before
-                && copy.persistent
-                && copy.why != Why::Migrating
-                && copy.why != Why::StartingUp
-        }
+        Paused => (paused_before || guarded) && waits(copy),
         _ => false,
     });
+    let target_runs = target.is_some_and(|copy| matches!(copy.activity, Running | Suspended));
     let source_executes = match source.activity {
         Running | Suspended | ShuttingDown => true,
         Paused => {
@@ -158,6 +174,7 @@ pub fn decide(source: Seen, target: Seen, paused_before: bool) -> Verdict {
         ShutOff | Crashed => false,
     };
     match (source.activity, target) {
+        _ if guarded && target_has_it && !target_runs => guarded_arrival(source),
         _ if source_executes && target_has_it => Verdict::RunsTwice,
         (_, None) if source_executes => Verdict::Stayed,
         (_, Some(copy)) if source_executes => match copy.activity {
@@ -179,6 +196,24 @@ pub fn decide(source: Seen, target: Seen, paused_before: bool) -> Verdict {
             stopped_at_target(copy, true)
         }
         _ => Verdict::Wait(Waiting::Settling),
+    }
+}
+
+/// Whether a paused copy has arrived: it is defined, and libvirt has nothing more to do to it.
+fn waits(copy: Copy) -> bool {
+    copy.persistent && !matches!(copy.why, Why::Migrating | Why::StartingUp)
+}
+
+/// A guest has arrived and waits to be let go, and the source still has something of it, without a job.
+fn guarded_arrival(source: Copy) -> Verdict {
+    use Activity::{Crashed, Paused, Running, ShutOff, ShuttingDown, Suspended};
+    match source.activity {
+        // It went on: the answer was lost.
+        Running | Suspended | ShuttingDown => Verdict::DestroyTargetLeftover,
+        Paused if source.why == Why::Migrating => Verdict::DiscardPausedSource,
+        ShutOff if source.why == Why::LeftByMigration => Verdict::UndefineSource,
+        // It may have gone on before it stopped: then it has the last state, else the target has. Nobody can tell.
+        Paused | ShutOff | Crashed => Verdict::Wait(Waiting::Settling),
     }
 }
 
@@ -400,7 +435,7 @@ mod tests {
             ),
         ];
         for (row, source, target, verdict) in rows {
-            assert_eq!(decide(source, target, false), verdict, "{row}");
+            assert_eq!(decide(source, target, Arrival::Running), verdict, "{row}");
         }
     }
 
@@ -408,17 +443,67 @@ mod tests {
     fn a_guest_paused_before_stays_paused() {
         use Activity::*;
         assert_eq!(
-            decide(at(Paused, Why::ByUser), Seen::Absent, true),
+            decide(at(Paused, Why::ByUser), Seen::Absent, Arrival::StaysPaused),
             Verdict::Stayed
         );
         assert_eq!(
-            decide(Seen::Absent, at(Paused, Why::Migrated), true),
+            decide(
+                Seen::Absent,
+                at(Paused, Why::Migrated),
+                Arrival::StaysPaused
+            ),
             Verdict::Moved
         );
         assert_eq!(
-            decide(Seen::Absent, at(Paused, Why::ByUser), true),
+            decide(Seen::Absent, at(Paused, Why::ByUser), Arrival::StaysPaused),
             Verdict::Moved
         );
+    }
+
+    /// A guest that we are to start: where it waits at the target, by what the source shows.
+    #[test]
+    fn a_guarded_guest_is_let_go_once_the_source_is_gone() {
+        use Activity::*;
+        let waits = at(Paused, Why::ByUser);
+        let settling = Verdict::Wait(Waiting::Settling);
+        let rows = [
+            ("gone", Seen::Absent, Verdict::ResumeTarget),
+            ("silent", Seen::Silent, Verdict::Wait(Waiting::SourceSilent)),
+            (
+                "not heard yet",
+                with_job(Paused, Why::Migrating),
+                Verdict::Switching,
+            ),
+            (
+                "answer lost, it went on",
+                at(Running, Why::MigrationCanceled),
+                Verdict::DestroyTargetLeftover,
+            ),
+            (
+                "its libvirtd killed while it waited",
+                at(Paused, Why::Migrating),
+                Verdict::DiscardPausedSource,
+            ),
+            (
+                "left",
+                at(ShutOff, Why::LeftByMigration),
+                Verdict::UndefineSource,
+            ),
+            (
+                "went on and powered off",
+                at(ShutOff, Why::Shutdown),
+                settling,
+            ),
+            ("off, nobody knows why", at(ShutOff, Why::Other), settling),
+            ("went on and crashed", at(Crashed, Why::Other), settling),
+        ];
+        for (row, source, verdict) in rows {
+            assert_eq!(decide(source, waits, Arrival::Guarded), verdict, "{row}");
+        }
+        // Not there yet, or let go already.
+        assert_eq!(decide(Seen::Absent, incoming(), Arrival::Guarded), settling);
+        let runs = at(Running, Why::Unpaused);
+        assert_eq!(decide(Seen::Absent, runs, Arrival::Guarded), Verdict::Moved);
     }
 
     /// Whatever both ends show: nothing is removed unless both answered, and nothing touches the target while the
@@ -457,8 +542,8 @@ mod tests {
         }
         for &source in &all {
             for &target in &all {
-                for paused in [false, true] {
-                    let verdict = decide(source, target, paused);
+                for arrival in [Arrival::Running, Arrival::StaysPaused, Arrival::Guarded] {
+                    let verdict = decide(source, target, arrival);
                     let passive = matches!(
                         verdict,
                         Verdict::Wait(_) | Verdict::Copying | Verdict::Switching
@@ -471,6 +556,9 @@ mod tests {
                         && copy.job
                     {
                         assert!(passive, "{source:?} {target:?} {verdict:?}");
+                    }
+                    if verdict == Verdict::ResumeTarget {
+                        assert_eq!((source, arrival), (Seen::Absent, Arrival::Guarded));
                     }
                     if verdict == Verdict::Moved {
                         assert_eq!(source, Seen::Absent);

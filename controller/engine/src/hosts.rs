@@ -12,8 +12,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::circuit::Circuit;
+use crate::journal::Journal;
 use crate::port::{DomainFacts, Endpoint, HostFacts, Hypervisor, News, PortError};
 
+/// Milliseconds that a deadline may lie ahead for the clock to bear it: ten years.
+const MOST_KEPT: u64 = 10 * 365 * 86_400_000;
 /// How long the first answer of a host is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -44,12 +47,40 @@ pub(crate) struct HostState {
     pub(crate) observed: Option<Timestamp>,
     /// Whether its journals were read since the line came up.
     pub(crate) journals: Journals,
+    /// Disks that finished moves keep here for a while.
+    pub(crate) kept: Vec<Keeping>,
     /// When the line was first asked for.
     pub(crate) attached: Instant,
     /// Another Host that leads to the same hypervisor and is used instead.
     pub(crate) duplicate_of: Option<HostName>,
     /// What failed moves to it add up to.
     pub(crate) circuit: Circuit,
+}
+
+/// Disks that a finished move keeps at its source.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    pub(crate) journal: Journal,
+    /// When they are to be removed.
+    pub(crate) due: Instant,
+    /// Whether that was tried in vain.
+    pub(crate) tried: bool,
+    /// Whether it is being done.
+    pub(crate) busy: bool,
+}
+
+impl Keeping {
+    /// Nothing where the journal keeps nothing.
+    pub(crate) fn of(journal: &Journal, now: Timestamp) -> Option<Self> {
+        let until: Timestamp = journal.kept_until.as_ref()?.parse().unwrap_or(now);
+        let left = u64::try_from(until.duration_since(now).as_millis()).unwrap_or(0);
+        Some(Self {
+            journal: journal.clone(),
+            due: Instant::now() + Duration::from_millis(left.min(MOST_KEPT)),
+            tried: false,
+            busy: false,
+        })
+    }
 }
 
 /// Whether a host's journals are known.

@@ -1,9 +1,16 @@
 //! Journals: what a move wrote down at each end before it made the first file, so that any later process can finish
 //! it or take it back without guessing.
 
-use evenkeel_crds::{names::HostName, quantity::Bytes, shared::RequestedBy};
+use evenkeel_crds::{
+    kinds::profile::{AppliedProfile, Switchover},
+    names::HostName,
+    quantity::Bytes,
+    shared::RequestedBy,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::evidence::Arrival;
 
 /// What is written at both ends, the same at each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +50,12 @@ pub struct Journal {
     /// Whether the guest was once seen to run at both ends: then both ends' files have writes of their own.
     #[serde(default)]
     pub ran_twice: bool,
+    /// The move is finished, and its disks at the source are kept until then, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<String>,
+    /// How the move is done.
+    #[serde(default)]
+    pub profile: AppliedProfile,
 }
 
 /// One end of a move.
@@ -84,6 +97,16 @@ pub struct JournalDisk {
 pub const VERSION: u32 = 1;
 
 impl Journal {
+    /// How the guest arrives at the target.
+    #[must_use]
+    pub fn arrival(&self) -> Arrival {
+        match (self.running, self.profile.spec.switchover) {
+            (false, _) => Arrival::StaysPaused,
+            (true, Switchover::Fast) => Arrival::Running,
+            (true, Switchover::Guarded) => Arrival::Guarded,
+        }
+    }
+
     /// As text.
     #[must_use]
     pub fn text(&self) -> String {

@@ -20,6 +20,7 @@ mod moves;
 pub mod mutation;
 pub mod port;
 pub mod process;
+mod profile;
 mod reconcile;
 mod statuses;
 pub mod view;

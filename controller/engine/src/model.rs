@@ -1,6 +1,6 @@
 //! From what hosts told and what is declared to the planner's fleet and ledger.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_crds::{
     kinds::guest::{Evacuation, Managed},
@@ -21,7 +21,11 @@ use crate::{
     moves::MoveState,
     mutation::{Rule, broken},
     port::{CpuNeed, DomainFacts, InterfaceSource},
+    profile::Profiles,
 };
+
+/// How long the removal of kept disks may take.
+const GOING: Duration = Duration::from_secs(2);
 
 /// The planner's picture and the way back from its ids.
 #[derive(Debug, Default)]
@@ -54,6 +58,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) spent: &'a BTreeMap<Uuid, Cause>,
     /// Moves of earlier processes that nobody has taken over yet.
     pub(crate) left: &'a [&'a Journal],
+    pub(crate) profiles: Profiles<'a>,
     pub(crate) now: Timestamp,
     /// The planner's zero.
     pub(crate) started: Instant,
@@ -144,7 +149,8 @@ fn guest(
             .spent
             .get(&uuid)
             .cloned()
-            .or_else(|| held(entry, sources.now)),
+            .or_else(|| held(entry, sources.now))
+            .or_else(|| unprofiled(sources.profiles, entry, place)),
         cpu_milli: u64::from(facts.vcpus) * 1000,
         memory: Bytes(facts.memory.0 + facts.memory_overhead.0),
         overhead: facts.memory_overhead,
@@ -268,6 +274,15 @@ fn held(entry: &Entry, now: Timestamp) -> Option<Cause> {
     }
 }
 
+/// Why the profile of its moves can't be applied, unless a move names another.
+pub(crate) fn unprofiled(
+    profiles: Profiles<'_>,
+    entry: &Entry,
+    place: &Place<'_>,
+) -> Option<Cause> {
+    profiles.choose(None, Some(entry), &[&place.host]).err()
+}
+
 fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
     let mut needs = planner::Needs {
         emulator: facts.emulator.clone(),
@@ -300,6 +315,26 @@ fn ledger(sources: &Sources<'_>, model: &mut Model) {
         return;
     }
     let since = |until: Instant| until.saturating_duration_since(sources.started);
+    for (name, state) in sources.hosts {
+        let host = model.hosts[name];
+        for kept in &state.kept {
+            if let Some(&guest) = model.guests.get(&kept.journal.guest) {
+                model.ledger.avoid.push(planner::Avoid {
+                    guest: Some(guest),
+                    host,
+                    // The files go a moment after their time is over.
+                    until: since(kept.due.max(Instant::now() + GOING)),
+                    cause: Cause::new(
+                        Reason::SourceKept,
+                        format!(
+                            "{name} still keeps the disks of {}, as its last move's profile asks for",
+                            kept.journal.domain
+                        ),
+                    ),
+                });
+            }
+        }
+    }
     for state in sources.moves.values() {
         let guest = match &state.running {
             Some(running) => model.guests.get(&running.guest),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_crds::{
-    GuestMigrationSpec, GuestMigrationStatus, MigrationPhase,
+    GuestMigrationSpec, GuestMigrationStatus, MigrationPhase, MigrationProfileSpec,
     kinds::{
         drain::OnRelease,
         migration::{Attempt, MoveBytes, PhaseStart, SourceFiles},
@@ -22,12 +22,10 @@ use uuid::Uuid;
 
 use crate::{
     journal::Journal,
-    life::{Outcome, Progress},
+    life::{Course, Outcome, Progress},
     port::DomainEvent,
 };
 
-/// Runs that may fail by class Retry or AvoidTarget before a move is given up.
-const ATTEMPTS: i32 = 5;
 /// First pause after a failure; each further one is four times as long, so that five attempts outlast a link or a host
 /// that is away for a minute or two.
 const BACKOFF: Duration = Duration::from_secs(2);
@@ -56,6 +54,8 @@ pub(crate) struct MoveState {
     pub(crate) running: Option<Running>,
     /// Why it does not go on now.
     pub(crate) waiting: Option<Cause>,
+    /// Whether its copy converges, where that is known.
+    pub(crate) course: Option<Course>,
     /// After a failure: what it was, and until when nothing is tried.
     pub(crate) rest: Option<(Cause, Instant)>,
     /// Targets that rest for this move.
@@ -107,6 +107,7 @@ impl MoveState {
             end: None,
             running: None,
             waiting: None,
+            course: None,
             rest: None,
             avoid: BTreeMap::new(),
             abort_cause: None,
@@ -138,6 +139,8 @@ impl MoveState {
         self.status.bytes = None;
         self.status.rate = None;
         self.status.eta = None;
+        self.status.throttle = None;
+        self.course = None;
         // What only waited for a change is the same attempt, tried again.
         self.status
             .attempts
@@ -183,7 +186,9 @@ impl MoveState {
             self.status.completion_time = Some(time);
             self.status.rate = None;
             self.status.eta = None;
+            self.status.throttle = None;
             self.waiting = None;
+            self.course = None;
         }
     }
 
@@ -197,6 +202,7 @@ impl MoveState {
         });
         status.rate = progress.rate;
         status.eta = progress.eta.map(Span);
+        status.throttle = Some(i32::from(progress.throttle)).filter(|percent| *percent > 0);
         if let Some(running) = &mut self.running {
             running.eta = progress.eta;
         }
@@ -212,6 +218,7 @@ impl MoveState {
                 evidence,
                 downtime,
                 bytes,
+                kept: _,
             } => {
                 let source = self.status.source.clone().unwrap_or_default();
                 let to = target.map_or_else(String::new, |host| host.to_string());
@@ -299,8 +306,18 @@ impl MoveState {
         self.vain = None;
         self.enter(MigrationPhase::Pending, now);
         self.status.failed_attempts += 1;
-        if self.status.failed_attempts >= ATTEMPTS {
-            let message = format!("failed {ATTEMPTS} times, at last: {}", cause.message);
+        let failed = self.status.failed_attempts;
+        let allowed = self.status.profile.as_ref().map_or_else(
+            || MigrationProfileSpec::default().attempts,
+            |profile| profile.spec.attempts,
+        );
+        if failed >= allowed {
+            let times = if failed == 1 {
+                "once"
+            } else {
+                &format!("{failed} times")
+            };
+            let message = format!("failed {times}, at last: {}", cause.message);
             let exhausted = Cause::new(Reason::AttemptsExhausted, message).hint(cause.hint);
             return self.finish(MigrationPhase::Failed, exhausted, now);
         }
@@ -315,6 +332,16 @@ impl MoveState {
             }
             _ => self.rest = Some((cause, until)),
         }
+    }
+
+    /// It can't be done to that target, which showed before anything began: another may do.
+    pub(crate) fn refuse(&mut self, cause: Cause, target: HostName) {
+        let until = Instant::now() + LOOK_AGAIN;
+        if self.spec.target.is_none() {
+            self.avoid
+                .insert(target, (cause.clone(), until + BACKOFF_CAP));
+        }
+        self.rest = Some((cause, until));
     }
 
     /// The move is over.

@@ -13,6 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use evenkeel_crds::{
+    kinds::profile::Compression,
     names::HostName,
     quantity::Bytes,
     reason::{Cause, Reason},
@@ -576,6 +577,12 @@ pub struct MigrateRequest {
     pub downtime: Duration,
     /// Slow the guest down if it does not converge.
     pub auto_converge: bool,
+    /// How memory is compressed.
+    pub compression: Compression,
+    /// Connections for memory; one is libvirt's plain way.
+    pub connections: u32,
+    /// Whether the guest arrives paused, for us to start it.
+    pub paused: bool,
 }
 
 /// A running migration, seen at its source.
@@ -597,6 +604,8 @@ pub struct JobFacts {
     pub iteration: u64,
     /// Bytes of memory dirtied per second.
     pub dirty_rate: Bytes,
+    /// Percent by which the guest's CPUs are slowed down so that it converges.
+    pub throttle: u8,
 }
 
 /// A finished migration, as its statistics tell.
@@ -654,6 +663,10 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// Sets whether the domain starts with its host.
     async fn set_autostart(&self, domain: Uuid, on: bool) -> PortResult<()>;
 
+    /// Begins to measure how fast a running domain writes to its memory, which takes a second.
+    async fn measure_dirtying(&self, domain: Uuid) -> PortResult<()>;
+    /// What was measured last, in bytes per second; nothing while that goes on, or where nothing was measured.
+    async fn dirtying(&self, domain: Uuid) -> PortResult<Option<Bytes>>;
     /// Migrates. Returns when libvirt's own call returns, however long; not subject to a deadline.
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()>;
     /// The running job, at the source.

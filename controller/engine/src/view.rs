@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evenkeel_crds::{
     GuestMigrationSpec, GuestMigrationStatus, GuestStatus, HostDrainStatus, HostStatus,
-    names::{DrainName, GuestName, HostName, MigrationName},
+    MigrationProfileStatus,
+    names::{DrainName, GuestName, HostName, MigrationName, ProfileName},
     reason::{Cause, Reason},
     shared::RequestedBy,
 };
@@ -26,6 +27,8 @@ pub struct View {
     pub migrations: BTreeMap<MigrationName, Arc<MigrationView>>,
     /// Drains that are declared.
     pub drains: BTreeMap<DrainName, Arc<HostDrainStatus>>,
+    /// Profiles that are declared.
+    pub profiles: BTreeMap<ProfileName, Arc<MigrationProfileStatus>>,
     /// What is planned, over [`Self::fleet`].
     pub plan: Arc<planner::Plan>,
     /// The fleet that the plan's ids refer to.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
+use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
 
 use crate::port::ProcessIdentity;
 
@@ -18,6 +18,8 @@ pub struct Wishes {
     pub migrations: BTreeMap<String, Arc<GuestMigration>>,
     /// Drains by name. One whose `deletionTimestamp` is set counts as gone.
     pub drains: BTreeMap<String, Arc<HostDrain>>,
+    /// Profiles by name.
+    pub profiles: BTreeMap<String, Arc<MigrationProfile>>,
 }
 
 /// How the engine runs.

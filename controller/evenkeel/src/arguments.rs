@@ -264,7 +264,7 @@ mod tests {
         for word in ["pause", "resume", "snapshot", "simulate"] {
             assert!(Arguments::try_parse_from(["evenkeel", word]).is_err());
         }
-        for kind in ["placements", "policies", "profiles"] {
+        for kind in ["placements", "policies"] {
             assert!(Arguments::try_parse_from(["evenkeel", "get", kind]).is_err());
         }
     }

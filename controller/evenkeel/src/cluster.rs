@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
+use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
 use evenkeel_kubernetes::{Access, Error, client};
 use serde::Serialize;
 use serde_json::Value;
@@ -43,6 +43,7 @@ pub async fn objects(
         Kind::Guest => typed::<Guest>(client, name).await,
         Kind::Migration => typed::<GuestMigration>(client, name).await,
         Kind::Drain => typed::<HostDrain>(client, name).await,
+        Kind::Profile => typed::<MigrationProfile>(client, name).await,
     }
 }
 

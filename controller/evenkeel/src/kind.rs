@@ -19,6 +19,9 @@ pub enum Kind {
     /// Hosts that must be empty
     #[value(name = "drains", aliases = ["drain", "hostdrains", "hostdrain", "evd"])]
     Drain,
+    /// How moves are done
+    #[value(name = "profiles", aliases = ["profile", "migrationprofiles", "migrationprofile", "evmp"])]
+    Profile,
 }
 
 impl Kind {
@@ -30,6 +33,7 @@ impl Kind {
             Self::Guest => "Guest",
             Self::Migration => "GuestMigration",
             Self::Drain => "HostDrain",
+            Self::Profile => "MigrationProfile",
         }
     }
 
@@ -41,6 +45,7 @@ impl Kind {
             Self::Guest => "guests",
             Self::Migration => "migrations",
             Self::Drain => "drains",
+            Self::Profile => "profiles",
         }
     }
 

@@ -1,7 +1,8 @@
 //! Objects as Kubernetes has them, from manifests and what the hosts show.
 
 use evenkeel_crds::{
-    Guest, GuestMigration, Host, HostDrain, shared::LABEL_WISH_KIND, shared::LABEL_WISH_NAME,
+    Guest, GuestMigration, Host, HostDrain, MigrationProfile, shared::LABEL_WISH_KIND,
+    shared::LABEL_WISH_NAME,
 };
 use evenkeel_engine::{View, Wishes};
 use serde_json::Value;
@@ -64,6 +65,15 @@ pub fn of_view(kind: Kind, view: &View, wishes: &Wishes) -> Result<Vec<Value>, s
                 let mut drain: HostDrain = (**wishes.drains.get(&**name)?).clone();
                 drain.status = Some((**status).clone());
                 Some(serde_json::to_value(drain))
+            })
+            .collect(),
+        Kind::Profile => view
+            .profiles
+            .iter()
+            .filter_map(|(name, status)| {
+                let mut profile: MigrationProfile = (**wishes.profiles.get(&**name)?).clone();
+                profile.status = Some((**status).clone());
+                Some(serde_json::to_value(profile))
             })
             .collect(),
     }

@@ -34,6 +34,8 @@ struct Said {
     phase: MigrationPhase,
     /// Why it could not go on in this phase, or until it copies: said once, however often it is tried again.
     obstacle: Option<String>,
+    /// Why its copy does not converge.
+    course: Option<String>,
 }
 
 #[derive(Debug)]
@@ -100,7 +102,24 @@ impl Progress {
             if news && (self.bars.is_none() || phase.is_final() || obstacle.is_some()) {
                 self.say(&line(name, migration));
             }
-            self.said.insert(name.clone(), Said { phase, obstacle });
+            let course = find(&migration.status.conditions, "Converging")
+                .filter(|condition| condition.status == "False")
+                .map(|condition| condition.message.clone());
+            if let Some(course) = &course
+                && self.said.get(name).map(|said| &said.course) != Some(&Some(course.clone()))
+            {
+                self.say(&format!(
+                    "{} {}: {course} ({name})",
+                    now(),
+                    guest(migration)
+                ));
+            }
+            let said = Said {
+                phase,
+                obstacle,
+                course,
+            };
+            self.said.insert(name.clone(), said);
         }
         self.say_vanished(view);
         let Some(bars) = &mut self.bars else { return };

@@ -236,7 +236,13 @@ mod tests {
 
     #[test]
     fn every_declared_column_has_a_path_we_understand() {
-        for kind in [Kind::Host, Kind::Guest, Kind::Migration, Kind::Drain] {
+        for kind in [
+            Kind::Host,
+            Kind::Guest,
+            Kind::Migration,
+            Kind::Drain,
+            Kind::Profile,
+        ] {
             let columns = columns(kind);
             assert!(!columns.is_empty());
             for column in columns {

@@ -11,6 +11,7 @@ mod support;
 
 use std::time::Duration;
 
+use evenkeel_crds::kinds::profile::Switchover;
 use evenkeel_hypervisor::sim::{Fleet, GuestPlan, HostPlan, MIB};
 use support::*;
 use tokio::time::{Instant, sleep};
@@ -112,7 +113,7 @@ async fn person(actor: &Actor, guests: &[Uuid], what: &str) {
     }
 }
 
-async fn story(seed: u64, power: bool) {
+async fn story(seed: u64, power: bool, switchover: Switchover) {
     let mut dice = Dice(seed.wrapping_mul(7919).wrapping_add(17));
     let (fleet, desk) = stage(seed, &HOSTS.map(HostPlan::new));
     let guests: Vec<Uuid> = (1..=4)
@@ -128,9 +129,10 @@ async fn story(seed: u64, power: bool) {
     } else {
         Role::new("one").cluster().process(dead_process())
     };
-    let mut what = format!("seed {seed}, power {power}:");
+    let mut what = format!("seed {seed}, power {power}, {switchover:?}:");
     let begun = Instant::now();
     let mut actor = Actor::start(&fleet, &desk, &first);
+    desk.profile("default", |spec| spec.switchover = switchover);
     desk.drain("d", &["h1"], |_| {});
     let mut mends: Vec<(Instant, Box<dyn FnOnce(&Fleet)>)> = Vec::new();
     for _ in 0..8 {
@@ -226,6 +228,11 @@ async fn story(seed: u64, power: bool) {
         .filter(|guest| fleet.ever_ran_twice(**guest))
         .count();
     assert!(
+        twice == 0 || switchover == Switchover::Fast,
+        "a guarded guest ran twice: {what}\n{}",
+        actor.picture()
+    );
+    assert!(
         (4..=4 + twice).contains(&files),
         "{files} files: {what}\n{}",
         actor.picture()
@@ -236,13 +243,27 @@ async fn story(seed: u64, power: bool) {
 #[tokio::test(start_paused = true)]
 async fn without_power_failures() {
     for seed in seeds(0, 25) {
-        story(seed, false).await;
+        story(seed, false, Switchover::Fast).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn with_power_failures() {
     for seed in seeds(0, 25) {
-        story(seed, true).await;
+        story(seed, true, Switchover::Fast).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn guarded_without_power_failures() {
+    for seed in seeds(100, 20) {
+        story(seed, false, Switchover::Guarded).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn guarded_with_power_failures() {
+    for seed in seeds(100, 20) {
+        story(seed, true, Switchover::Guarded).await;
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use evenkeel_crds::{Guest, GuestMigration, GuestMigrationSpec, Host, HostDrain, HostDrainSpec};
+use evenkeel_crds::{
+    Guest, GuestMigration, GuestMigrationSpec, Host, HostDrain, HostDrainSpec, MigrationProfile,
+};
 use evenkeel_engine::Wishes;
 use futures::{Stream, StreamExt, TryStreamExt};
 pub use kube::Client;
@@ -149,17 +151,19 @@ pub async fn get<K: Object>(client: &Client, name: &str) -> Result<K, Error> {
 /// # Errors
 /// As [`list`].
 pub async fn load_wishes(client: &Client) -> Result<Wishes, Error> {
-    let (hosts, guests, migrations, drains) = futures::try_join!(
+    let (hosts, guests, migrations, drains, profiles) = futures::try_join!(
         list::<Host>(client),
         list::<Guest>(client),
         list::<GuestMigration>(client),
         list::<HostDrain>(client),
+        list::<MigrationProfile>(client),
     )?;
     Ok(Wishes {
         hosts,
         guests,
         migrations,
         drains,
+        profiles,
     })
 }
 

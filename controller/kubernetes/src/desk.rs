@@ -128,6 +128,9 @@ impl Desk {
         differences(&before.drains, &view.drains, |name, status| {
             changed.push((Key::new(Kind::Drain, name), status.map(Wanted::Drain)));
         });
+        differences(&before.profiles, &view.profiles, |name, status| {
+            changed.push((Key::new(Kind::Profile, name), status.map(Wanted::Profile)));
+        });
         if view.settled && !before.settled {
             let moves = self
                 .entries
@@ -329,7 +332,7 @@ impl Entry {
             Wanted::Guest(view) => !view.declared && view.uuid.is_some(),
             // A move that had an object before was deleted by somebody: it is not made again.
             Wanted::Migration(view) => !view.declared && self.uid.is_empty(),
-            Wanted::Host(_) | Wanted::Drain(_) => false,
+            Wanted::Host(_) | Wanted::Drain(_) | Wanted::Profile(_) => false,
         };
         missing.then(|| Act::Create(wanted.clone()))
     }

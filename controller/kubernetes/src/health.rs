@@ -36,7 +36,7 @@ struct State {
     lease: Option<Instant>,
     leading: bool,
     /// Per kind: the first and the last failure since it last worked.
-    failing: [Option<(Instant, Instant)>; 4],
+    failing: [Option<(Instant, Instant)>; Kind::ALL.len()],
 }
 
 impl Health {

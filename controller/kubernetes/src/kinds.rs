@@ -1,10 +1,10 @@
-//! The four kinds as one: an object as the API server has it, a status as the engine wants it, and the key of both.
+//! The kinds as one: an object as the API server has it, a status as the engine wants it, and the key of both.
 
 use std::{fmt, sync::Arc};
 
 use evenkeel_crds::{
     Guest, GuestMigration, GuestMigrationStatus, GuestStatus, Host, HostDrain, HostDrainStatus,
-    HostStatus,
+    HostStatus, MigrationProfile, MigrationProfileStatus,
 };
 use evenkeel_engine::{GuestView, MigrationView};
 use k8s_openapi::{ClusterResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -19,10 +19,17 @@ pub(crate) enum Kind {
     Guest,
     Migration,
     Drain,
+    Profile,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Host, Self::Guest, Self::Migration, Self::Drain];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Host,
+        Self::Guest,
+        Self::Migration,
+        Self::Drain,
+        Self::Profile,
+    ];
 
     /// The word in manifests.
     pub(crate) fn word(self) -> &'static str {
@@ -31,6 +38,7 @@ impl Kind {
             Self::Guest => "Guest",
             Self::Migration => "GuestMigration",
             Self::Drain => "HostDrain",
+            Self::Profile => "MigrationProfile",
         }
     }
 
@@ -94,7 +102,7 @@ macro_rules! declared {
     )*};
 }
 
-declared!(Host => Host, Guest => Guest, GuestMigration => Migration, HostDrain => Drain);
+declared!(Host => Host, Guest => Guest, GuestMigration => Migration, HostDrain => Drain, MigrationProfile => Profile);
 
 /// An object as the API server has it.
 #[derive(Debug, Clone)]
@@ -103,6 +111,7 @@ pub(crate) enum Object {
     Guest(Arc<Guest>),
     Migration(Arc<GuestMigration>),
     Drain(Arc<HostDrain>),
+    Profile(Arc<MigrationProfile>),
 }
 
 impl Object {
@@ -112,6 +121,7 @@ impl Object {
             Self::Guest(object) => &object.metadata,
             Self::Migration(object) => &object.metadata,
             Self::Drain(object) => &object.metadata,
+            Self::Profile(object) => &object.metadata,
         }
     }
 
@@ -121,6 +131,7 @@ impl Object {
             Self::Guest(_) => Kind::Guest,
             Self::Migration(_) => Kind::Migration,
             Self::Drain(_) => Kind::Drain,
+            Self::Profile(_) => Kind::Profile,
         };
         Key::new(kind, self.meta().name.as_deref().unwrap_or_default())
     }
@@ -142,6 +153,7 @@ impl Object {
             Self::Guest(object) => json(&object.status),
             Self::Migration(object) => json(&object.status),
             Self::Drain(object) => json(&object.status),
+            Self::Profile(object) => json(&object.status),
         }
     }
 
@@ -153,6 +165,7 @@ impl Object {
             (Self::Guest(a), Self::Guest(b)) => a.spec == b.spec,
             (Self::Migration(a), Self::Migration(b)) => a.spec == b.spec,
             (Self::Drain(a), Self::Drain(b)) => a.spec == b.spec,
+            (Self::Profile(a), Self::Profile(b)) => a.spec == b.spec,
             _ => false,
         };
         spec && a.uid == b.uid
@@ -170,6 +183,7 @@ pub(crate) enum Wanted {
     Guest(Arc<GuestView>),
     Migration(Arc<MigrationView>),
     Drain(Arc<HostDrainStatus>),
+    Profile(Arc<MigrationProfileStatus>),
 }
 
 impl Wanted {
@@ -179,6 +193,7 @@ impl Wanted {
             Self::Guest(view) => json::<GuestStatus>(&view.status),
             Self::Migration(view) => json::<GuestMigrationStatus>(&view.status),
             Self::Drain(status) => json::<HostDrainStatus>(status),
+            Self::Profile(status) => json::<MigrationProfileStatus>(status),
         }
     }
 
@@ -189,6 +204,7 @@ impl Wanted {
             (Self::Guest(a), Self::Guest(b)) => Arc::ptr_eq(a, b) || a.status == b.status,
             (Self::Migration(a), Self::Migration(b)) => Arc::ptr_eq(a, b) || a.status == b.status,
             (Self::Drain(a), Self::Drain(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Profile(a), Self::Profile(b)) => Arc::ptr_eq(a, b) || a == b,
             _ => false,
         }
     }

@@ -25,7 +25,7 @@ mod tests;
 
 use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
+use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
 use evenkeel_engine::{
     Options,
     port::{Hypervisors, ProcessIdentity},
@@ -187,6 +187,7 @@ impl Controller {
         follow!(Guest, "the watch of guests");
         follow!(GuestMigration, "the watch of moves");
         follow!(HostDrain, "the watch of drains");
+        follow!(MigrationProfile, "the watch of profiles");
     }
 
     /// Leads while the lease is ours, and gives it back. Nothing where it ended by request.
@@ -322,6 +323,7 @@ async fn installed(client: &Client) {
                 client::installed::<Guest>(client),
                 client::installed::<GuestMigration>(client),
                 client::installed::<HostDrain>(client),
+                client::installed::<MigrationProfile>(client),
             )
         });
         let error = match found.await {

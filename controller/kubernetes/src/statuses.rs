@@ -57,7 +57,11 @@ fn paces(kind: Kind) -> &'static [(Duration, &'static [&'static str])] {
             (SECONDHAND, &["move/progress"]),
             (PROGRESS, &[CONDITIONS]),
         ],
-        Kind::Migration => &[(PROGRESS, &["progress", "bytes", "rate", "eta", CONDITIONS])],
+        Kind::Migration => &[(
+            PROGRESS,
+            &["progress", "bytes", "rate", "eta", "throttle", CONDITIONS],
+        )],
+        Kind::Profile => &[(PROGRESS, &["guests"])],
         Kind::Drain => &[
             (FIGURES, &["hosts/*/observedTime"]),
             (PROGRESS, &["progress", "eta", CONDITIONS]),

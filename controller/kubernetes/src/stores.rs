@@ -168,6 +168,9 @@ impl Stores {
                     drop(wishes.migrations.insert(name, migration.clone()));
                 }
                 Object::Drain(drain) => drop(wishes.drains.insert(name, drain.clone())),
+                Object::Profile(profile) => {
+                    drop(wishes.profiles.insert(name, profile.clone()));
+                }
             }
         }
         wishes

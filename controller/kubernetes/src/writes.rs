@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_crds::{
-    Guest, GuestMigration, Host, HostDrain,
+    Guest, GuestMigration, Host, HostDrain, MigrationProfile,
     shared::{API_VERSION, MOVE_FINALIZER},
 };
 use evenkeel_engine::MigrationView;
@@ -43,7 +43,7 @@ impl Writes {
                 self.make_guest(&objects::new_guest(name, view)).await
             }
             Act::Create(Wanted::Migration(view)) => self.make_migration(name, view).await,
-            Act::Create(Wanted::Host(_) | Wanted::Drain(_)) => {
+            Act::Create(Wanted::Host(_) | Wanted::Drain(_) | Wanted::Profile(_)) => {
                 Ok(Outcome::Refused("only users make those".to_owned()))
             }
             Act::AddFinalizer(object) => self.patch(object, &adding(object)).await,
@@ -68,6 +68,7 @@ impl Writes {
             Kind::Guest => self.apply_status::<Guest>(errand, wanted).await,
             Kind::Migration => self.apply_status::<GuestMigration>(errand, wanted).await,
             Kind::Drain => self.apply_status::<HostDrain>(errand, wanted).await,
+            Kind::Profile => self.apply_status::<MigrationProfile>(errand, wanted).await,
         }
     }
 

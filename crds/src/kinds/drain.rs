@@ -178,6 +178,9 @@ pub struct DrainedHost {
     pub drained: bool,
     /// Its guests.
     pub guests: GuestCounts,
+    /// Guests that left and whose disks are kept here for a while, as their profile asks for.
+    #[serde(default)]
+    pub retained: i64,
     /// When it was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_time: Option<Time>,

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    kinds::profile::AppliedProfile,
     quantity::{Bytes, Span},
     shared::{RequestedBy, conditions_schema},
 };
@@ -76,7 +77,7 @@ pub struct GuestMigrationSpec {
     /// Which disks are copied.
     #[serde(default)]
     pub mode: MigrationMode,
-    /// The MigrationProfile.
+    /// The MigrationProfile; absent: the guest's, else the one named `default`, else what is built in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub profile: Option<String>,
@@ -183,7 +184,7 @@ pub struct GuestMigrationStatus {
     /// The manifest's generation that this tells of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Succeeded, Ready, Reconciling, Stalled.
+    /// Succeeded, Ready, Reconciling, Stalled; Converging while a copy is predicted or judged.
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
     /// Where it is in its life.
@@ -219,11 +220,20 @@ pub struct GuestMigrationStatus {
     /// How long the guest stood still.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downtime: Option<Span>,
+    /// What the guest was found to write to its memory before the copy, in bytes per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_rate: Option<Bytes>,
+    /// Percent by which its CPUs are slowed down so that the copy converges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<i32>,
     /// Whether memory and disks travelled encrypted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<bool>,
     /// The last attempts, oldest first.
     pub attempts: Vec<Attempt>,
+    /// How it is done: the profile as applied to the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<AppliedProfile>,
     /// Attempts that failed so far.
     pub failed_attempts: i32,
     /// The wish that asked for it.

@@ -4,3 +4,4 @@ pub mod drain;
 pub mod guest;
 pub mod host;
 pub mod migration;
+pub mod profile;

@@ -1,14 +1,17 @@
 //! Verifying and cleaning, and taking back what a failed move prepared. Here files are removed, each only after the
 //! claim was proven, the evidence seen again, and no domain on that host found to name it.
 
-use evenkeel_crds::shared::Time;
+use std::collections::BTreeMap;
+
+use evenkeel_crds::shared::{Time, Timestamp};
 use evenkeel_crds::{
     kinds::migration::{Evidence, MigrationPhase, SourceFiles},
+    names::HostName,
     reason::{Cause, Reason},
 };
 use futures::future::join_all;
 
-use super::{Attempt, LOOK_AGAIN, Outcome, failure};
+use super::{Attempt, LOOK_AGAIN, Outcome, Place, failure};
 use crate::{
     evidence::{Seen, Verdict},
     journal::Journal,
@@ -80,15 +83,19 @@ impl Attempt {
                 uuid: order.guest.to_string(),
                 rebooted: self.rebooted,
                 source_defined: false,
-                source_files: if journal.ran_twice {
+                source_files: if journal.ran_twice || self.kept.is_some() {
                     SourceFiles::Retained
                 } else {
                     SourceFiles::Removed
                 },
                 observed_time: Time(self.lines.clock.now()),
             },
-            downtime: completed.and_then(|completed| completed.downtime),
+            // What libvirt counts ends where the guest arrives.
+            downtime: self
+                .stood_still
+                .or(completed.and_then(|completed| completed.downtime)),
             bytes: completed.map(|completed| completed.bytes),
+            kept: self.kept.clone().map(Box::new),
         })
     }
 
@@ -146,47 +153,20 @@ impl Attempt {
                     ),
                 ));
             }
-            let users = named.get(&disk.source_path);
-            if let Some(users) = users.filter(|_| !broken(Rule::ListOfDomains)) {
-                return Err(Cause::new(
-                    Reason::PathClash,
-                    format!(
-                        "{} on {} is not removed: {} uses it",
-                        disk.source_path,
-                        source.host,
-                        users.join(", ")
-                    ),
-                )
-                .hint("detach the file from that domain; it is removed then"));
-            }
         }
+        unused(journal, &source.host, &named)?;
+        let keep = journal.profile.spec.keep_source.0;
         if journal.ran_twice {
             return Ok(Some(executes(ends.target)));
         }
-        self.remove_source_files(journal).await?;
-        Ok(Some(executes(ends.target)))
-    }
-
-    /// Removes the guest's files at the source. Whoever calls this has the proof.
-    pub(super) async fn remove_source_files(&self, journal: &Journal) -> Result<(), Cause> {
-        let source = &self.order.source;
-        let removed = join_all(
-            journal
-                .disks
-                .iter()
-                .map(|disk| source.hypervisor.delete_volume(&disk.source_path)),
-        )
-        .await;
-        for (disk, removed) in journal.disks.iter().zip(removed) {
-            removed.map_err(|error| {
-                failure(
-                    &source.host,
-                    &format!("removing {}", disk.source_path),
-                    &error,
-                )
-            })?;
+        if keep.is_zero() {
+            remove_disks(journal, source).await?;
+        } else {
+            let until = self.lines.clock.now().checked_add(keep);
+            let until = until.unwrap_or(Timestamp::MAX);
+            self.kept = Some(keep_disks(journal, source, until).await?);
         }
-        Ok(())
+        Ok(Some(executes(ends.target)))
     }
 
     /// The guest stayed: removes what was made at the target, the mark, and the journals. Waits for a target that
@@ -322,10 +302,17 @@ impl Attempt {
     async fn remove_journals(&mut self, journal: &Journal) {
         let (source, target) = (self.order.source.clone(), self.order.target.clone());
         loop {
+            let kept = self.kept.is_some();
             let (first, second) = tokio::join!(
-                source
-                    .hypervisor
-                    .remove_journal(&journal.source.pool, journal.id),
+                async {
+                    if kept {
+                        return Ok(());
+                    }
+                    source
+                        .hypervisor
+                        .remove_journal(&journal.source.pool, journal.id)
+                        .await
+                },
                 target
                     .hypervisor
                     .remove_journal(&journal.target.pool, journal.id),
@@ -344,8 +331,65 @@ impl Attempt {
     }
 }
 
+/// No domain there may name what is to be removed.
+pub(super) fn unused(
+    journal: &Journal,
+    host: &HostName,
+    named: &BTreeMap<String, Vec<String>>,
+) -> Result<(), Cause> {
+    for disk in &journal.disks {
+        let users = named.get(&disk.source_path);
+        if let Some(users) = users.filter(|_| !broken(Rule::ListOfDomains)) {
+            return Err(Cause::new(
+                Reason::PathClash,
+                format!(
+                    "{} on {host} is not removed: {} uses it",
+                    disk.source_path,
+                    users.join(", ")
+                ),
+            )
+            .hint("detach the file from that domain; it is removed then"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn remove_disks(journal: &Journal, source: &Place) -> Result<(), Cause> {
+    let removed = join_all(
+        journal
+            .disks
+            .iter()
+            .map(|disk| source.hypervisor.delete_volume(&disk.source_path)),
+    )
+    .await;
+    for (disk, removed) in journal.disks.iter().zip(removed) {
+        removed.map_err(|error| {
+            failure(
+                &source.host,
+                &format!("removing {}", disk.source_path),
+                &error,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Notes in the source's journal, which stays, until when its disks are kept.
+async fn keep_disks(journal: &Journal, source: &Place, until: Timestamp) -> Result<Journal, Cause> {
+    let kept = Journal {
+        kept_until: Some(until.to_string()),
+        ..journal.clone()
+    };
+    source
+        .hypervisor
+        .rewrite_journal(&kept.source.pool, kept.id, &kept.text())
+        .await
+        .map_err(|error| failure(&source.host, "writing the journal", &error))?;
+    Ok(kept)
+}
+
 /// Whether both ends show that the guest is at the target and nowhere else. It may have stopped there since it arrived.
-fn is_finished(verdict: Verdict) -> bool {
+pub(super) fn is_finished(verdict: Verdict) -> bool {
     matches!(
         verdict,
         Verdict::Moved

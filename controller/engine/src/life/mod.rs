@@ -4,31 +4,41 @@
 //! not answer it waits and says so, for as long as it takes.
 
 mod clean;
+mod course;
 mod prepare;
 mod progress;
+mod release;
 mod watch;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::{
-    kinds::migration::{Evidence, MigrationPhase},
+    kinds::{
+        migration::{Evidence, MigrationPhase},
+        profile::AppliedProfile,
+    },
     names::{HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
     shared::RequestedBy,
 };
-use tokio::sync::{mpsc, watch as channel};
+use tokio::{
+    sync::{mpsc, watch as channel},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use crate::{
     claim::{ClaimGuard, Claims},
     clock::Clock,
-    evidence::{Seen, Verdict, decide},
+    evidence::{Arrival, Seen, Verdict, decide},
     journal::Journal,
     port::{Activity, DomainEvent, Hypervisor, Mark, PortError},
 };
 
+pub(crate) use course::Course;
 pub(crate) use progress::Progress;
+pub(crate) use release::{Kept, release};
 
 /// One end of a move.
 #[derive(Debug, Clone)]
@@ -37,30 +47,6 @@ pub(crate) struct Place {
     /// The hypervisor's own UUID.
     pub(crate) uuid: Uuid,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
-}
-
-/// How a move is done: what a profile will say.
-#[derive(Debug, Clone)]
-pub(crate) struct Manner {
-    pub(crate) bandwidth: Option<Bytes>,
-    pub(crate) downtime: Duration,
-    pub(crate) auto_converge: bool,
-    /// Time allowed for each GiB of disks and memory.
-    pub(crate) per_gib: Duration,
-    /// Time without any progress after which the copy is stalled.
-    pub(crate) stall: Duration,
-}
-
-impl Default for Manner {
-    fn default() -> Self {
-        Self {
-            bandwidth: None,
-            downtime: Duration::from_millis(300),
-            auto_converge: true,
-            per_gib: Duration::from_secs(150),
-            stall: Duration::from_secs(40),
-        }
-    }
 }
 
 /// Everything that an attempt needs to know.
@@ -81,7 +67,10 @@ pub(crate) struct Order {
     /// How the source's hypervisor reaches the target's.
     pub(crate) target_uri: String,
     pub(crate) target_address: Option<String>,
-    pub(crate) manner: Manner,
+    /// How it is done.
+    pub(crate) profile: AppliedProfile,
+    /// Bytes per second that it can have at most, where anything is declared of that.
+    pub(crate) rate: Option<Bytes>,
     pub(crate) start_time: String,
     /// The journal of an earlier process, where its move is taken over.
     pub(crate) adopted: Option<Journal>,
@@ -94,6 +83,10 @@ pub(crate) enum Report {
     Phase(MigrationPhase),
     /// Bytes.
     Progress(Progress),
+    /// What the guest was found to write to its memory, in bytes per second.
+    Dirtying(Bytes),
+    /// Whether it converges.
+    Course(Course),
     /// It can't go on for now and says why; nothing once it goes on.
     Waiting(Option<Cause>),
     /// It is over.
@@ -108,6 +101,8 @@ pub(crate) enum Outcome {
         evidence: Evidence,
         downtime: Option<Duration>,
         bytes: Option<Bytes>,
+        /// The journal that stays at the source, where disks are kept there for a while.
+        kept: Option<Box<Journal>>,
     },
     /// The guest is where it was and nothing is left at the target. `tried` tells whether Preparing was entered.
     Failed { cause: Cause, tried: bool },
@@ -139,13 +134,22 @@ struct Attempt {
     guards: Option<(ClaimGuard, Option<ClaimGuard>)>,
     phase: MigrationPhase,
     waiting: Option<Cause>,
+    course: Option<Course>,
     rebooted: bool,
     /// Whether the source has paused for the switch: from there on it only goes forward.
     switched: bool,
+    /// Since when the guest has stood still for the switch, where that was heard.
+    still_since: Option<Instant>,
+    /// How long it did, where it was we who let it go on.
+    stood_still: Option<Duration>,
     /// Whether libvirt's job at the source, as last seen, bears another mark than ours: then it is not ours to end.
     foreign: bool,
     /// Whether the source's copy was paused when last seen.
     source_paused: bool,
+    /// The journal that stays at the source, where its disks are kept for a while.
+    kept: Option<Journal>,
+    /// Whether the source's copy was defined when last seen.
+    source_defined: bool,
     /// The guest's memory, which libvirt does not count before the disks are done.
     memory: Option<Bytes>,
 }
@@ -190,10 +194,15 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         guards: None,
         phase: MigrationPhase::Pending,
         waiting: None,
+        course: None,
         rebooted: false,
         switched: false,
+        still_since: None,
+        stood_still: None,
         foreign: false,
         source_paused: false,
+        kept: None,
+        source_defined: false,
         memory: None,
     };
     let outcome = attempt.run().await;
@@ -379,17 +388,25 @@ impl Attempt {
         }
     }
 
+    /// Says how the copy goes, where that is new.
+    fn goes(&mut self, course: Course) {
+        if self.course.as_ref() != Some(&course) {
+            self.course = Some(course.clone());
+            self.report(Report::Course(course));
+        }
+    }
+
     fn go_on(&mut self) {
         if self.waiting.take().is_some() {
             self.report(Report::Waiting(None));
         }
     }
 
-    /// Whether the guest was paused when the move began: then it stays so.
-    fn paused_before(&self) -> bool {
+    /// How the guest arrives.
+    fn arrival(&self) -> Arrival {
         self.journal
             .as_ref()
-            .is_some_and(|journal| !journal.running)
+            .map_or(Arrival::Running, Journal::arrival)
     }
 
     /// Whether the guest was ever seen to run at both ends. Then nothing of either is removed, and which one goes on is
@@ -450,12 +467,13 @@ impl Attempt {
             let mark = glance.mark.as_ref().map(|mark| mark.id);
             self.foreign = glance.job && mark != Some(self.order.id);
             self.source_paused = glance.activity == Activity::Paused;
+            self.source_defined = glance.persistent;
         }
         let (at_source, at_target) = (Seen::of(&source), Seen::of(&target));
         Ends {
             source: at_source,
             target: at_target,
-            verdict: decide(at_source, at_target, self.paused_before()),
+            verdict: decide(at_source, at_target, self.arrival()),
             disks: target.ok().flatten().map_or(Vec::new(), |copy| copy.disks),
         }
     }

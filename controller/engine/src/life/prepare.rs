@@ -1,19 +1,27 @@
 //! Preparing: fresh looks, checks, journals, volumes, mark and autostart; everything that comes before the copy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use evenkeel_crds::{
+    kinds::profile::Convergence,
     quantity::Bytes,
     reason::{Cause, Reason},
 };
 use futures::future::join_all;
+use tokio::time::Instant;
 
-use super::{Attempt, Outcome, Stop, clean::TakenBack, failure};
+use super::{Attempt, Outcome, Report, Stop, clean::TakenBack, course, failure};
 use crate::{
-    evidence::Verdict,
+    evidence::{Arrival, Verdict},
     journal::{End, Journal, JournalDisk, VERSION},
     port::{Activity, DiskDevice, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts},
 };
+
+/// How long the answer of a measurement of one second is waited for.
+const MEASURED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A move that is ready to copy.
 #[derive(Debug)]
@@ -54,6 +62,7 @@ impl Attempt {
         self.check_others(&facts).await?;
         let disks = self.place(&facts, &pools)?;
         self.check_files(&facts, &disks).await?;
+        let predicts = self.begin_prediction(&facts).await;
         self.stop_if_aborted()?;
 
         let id = self.order.id;
@@ -82,6 +91,8 @@ impl Attempt {
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
             ran_twice: false,
+            kept_until: None,
+            profile: self.order.profile.clone(),
         };
         self.journal = Some(journal.clone());
         let text = journal.text();
@@ -97,8 +108,58 @@ impl Attempt {
         at_source.map_err(|error| failure(&source.host, "writing the journal", &error))?;
         self.stop_if_aborted()?;
         self.create(journal).await?;
+        if predicts {
+            self.predict().await;
+        }
         self.stop_if_aborted()?;
         self.request(&facts)
+    }
+
+    /// Begins to measure what the guest writes, where its copy is expected to take long. Whether it did.
+    async fn begin_prediction(&self, facts: &DomainFacts) -> bool {
+        let Some(rate) = self
+            .order
+            .rate
+            .filter(|_| facts.activity == Activity::Running)
+        else {
+            return false;
+        };
+        let disks = facts.disks.iter().filter(|disk| disk.is_copied());
+        let bytes = disks.map(|disk| disk.chain_allocated.0).sum::<u64>() + facts.memory.0;
+        course::duration(Bytes(bytes), rate) > course::WORTH_PREDICTING
+            && self
+                .order
+                .source
+                .hypervisor
+                .measure_dirtying(facts.uuid)
+                .await
+                .is_ok()
+    }
+
+    /// Says whether the copy will converge. Without an answer in good time nothing is said: it is judged as it runs.
+    async fn predict(&mut self) {
+        let Some(rate) = self.order.rate else {
+            return;
+        };
+        let until = Instant::now() + MEASURED_WITHIN;
+        while Instant::now() < until {
+            let measured = self
+                .order
+                .source
+                .hypervisor
+                .dirtying(self.order.guest)
+                .await;
+            match measured {
+                Ok(Some(dirtying)) => {
+                    self.report(Report::Dirtying(dirtying));
+                    let help = &self.order.profile.spec.convergence;
+                    self.goes(course::predict(dirtying, rate, help));
+                    return;
+                }
+                Ok(None) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(_) => return,
+            }
+        }
     }
 
     fn stop_if_aborted(&self) -> Result<(), Stop> {
@@ -387,6 +448,7 @@ impl Attempt {
         let Some(journal) = &self.journal else {
             return Err(Cause::new(Reason::HypervisorError, "the journal is missing").into());
         };
+        let profile = &self.order.profile.spec;
         Ok(Prepared {
             request: MigrateRequest {
                 domain: facts.uuid,
@@ -398,9 +460,12 @@ impl Attempt {
                     .map(|disk| (disk.target.clone(), disk.target_path.clone()))
                     .collect(),
                 mark: self.mark(journal.id),
-                bandwidth: self.order.manner.bandwidth,
-                downtime: self.order.manner.downtime,
-                auto_converge: self.order.manner.auto_converge,
+                bandwidth: profile.bandwidth,
+                downtime: profile.downtime.0,
+                auto_converge: profile.convergence.contains(&Convergence::AutoConverge),
+                compression: profile.compression,
+                connections: profile.connections.max(1).unsigned_abs(),
+                paused: journal.arrival() == Arrival::Guarded,
             },
         })
     }

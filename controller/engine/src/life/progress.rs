@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     pub(crate) rate: Option<Bytes>,
     /// At this rate.
     pub(crate) eta: Option<Duration>,
+    /// Percent by which the guest is slowed down.
+    pub(crate) throttle: u8,
     /// 0 to 99; only a proven move is at 100.
     pub(crate) percent: u8,
 }
@@ -87,13 +89,9 @@ impl Meter {
             total: Bytes(total),
             rate: rate.map(|rate| Bytes(rate as u64)),
             eta: rate.map(|rate| Duration::from_secs((left as f64 / rate).ceil().min(1e9) as u64)),
+            throttle: job.throttle,
             percent: self.best,
         }
-    }
-
-    /// What there is to copy at least, in bytes: memory that is dirtied and copied again does not add to it.
-    pub(super) fn size(&self, job: &JobFacts) -> Bytes {
-        Bytes(job.disk_total.0 + self.memory.0.max(job.memory_total.0))
     }
 
     /// How long nothing has moved.

@@ -9,17 +9,25 @@ use evenkeel_crds::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Attempt, Ends, LOOK_AGAIN, Outcome, clean::TakenBack, progress::Meter};
+use super::{
+    Attempt, Ends, LOOK_AGAIN, Outcome,
+    clean::{TakenBack, remove_disks},
+    course::{Course, Judge, Word, over_budget},
+    progress::Meter,
+};
 use crate::{
-    evidence::{Seen, Verdict, Waiting},
+    evidence::{Arrival, Seen, Verdict, Waiting},
     mutation::{Rule, broken},
-    port::{DomainEvent, PortResult},
+    port::{DomainEvent, JobFacts, PortResult},
 };
 
 /// What the loop remembers.
 struct Watched {
     meter: Meter,
+    judge: Judge,
     since: Instant,
+    /// Since when memory is copied.
+    memory: Option<Instant>,
     /// Whether libvirt's own call has returned and said that the guest arrived.
     arrived: bool,
     /// Why the copy ended, once anything said so.
@@ -45,6 +53,9 @@ const SETTLING: Duration = Duration::from_secs(20);
 /// How long a move whose call may still be on its way must show no job before it is taken back.
 const CALM: Duration = Duration::from_secs(5);
 
+/// Nothing copied for this long, and the link may be dead.
+const LIVELY: Duration = Duration::from_secs(2);
+
 type Call = Option<JoinHandle<PortResult<()>>>;
 
 impl Attempt {
@@ -53,7 +64,12 @@ impl Attempt {
         let memory = self.memory().await;
         let mut watched = Watched {
             meter: Meter::new(memory),
+            judge: Judge::new(
+                self.order.profile.spec.budget.stall.0,
+                &self.order.profile.spec.convergence,
+            ),
             since: Instant::now(),
+            memory: None,
             arrived: false,
             cause: None,
             asked: None,
@@ -72,7 +88,7 @@ impl Attempt {
                 if broken(Rule::ProofBeforeRemoval)
                     && let Some(journal) = &self.journal
                 {
-                    let _ = self.remove_source_files(journal).await;
+                    let _ = remove_disks(journal, &self.order.source).await;
                 }
                 watched.arrived = result.is_ok();
                 if let Err(error) = result {
@@ -166,6 +182,7 @@ impl Attempt {
                         match event {
                             DomainEvent::SuspendedForSwitch if at_source && !self.foreign => {
                                 self.switched = true;
+                                self.still_since.get_or_insert_with(Instant::now);
                                 self.enter(MigrationPhase::Switching);
                             }
                             DomainEvent::Rebooted => self.rebooted = true,
@@ -198,37 +215,59 @@ impl Attempt {
         };
         let progress = watched.meter.sample(&job);
         self.report(super::Report::Progress(progress));
-        let manner = &self.order.manner;
-        let size = watched.meter.size(&job);
-        let gib = (size.0 as f64 / (1u64 << 30) as f64).max(1.0);
-        let budget = manner.per_gib.mul_f64(gib) + manner.stall;
-        if watched.meter.still_for() >= manner.stall {
+        let (still, stall) = (
+            watched.meter.still_for(),
+            self.order.profile.spec.budget.stall.0,
+        );
+        let in_memory = job.memory_total.0 > 0;
+        if still >= stall {
             let cause = Cause::new(
                 Reason::CopyStalled,
-                format!(
-                    "nothing was copied for more than {} s",
-                    manner.stall.as_secs()
-                ),
+                format!("nothing was copied for more than {} s", stall.as_secs()),
             );
             // An abort in the memory phase over a dead link freezes the guest until the link heals; libvirt's own
             // keepalive ends it without that.
-            if job.memory_total.0 == 0 {
+            if !in_memory {
                 watched.cause.get_or_insert_with(|| cause.clone());
             }
             self.wait_for(cause);
-        } else if watched.since.elapsed() >= budget && watched.cause.is_none() {
-            watched.cause = Some(Cause::new(
-                Reason::NotConverging,
-                format!(
-                    "{} are still to be copied after {} s, more than {} s allow for {}",
-                    progress.left.human(),
-                    watched.since.elapsed().as_secs(),
-                    budget.as_secs(),
-                    size.human()
-                ),
-            ));
-        } else {
-            self.go_on();
+            return;
+        }
+        self.go_on();
+        let hopeless = self.judge(&job, watched);
+        // For the same reason only while the link is seen to carry something.
+        if !in_memory || still < LIVELY {
+            watched.cause = watched.cause.take().or(hopeless);
+        }
+    }
+
+    /// Judges the copy, disks and memory apart. Why it is hopeless, if it is.
+    fn judge(&mut self, job: &JobFacts, watched: &mut Watched) -> Option<Cause> {
+        let profile = &self.order.profile.spec;
+        if job.memory_total.0 == 0 {
+            let took = watched.since.elapsed();
+            return over_budget(
+                &profile.budget,
+                "disks",
+                job.disk_total,
+                job.disk_left,
+                took,
+            );
+        }
+        let took = watched.memory.get_or_insert_with(Instant::now).elapsed();
+        let left = job.memory_left;
+        let late = over_budget(&profile.budget, "memory", job.memory_total, left, took);
+        match watched.judge.sample(took, job) {
+            Word::Nothing => late,
+            Word::Slowed => {
+                self.goes(Judge::slowed());
+                late
+            }
+            Word::Stalled => {
+                let cause = watched.judge.given_up(left, &profile.convergence);
+                self.goes(Course::diverges(&cause.message));
+                late.or(Some(cause))
+            }
         }
     }
 
@@ -292,8 +331,12 @@ impl Attempt {
             Verdict::DiscardPausedSource => {
                 self.enter(MigrationPhase::Verifying);
                 if self.may_act(verdict, true).await {
-                    self.note("undefine", source.hypervisor.undefine(order.guest).await);
-                    self.note("destroy", source.hypervisor.destroy(order.guest).await);
+                    // One at a time, each after a look: where the other end has lost it meanwhile, this is the only one.
+                    if self.source_defined {
+                        self.note("undefine", source.hypervisor.undefine(order.guest).await);
+                    } else {
+                        self.note("destroy", source.hypervisor.destroy(order.guest).await);
+                    }
                 }
             }
             Verdict::DestroyTargetLeftover => {
@@ -309,6 +352,17 @@ impl Attempt {
             Verdict::ResumeSource => {
                 if self.may_act(verdict, true).await {
                     self.note("resume", source.hypervisor.resume(order.guest).await);
+                }
+            }
+            Verdict::ResumeTarget => {
+                self.switched = true;
+                self.enter(MigrationPhase::Switching);
+                if self.may_act(verdict, false).await {
+                    let done = target.hypervisor.resume(order.guest).await;
+                    if done.is_ok() {
+                        self.stood_still = self.still_since.map(|since| since.elapsed());
+                    }
+                    self.note("resume", done);
                 }
             }
             Verdict::Stayed | Verdict::StayedTargetSilent => {
@@ -444,7 +498,7 @@ impl Attempt {
             | Verdict::Wait(_) => false,
             // It was we who suspended it.
             Verdict::Stayed | Verdict::StayedTargetSilent => {
-                self.source_paused && !self.paused_before()
+                self.source_paused && self.arrival() != Arrival::StaysPaused
             }
             _ => true,
         }

@@ -11,10 +11,10 @@ use evenkeel_crds::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Inner, Pass, Reconciler};
+use super::{Inner, Pass, Reconciler, start::Way};
 use crate::{
     claim::Claims,
-    hosts::{Journals, Link},
+    hosts::{Journals, Keeping, Link},
     journal::Journal,
     life::failure,
     moves::MoveState,
@@ -96,8 +96,14 @@ impl Reconciler {
             return true;
         };
         state.journals = Journals::Read;
+        let parsed = |entry: &JournalEntry| Journal::parse(&entry.text);
+        let now = self.clock.now();
+        let kept = entries.iter().filter_map(parsed);
+        let kept = kept.filter_map(|journal| Keeping::of(&journal, now));
+        state.kept = kept.collect();
         for entry in entries {
             match Journal::parse(&entry.text) {
+                Some(journal) if journal.kept_until.is_some() => {}
                 Some(journal) => {
                     let ours = self.moves.values().any(|state| {
                         state
@@ -178,10 +184,11 @@ impl Reconciler {
     /// Whether everything that an earlier process left behind is known and in hand.
     pub(super) fn is_swept(&self) -> bool {
         !self.options.act
-            || self
-                .hosts
-                .values()
-                .all(|state| !state.usable() || state.journals == Journals::Read)
+            || (self.held || self.released())
+                && self
+                    .hosts
+                    .values()
+                    .all(|state| !state.usable() || state.journals == Journals::Read)
                 && self.orphans.values().all(|(journal, at)| {
                     let others = self.claims.others();
                     self.held
@@ -269,8 +276,7 @@ impl Reconciler {
                 source,
                 target,
                 journal.guest,
-                Default::default(),
-                Some(journal),
+                Way::Adopted(Box::new(journal)),
                 pass.now,
             );
             // It takes as much of its target as one that was begun here.

@@ -56,6 +56,7 @@ impl Reconciler {
                     attached: Instant::now(),
                     duplicate_of: None,
                     circuit: Circuit::default(),
+                    kept: Vec::new(),
                 },
             );
         }

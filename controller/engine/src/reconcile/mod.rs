@@ -5,6 +5,8 @@
 
 mod adopt;
 mod attach;
+mod kept;
+mod profiles;
 mod show;
 mod start;
 mod wanted;
@@ -65,6 +67,8 @@ enum Inner {
     Journals(HostName, Option<Vec<JournalEntry>>),
     /// A host's pools, looked at because something waits for room.
     Pools(HostName, Vec<PoolFacts>),
+    /// Disks that were kept at that host are removed, or why they are not.
+    Released(HostName, Uuid, Result<(), Cause>),
     /// A host that another held is free.
     Free,
     /// A guest that was seen on several hosts has had the time to be on one.
@@ -310,6 +314,8 @@ impl Reconciler {
             Report::Phase(phase) => state.enter(phase, now),
             Report::Progress(progress) => state.progress(progress),
             Report::Waiting(cause) => state.waiting = cause,
+            Report::Dirtying(rate) => state.status.dirty_rate = Some(rate),
+            Report::Course(course) => state.course = Some(course),
             Report::Ended(outcome) => self.ended(name, *outcome, now),
         }
         true
@@ -331,6 +337,10 @@ impl Reconciler {
                     _ => false,
                 }
             }
+            Inner::Released(host, id, done) => {
+                self.was_released(&host, id, done);
+                true
+            }
             Inner::Free | Inner::Settled => true,
         }
     }
@@ -348,6 +358,10 @@ impl Reconciler {
             .values()
             .any(|host| host.link == Link::Unheard || host.circuit.until().is_some_and(recent))
             || self.orphans.values().any(|(_, at)| recent(*at))
+            || self
+                .hosts
+                .values()
+                .any(|host| host.kept.iter().any(|kept| recent(kept.due)))
             || self
                 .declared
                 .drains
@@ -457,6 +471,7 @@ impl Reconciler {
             claimed: &claimed,
             spent: &spent,
             left: &left,
+            profiles: self.profiles(),
             now,
             started: self.started,
         });
@@ -478,6 +493,7 @@ impl Reconciler {
         };
         self.tell_elsewhere();
         self.adopt(&pass);
+        self.release_kept(&pass);
         self.start(&mut pass);
         self.release(&pass);
         self.show(pass);

@@ -16,7 +16,7 @@ use super::{Pass, Reconciler};
 use crate::{
     guests::place,
     hosts::Link,
-    model::{immovable, labels, under_way},
+    model::{immovable, labels, under_way, unprofiled},
     statuses,
     view::{GuestView, MigrationView, Problem, View},
 };
@@ -42,6 +42,7 @@ impl Reconciler {
         self.show_guests(&pass, &before, &mut view);
         self.show_moves(&pass, &before, &mut view);
         self.show_drains(&pass, &before, &mut view);
+        self.show_profiles(&pass, &before, &mut view);
         view.problems.sort();
         view.problems.dedup();
         view.plan = if *before.plan == pass.plan {
@@ -116,7 +117,7 @@ impl Reconciler {
     }
 
     /// An Event where a condition says something new. Nothing at first where all is as it should be.
-    fn tell_condition(
+    pub(super) fn tell_condition(
         &mut self,
         kind: &'static str,
         name: &str,
@@ -162,7 +163,19 @@ impl Reconciler {
             let Some(place) = place(entry, uuid, &self.hosts, ours) else {
                 continue;
             };
-            let immovable = immovable(entry, &place, ours.is_some());
+            let unprofiled = unprofiled(self.profiles(), entry, &place);
+            if let Some(cause) = unprofiled
+                .as_ref()
+                .filter(|cause| cause.reason == Reason::ProfileNotFound)
+            {
+                view.problems.push(Problem {
+                    kind: "Guest",
+                    name: entry.name.to_string(),
+                    cause: cause.clone(),
+                });
+                told.push((entry.name.to_string(), cause.clone()));
+            }
+            let immovable = immovable(entry, &place, ours.is_some()).or(unprofiled);
             let old = before.guests.get(&entry.name);
             let stored = entry
                 .declared
@@ -286,11 +299,13 @@ impl Reconciler {
                 .as_ref()
                 .or(state.waiting.as_ref())
                 .or(state.rest.as_ref().map(|(cause, _)| cause))
-                .or(word.filter(|_| pending));
+                .or(word.filter(|_| pending))
+                .or(state.course.as_ref().map(|course| &course.cause));
             if let Some(cause) = cause
                 && !matches!(
                     cause.reason,
-                    Reason::Waiting
+                    Reason::AsExpected
+                        | Reason::Waiting
                         | Reason::SlotsTaken
                         | Reason::ParallelLimit
                         | Reason::BackingOff
@@ -455,6 +470,7 @@ fn differ(before: &View, view: &View) -> bool {
         || !same(&before.guests, &view.guests)
         || !same(&before.migrations, &view.migrations)
         || !same(&before.drains, &view.drains)
+        || !same(&before.profiles, &view.profiles)
         || !Arc::ptr_eq(&before.plan, &view.plan)
         || !Arc::ptr_eq(&before.fleet, &view.fleet)
 }
@@ -469,7 +485,7 @@ fn same<K: PartialEq, T>(before: &BTreeMap<K, Arc<T>>, now: &BTreeMap<K, Arc<T>>
 }
 
 /// The old one where nothing changed, so that readers see at once what did.
-fn keep<T: PartialEq>(old: Option<&Arc<T>>, new: T) -> Arc<T> {
+pub(super) fn keep<T: PartialEq>(old: Option<&Arc<T>>, new: T) -> Arc<T> {
     match old {
         Some(old) if **old == new => old.clone(),
         _ => Arc::new(new),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use evenkeel_crds::{
     GuestMigrationSpec,
+    kinds::profile::AppliedProfile,
     names::{HostName, MigrationName},
+    quantity::Bytes,
     reason::{Cause, Reason},
     shared::Timestamp,
 };
@@ -16,12 +18,20 @@ use uuid::Uuid;
 
 use super::{Arrival, Pass, Reconciler};
 use crate::{
-    hosts::Journals,
+    hosts::{HostState, Journals, Keeping},
     journal::Journal,
-    life::{self, Lines, Manner, Order, Outcome, Place},
+    life::{self, Lines, Order, Outcome, Place},
     model::holds,
     moves::{MoveState, Running},
 };
+
+/// How an attempt begins.
+pub(super) enum Way {
+    /// Anew: for each disk the pool at the target, and the profile.
+    New(BTreeMap<String, String>, AppliedProfile),
+    /// Where an earlier process left it.
+    Adopted(Box<Journal>),
+}
 
 impl Reconciler {
     /// Starts every move that waits for nothing.
@@ -54,7 +64,7 @@ impl Reconciler {
                 let running = state.running.as_ref();
                 running.is_some_and(|running| running.guest == uuid)
             });
-            if !known(&source) || !known(&target) || left || busy {
+            if !known(&source) || !known(&target) || left || busy || self.releases(uuid) {
                 continue;
             }
             let guest = pass.model.guest(planned.guest);
@@ -87,13 +97,26 @@ impl Reconciler {
             if state.is_final() || state.running.is_some() {
                 continue;
             }
+            let profile = self.profiles().choose(
+                state.spec.profile.as_deref(),
+                pass.guests.by_uuid.get(&uuid),
+                &[&source, &target],
+            );
+            let profile = match profile {
+                Ok(profile) => profile,
+                Err(cause) => {
+                    if let Some(state) = self.moves.get_mut(&name) {
+                        state.refuse(cause, target);
+                    }
+                    continue;
+                }
+            };
             self.launch(
                 &name,
                 source,
                 target,
                 uuid,
-                planned.pools.clone(),
-                None,
+                Way::New(planned.pools.clone(), profile),
                 pass.now,
             );
             if let Some(running) = self
@@ -109,17 +132,19 @@ impl Reconciler {
     }
 
     /// Starts the task of one attempt.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn launch(
         &mut self,
         name: &MigrationName,
         source: HostName,
         target: HostName,
         guest: Uuid,
-        pools: BTreeMap<String, String>,
-        adopted: Option<Journal>,
+        way: Way,
         now: Timestamp,
     ) {
+        let (pools, profile, adopted) = match way {
+            Way::New(pools, profile) => (pools, profile, None),
+            Way::Adopted(journal) => (BTreeMap::new(), journal.profile.clone(), Some(*journal)),
+        };
         // A move that is taken over may have a target that has not answered yet.
         let known = adopted.as_ref().map(|journal| journal.target.uuid);
         let (Some(from), Some(to)) = (self.place(&source, None), self.place(&target, known)) else {
@@ -152,7 +177,8 @@ impl Reconciler {
             pools,
             target_uri,
             target_address,
-            manner: Manner::default(),
+            rate: rate(&profile, [&self.hosts[&source], &self.hosts[&target]]),
+            profile,
             start_time: now.to_string(),
             adopted,
         };
@@ -186,11 +212,12 @@ impl Reconciler {
             hold.to_come.0 += disk.virtual_size.0;
             hold.virtual_size.0 += disk.virtual_size.0;
         }
+        state.status.profile = Some(order.profile.clone());
         state.begin(running, now);
         self.tasks.spawn(life::run(order, lines));
     }
 
-    fn place(&self, host: &HostName, known: Option<Uuid>) -> Option<Place> {
+    pub(super) fn place(&self, host: &HostName, known: Option<Uuid>) -> Option<Place> {
         let state = self.hosts.get(host)?;
         Some(Place {
             host: host.clone(),
@@ -228,6 +255,14 @@ impl Reconciler {
             )
         });
         let arrived = matches!(&outcome, Outcome::Succeeded { .. });
+        if let Outcome::Succeeded {
+            kept: Some(journal),
+            ..
+        } = &outcome
+            && let Some(host) = self.hosts.get_mut(&journal.source.host)
+        {
+            host.kept.extend(Keeping::of(journal, now));
+        }
         let cause = state.conclude(outcome, now);
         if let Some((guest, source, target)) = ends
             && let Some(host) = self.hosts.get_mut(&target)
@@ -263,4 +298,12 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// What a move can have at most, by what is declared: of its profile and of both links the least.
+fn rate(profile: &AppliedProfile, ends: [&HostState; 2]) -> Option<Bytes> {
+    ends.into_iter()
+        .filter_map(|state| state.declared.spec.migration.bandwidth)
+        .chain(profile.spec.bandwidth)
+        .min()
 }

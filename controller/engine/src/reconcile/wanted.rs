@@ -22,6 +22,7 @@ use crate::{
     model::Model,
     moves::MoveState,
     port::Activity,
+    profile::Profiles,
 };
 
 /// What is wanted, resolved.
@@ -211,7 +212,7 @@ impl Reconciler {
                 wanted.refused.insert(name.clone(), cause);
                 continue;
             }
-            match resolve(name, state, guests, model) {
+            match resolve(name, state, guests, model, &self.profiles()) {
                 Ok(wish) => wanted.wishes.push(wish),
                 Err(cause) => {
                     // Nobody is missing before everybody was asked.
@@ -561,7 +562,12 @@ fn finished_before(
         source_defined: hosts
             .get(&last.from)
             .is_some_and(|source| source.domains.contains_key(&uuid)),
-        source_files: SourceFiles::Removed,
+        source_files: match hosts.get(&last.from) {
+            Some(source) if source.kept.iter().any(|kept| kept.journal.guest == uuid) => {
+                SourceFiles::Retained
+            }
+            _ => SourceFiles::Removed,
+        },
         observed_time: Time(whole_seconds(now)),
     })
 }
@@ -571,21 +577,16 @@ fn resolve(
     state: &MoveState,
     guests: &Guests,
     model: &Model,
+    profiles: &Profiles<'_>,
 ) -> Result<Wish, Cause> {
     let spec = &state.spec;
-    let unsupported = |what: &str| {
-        Err(Cause::new(
-            Reason::NotSupportedYet,
-            format!("{what} is not supported by this version"),
-        ))
-    };
     if spec.mode == MigrationMode::Shared {
-        return unsupported("`mode: Shared`");
+        return Err(Cause::new(
+            Reason::NotSupportedYet,
+            "`mode: Shared` is not supported by this version",
+        ));
     }
-    if spec.profile.is_some() {
-        return unsupported("`profile`");
-    }
-    let (uuid, _) = guests.find(&spec.guest).ok_or_else(|| {
+    let (uuid, entry) = guests.find(&spec.guest).ok_or_else(|| {
         Cause::new(
             Reason::GuestNotFound,
             format!("no guest is named {} on any host that answers", spec.guest),
@@ -615,6 +616,9 @@ fn resolve(
     if let Some(source) = spec.source.as_deref() {
         host(source)?;
     }
+    let ends = std::iter::once(model.guest(guest).host).chain(target);
+    let ends: Vec<&HostName> = ends.map(|end| &model.host(end).name).collect();
+    profiles.choose(spec.profile.as_deref(), Some(entry), &ends)?;
     let mut pools = BTreeMap::new();
     for disk in spec.disks.iter().flatten() {
         if !model

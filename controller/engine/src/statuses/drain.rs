@@ -135,6 +135,7 @@ fn steady_times(status: &mut HostDrainStatus, before: &HostDrainStatus) {
         if let Some(old) = old
             && old.drained == host.drained
             && old.guests == host.guests
+            && old.retained == host.retained
         {
             host.observed_time.clone_from(&old.observed_time);
         }
@@ -162,6 +163,7 @@ fn host(input: &Input<'_>, name: &HostName) -> DrainedHost {
             stopped: state.domains.len() as i64 - active,
             managed_elsewhere: input.elsewhere.get(name).copied().unwrap_or(0),
         },
+        retained: state.kept.len() as i64,
         observed_time: state.observed.map(|time| Time(whole_seconds(time))),
     }
 }

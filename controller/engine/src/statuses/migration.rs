@@ -62,7 +62,7 @@ pub(crate) fn status(
         MigrationPhase::Failed | MigrationPhase::Aborted => Answer::False,
         _ => Answer::Unknown,
     };
-    let own = vec![condition(
+    let mut own = vec![condition(
         "Succeeded",
         answer,
         cause.reason,
@@ -70,6 +70,16 @@ pub(crate) fn status(
         state.generation,
         now,
     )];
+    if let Some(course) = &state.course {
+        own.push(condition(
+            "Converging",
+            course.answer,
+            course.cause.reason,
+            sentence(&course.cause),
+            state.generation,
+            now,
+        ));
+    }
     let standing = Standing {
         ready: match answer {
             Answer::True => Answer::True,

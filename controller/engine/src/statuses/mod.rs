@@ -4,6 +4,7 @@ pub(crate) mod drain;
 pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod migration;
+pub(crate) mod profile;
 
 use evenkeel_crds::{
     reason::{Cause, Reason},

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
+use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
 use evenkeel_engine::Wishes;
 
 pub use files::Stamp;
@@ -84,6 +84,8 @@ pub enum Object {
     GuestMigration(Box<GuestMigration>),
     /// A drain.
     HostDrain(Box<HostDrain>),
+    /// How moves are done.
+    MigrationProfile(Box<MigrationProfile>),
 }
 
 /// What the files say.
@@ -193,6 +195,9 @@ impl Manifests {
                 drop(self.wishes.migrations.insert(name, Arc::new(*migration)))
             }
             Object::HostDrain(drain) => drop(self.wishes.drains.insert(name, Arc::new(*drain))),
+            Object::MigrationProfile(profile) => {
+                drop(self.wishes.profiles.insert(name, Arc::new(*profile)))
+            }
         }
         None
     }
@@ -207,6 +212,7 @@ impl Object {
             Self::Guest(guest) => ("Guest", &guest.metadata),
             Self::GuestMigration(migration) => ("GuestMigration", &migration.metadata),
             Self::HostDrain(drain) => ("HostDrain", &drain.metadata),
+            Self::MigrationProfile(profile) => ("MigrationProfile", &profile.metadata),
         };
         (kind, metadata.name.clone().unwrap_or_default())
     }

@@ -350,6 +350,7 @@ fn decode(kind: &str, root: &Node) -> Result<Object, String> {
         "Guest" => typed(value).map(Object::Guest),
         "GuestMigration" => typed(value).map(Object::GuestMigration),
         "HostDrain" => typed(value).map(Object::HostDrain),
+        "MigrationProfile" => typed(value).map(Object::MigrationProfile),
         _ => Err("this program has no use for it yet".to_owned()),
     }
 }

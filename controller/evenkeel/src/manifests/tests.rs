@@ -4,6 +4,8 @@ use std::fs;
 
 use proptest::prelude::*;
 
+use evenkeel_crds::MigrationProfileSpec;
+
 use super::*;
 
 const HOST: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Host\nmetadata: {name: h1}\n";
@@ -65,7 +67,8 @@ fn what_says_whose_it_is() {
     );
     one(
         "apiVersion: evenkeel.dev/v1alpha1\nmetadata: {name: h1}\n",
-        "a.yaml:1:1: kind is missing: it is one of Host, Guest, GuestMigration, HostDrain",
+        "a.yaml:1:1: kind is missing: it is one of Host, Guest, GuestMigration, HostDrain, \
+         MigrationProfile",
     );
     one(
         "apiVersion: evenkeel.dev/v1alpha1\nkind: HostDrian\nmetadata: {name: h1}\n",
@@ -74,7 +77,7 @@ fn what_says_whose_it_is() {
     one(
         "apiVersion: evenkeel.dev/v1alpha1\nkind: RebalancePolicy\nmetadata: {name: h1}\n",
         "a.yaml:2:7: there is no kind RebalancePolicy in this version of Evenkeel: it has Host, Guest, GuestMigration, \
-         HostDrain",
+         HostDrain, MigrationProfile",
     );
 }
 
@@ -240,6 +243,36 @@ fn amounts() {
         &format!("{DRAIN}spec: {{hosts: {{names: [h1]}}, parallel: 5000}}\n"),
         "a.yaml:4:40: HostDrain d: spec.parallel must be at most 1000, not 5000",
     );
+}
+
+#[test]
+fn profiles() {
+    const PROFILE: &str =
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: MigrationProfile\nmetadata: {name: p}\n";
+    one(
+        &format!("{PROFILE}spec: {{downtime: 0s}}\n"),
+        "a.yaml:4:7: MigrationProfile p: spec: downtime is from 1ms to 2000s",
+    );
+    one(
+        &format!("{PROFILE}spec: {{budget: {{stall: 0s}}}}\n"),
+        "a.yaml:4:7: MigrationProfile p: spec: budget.perGiB and budget.stall are at least 1s",
+    );
+    one(
+        &format!("{PROFILE}spec: {{bandwidth: 500k}}\n"),
+        "a.yaml:4:19: MigrationProfile p: spec.bandwidth: a bandwidth is in bytes per second (not bits) and at least 1Mi",
+    );
+    one(
+        &format!("{PROFILE}spec: {{convergence: [PostCopy, PostCopy]}}\n"),
+        "a.yaml:4:32: MigrationProfile p: spec.convergence[1] is listed twice, first in line 4",
+    );
+    one(
+        &format!("{PROFILE}spec: {{compression: zstd}}\n"),
+        "a.yaml:4:21: MigrationProfile p: spec.compression must be one of None, Zstd, Zlib, Xbzrle, not \"zstd\": did you \
+         mean Zstd?",
+    );
+    let manifests = check(&format!("{PROFILE}spec: {{}}\n")).unwrap();
+    let spec = &manifests.wishes.profiles["p"].spec;
+    assert_eq!(*spec, MigrationProfileSpec::default());
 }
 
 #[test]
@@ -447,7 +480,9 @@ fn examples_are_right() {
             "Host",
             "Host",
             "Host",
-            "HostDrain"
+            "HostDrain",
+            "MigrationProfile",
+            "MigrationProfile"
         ]
     );
 }

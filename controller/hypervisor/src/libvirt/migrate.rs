@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_crds::quantity::Bytes;
+use evenkeel_crds::{kinds::profile::Compression, quantity::Bytes};
 use evenkeel_engine::port::{
     CompletedFacts, Fault, JobFacts, MigrateRequest, PortError, PortResult,
 };
@@ -92,6 +92,8 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
             .map(|(target, _)| target.as_str())
             .collect(),
         bandwidth: share.map(mib),
+        compression: request.compression.method(),
+        connections: (request.connections > 1).then_some(request.connections),
     };
     let outcome = raw::migrate(&domain, &migration);
     ended.store(true, Ordering::Relaxed);
@@ -149,6 +151,15 @@ fn flags(request: &MigrateRequest) -> u32 {
     if request.auto_converge {
         flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;
     }
+    if request.compression != Compression::None {
+        flags |= sys::VIR_MIGRATE_COMPRESSED;
+    }
+    if request.paused {
+        flags |= sys::VIR_MIGRATE_PAUSED;
+    }
+    if request.connections > 1 {
+        flags |= sys::VIR_MIGRATE_PARALLEL;
+    }
     flags
 }
 
@@ -161,6 +172,18 @@ pub(crate) fn job(connect: &Connect, uuid: Uuid) -> PortResult<Option<JobFacts>>
         return Ok(None);
     };
     Ok(domain::running(kind).then(|| job_facts(&figures)))
+}
+
+/// How fast a domain was found to write to its memory, in bytes per second; nothing while that is being measured.
+pub(crate) fn dirtying(connect: &Connect, uuid: Uuid) -> PortResult<Option<Bytes>> {
+    let figures = raw::dirty_rate(&domain::find(connect, uuid)?).or_fault()?;
+    Ok(measured(&figures))
+}
+
+fn measured(figures: &BTreeMap<String, u64>) -> Option<Bytes> {
+    let done = u64::from(sys::VIR_DOMAIN_DIRTYRATE_MEASURED);
+    let rate = figures.get("dirtyrate.megabytes_per_second")?;
+    (figures.get("dirtyrate.calc_status") == Some(&done)).then(|| Bytes(rate.saturating_mul(MIB)))
 }
 
 /// The statistics of the last finished migration, at the target; they are kept.
@@ -199,6 +222,7 @@ fn job_facts(figures: &BTreeMap<String, u64>) -> JobFacts {
         dirty_rate: Bytes(
             figure("memory_dirty_rate").saturating_mul(figure("memory_page_size").max(4096)),
         ),
+        throttle: u8::try_from(figure("auto_converge_throttle")).unwrap_or(100),
     }
 }
 
@@ -227,6 +251,16 @@ mod tests {
             ("memory_page_size", 4096),
         ]));
         assert_eq!(facts.dirty_rate, Bytes(40960));
+    }
+
+    #[test]
+    fn dirtying_counts_once_it_is_measured() {
+        let rate = ("dirtyrate.megabytes_per_second", 26);
+        let found = |status| measured(&figures(&[("dirtyrate.calc_status", status), rate]));
+        assert_eq!(
+            (found(0), found(1), found(2)),
+            (None, None, Some(Bytes(26 << 20)))
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use evenkeel_crds::names::HostName;
+use evenkeel_crds::{names::HostName, quantity::Bytes};
 use evenkeel_engine::port::{
     ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, Glance, HostFacts, Hypervisor,
     Hypervisors, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, News, Notice,
@@ -331,6 +331,18 @@ impl Hypervisor for Host {
                 "the migration's thread ended without a word",
             ))
         })
+    }
+
+    async fn measure_dirtying(&self, domain: Uuid) -> PortResult<()> {
+        self.act(domain, |domain| raw::start_dirty_rate(domain, 1))
+            .await
+    }
+
+    async fn dirtying(&self, domain: Uuid) -> PortResult<Option<Bytes>> {
+        self.call(Session::probes, LOOK, move |_, connection| {
+            migrate::dirtying(connection, domain)
+        })
+        .await
     }
 
     async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>> {

@@ -400,6 +400,25 @@ impl Parameters {
         }
     }
 
+    /// For what libvirt wants as a plain integer.
+    fn integer(&mut self, name: &CStr, value: c_int) -> Result<(), Error> {
+        // SAFETY: as in `text`.
+        let done = unsafe {
+            sys::virTypedParamsAddInt(
+                &mut self.list,
+                &mut self.length,
+                &mut self.room,
+                name.as_ptr(),
+                value,
+            )
+        };
+        if done < 0 {
+            Err(Error::last_error())
+        } else {
+            Ok(())
+        }
+    }
+
     /// All whole numbers in the list by name.
     fn numbers(&self) -> BTreeMap<String, u64> {
         let mut numbers = BTreeMap::new();
@@ -485,6 +504,58 @@ pub(crate) fn has_block_job(domain: &Domain, disk: &str) -> Result<bool, Error> 
     }
 }
 
+/// Begins to sample how fast a domain writes to its memory, for so many seconds.
+pub(crate) fn start_dirty_rate(domain: &Domain, seconds: c_int) -> Result<(), Error> {
+    // SAFETY: the domain lives.
+    let done = unsafe {
+        sys::virDomainStartDirtyRateCalc(
+            domain.as_ptr(),
+            seconds,
+            sys::VIR_DOMAIN_DIRTYRATE_MODE_PAGE_SAMPLING,
+        )
+    };
+    if done < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// What is known of how fast a domain writes to its memory, by libvirt's names. Waits for no job.
+pub(crate) fn dirty_rate(domain: &Domain) -> Result<BTreeMap<String, u64>, Error> {
+    let mut records = ptr::null_mut();
+    // SAFETY: the list holds a living domain and ends with a null; libvirt fills `records`.
+    let found = unsafe {
+        let mut domains = [domain.as_ptr(), ptr::null_mut()];
+        sys::virDomainListGetStats(
+            domains.as_mut_ptr(),
+            sys::VIR_DOMAIN_STATS_DIRTYRATE,
+            &mut records,
+            sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+        )
+    };
+    if found < 0 {
+        return Err(Error::last_error());
+    }
+    let mut figures = BTreeMap::new();
+    for index in 0..usize::try_from(found).unwrap_or(0) {
+        // SAFETY: libvirt gave so many records, each with its list of parameters. They are read before the list is freed
+        // below; what reads them is not dropped, so they are freed once.
+        unsafe {
+            let record = &**records.add(index);
+            let parameters = ManuallyDrop::new(Parameters {
+                list: record.params,
+                length: record.nparams,
+                room: record.nparams,
+            });
+            figures.extend(parameters.numbers());
+        }
+    }
+    // SAFETY: the list is libvirt's own, freed once.
+    unsafe { sys::virDomainStatsRecordListFree(records) };
+    Ok(figures)
+}
+
 /// A domain's job: its type as libvirt numbers it, and its figures by libvirt's names.
 pub(crate) fn job(domain: &Domain, flags: u32) -> Result<(c_int, BTreeMap<String, u64>), Error> {
     let mut kind = 0;
@@ -528,6 +599,10 @@ pub(crate) struct Migration<'a> {
     pub(crate) disks: Vec<&'a str>,
     /// In MiB per second.
     pub(crate) bandwidth: Option<u64>,
+    /// libvirt's word for how memory is compressed.
+    pub(crate) compression: Option<&'a str>,
+    /// Connections for memory, where they are several.
+    pub(crate) connections: Option<u32>,
 }
 
 /// Migrates; returns when libvirt's call does.
@@ -542,6 +617,13 @@ pub(crate) fn migrate(domain: &Domain, migration: &Migration<'_>) -> Result<(), 
     }
     if let Some(bandwidth) = migration.bandwidth {
         parameters.number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth)?;
+    }
+    if let Some(method) = migration.compression {
+        parameters.text(sys::VIR_MIGRATE_PARAM_COMPRESSION, method)?;
+    }
+    if let Some(connections) = migration.connections {
+        let connections = c_int::try_from(connections).unwrap_or(c_int::MAX);
+        parameters.integer(sys::VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, connections)?;
     }
     // SAFETY: the domain lives; target and parameters outlive the call, which only reads them.
     let done = unsafe {

@@ -19,7 +19,7 @@ pub(super) fn host(name: &str, machine: &Machine) -> HostFacts {
     HostFacts {
         uuid: machine.uuid,
         hostname: format!("{name}.sim"),
-        libvirt_version: "9.0.0".into(),
+        libvirt_version: machine.libvirt.clone(),
         hypervisor_version: "7.2.22".into(),
         cpus: machine.cpus,
         cpu_model: "Sim".into(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use evenkeel_crds::kinds::profile::Compression;
 use evenkeel_engine::port::{Activity, DomainEvent, Mark, MigrateRequest, Why};
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
@@ -220,6 +221,9 @@ impl Fleet {
             bandwidth: None,
             downtime: Duration::from_millis(300),
             auto_converge: false,
+            compression: Compression::None,
+            connections: 1,
+            paused: false,
         };
         self.world()
             .migrate(source, target, &request, true, answer)

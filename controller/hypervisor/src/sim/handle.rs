@@ -264,6 +264,16 @@ impl Hypervisor for Handle {
         }
     }
 
+    async fn measure_dirtying(&self, domain: Uuid) -> PortResult<()> {
+        self.change(move |world, host| domain_of(world, host, domain).map(|_| ()))
+            .await
+    }
+
+    async fn dirtying(&self, domain: Uuid) -> PortResult<Option<Bytes>> {
+        self.look_at(move |world, _| world.guests.get(&domain).map(|guest| Bytes(guest.dirty)))
+            .await
+    }
+
     async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>> {
         self.call(LOOK, Waits::Look(domain), move |world, host| {
             let job = world.domain(host, domain).and_then(|own| own.job);
@@ -346,7 +356,7 @@ impl Hypervisor for Handle {
                 // A copy that ran on elsewhere since is the guest, even where it has died in this moment.
                 let newest = world.whole_on(domain).iter().any(|own| own == host);
                 world.object_if(domain, host, "destroyed", |elsewhere| {
-                    !elsewhere.runs && newest
+                    !elsewhere.holds && newest
                 });
             }
             world.stopped(host, domain, Activity::ShutOff, Why::Destroyed);

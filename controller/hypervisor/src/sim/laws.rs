@@ -20,6 +20,8 @@ const KNOWN: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Elsewhere {
     pub(super) runs: bool,
+    /// It has arrived there, or never left.
+    pub(super) holds: bool,
     pub(super) defined: bool,
 }
 
@@ -115,6 +117,7 @@ impl World {
         for (name, machine) in &self.machines {
             if let Some(domain) = machine.domains.get(&guest).filter(|_| name != host) {
                 elsewhere.runs |= domain.qemu == Qemu::Runs;
+                elsewhere.holds |= domain.qemu != Qemu::None && domain.incoming.is_none();
                 elsewhere.defined |= domain.persistent;
             }
         }

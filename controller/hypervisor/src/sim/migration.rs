@@ -67,7 +67,7 @@ pub(super) struct Move {
     dirty: u64,
     dirties: u64,
     iteration: u64,
-    /// Paused by a user before it began: it stays so.
+    /// It arrives paused: so asked for, or paused by a user before it began.
     paused: bool,
     pub(super) abort: bool,
     /// Since when the two ends do not hear each other.
@@ -96,6 +96,7 @@ impl Move {
             memory_left: Bytes(if counted { self.memory_left } else { 0 }),
             iteration: self.iteration,
             dirty_rate: Bytes(self.dirty),
+            throttle: 100 - (self.dirty * 100).checked_div(self.dirties).unwrap_or(100) as u8,
         }
     }
 }
@@ -116,6 +117,13 @@ impl World {
     ) -> PortResult<()> {
         let guest = request.domain;
         let id = self.number();
+        let old = |host: &str| self.machines[host].libvirt.starts_with("9.0");
+        if let Some(method @ ("zstd" | "zlib")) = request.compression.method()
+            && (old(source) || old(target))
+        {
+            let unknown = format!("Unsupported compression method '{method}'");
+            return Err(refused(Fault::Invalid, unknown));
+        }
         let domain = self
             .domain(source, guest)
             .ok_or_else(|| refused(Fault::NotFound, "Domain not found"))?;
@@ -162,7 +170,7 @@ impl World {
             dirty,
             dirties: dirty,
             iteration: 0,
-            paused: copy.why == Why::ByUser,
+            paused: request.paused || copy.why == Why::ByUser,
             abort: false,
             silent: None,
             slow: None,

@@ -119,6 +119,7 @@ impl Fleet {
             uuid: uuid_of("host", &plan.name),
             cpus: plan.cpus,
             memory: plan.memory,
+            libvirt: plan.libvirt.clone(),
             bandwidth: plan.bandwidth,
             powered: true,
             daemon: Daemon::Up,

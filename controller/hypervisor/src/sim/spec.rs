@@ -21,12 +21,14 @@ pub struct HostPlan {
     pub memory: u64,
     /// Bytes per second that its link carries, all moves together.
     pub bandwidth: u64,
+    /// libvirt's version.
+    pub libvirt: String,
     /// Pools: name and size in bytes. Each lies at `/pools/NAME`.
     pub pools: Vec<(String, u64)>,
 }
 
 impl HostPlan {
-    /// A host with 8 CPUs, 8 GiB of memory, a 20 GiB pool `default` and a link of 100 MiB/s.
+    /// A host with libvirt 9.0, 8 CPUs, 8 GiB of memory, a 20 GiB pool `default` and a link of 100 MiB/s.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -34,6 +36,7 @@ impl HostPlan {
             cpus: 8,
             memory: 8 * GIB,
             bandwidth: 100 * MIB,
+            libvirt: "9.0.0".to_owned(),
             pools: vec![("default".to_owned(), 20 * GIB)],
         }
     }
@@ -49,6 +52,13 @@ impl HostPlan {
     #[must_use]
     pub fn bandwidth(mut self, bytes: u64) -> Self {
         self.bandwidth = bytes;
+        self
+    }
+
+    /// With another libvirt.
+    #[must_use]
+    pub fn libvirt(mut self, version: &str) -> Self {
+        self.libvirt = version.to_owned();
         self
     }
 

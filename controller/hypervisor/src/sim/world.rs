@@ -130,6 +130,7 @@ pub(super) struct Machine {
     pub(super) cpus: u32,
     pub(super) memory: u64,
     pub(super) bandwidth: u64,
+    pub(super) libvirt: String,
     pub(super) powered: bool,
     pub(super) daemon: Daemon,
     pub(super) generation: u64,

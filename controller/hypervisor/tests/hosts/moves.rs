@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use evenkeel_crds::quantity::Bytes;
+use evenkeel_crds::{kinds::profile::Compression, quantity::Bytes};
 use evenkeel_engine::port::*;
 use uuid::Uuid;
 
@@ -55,6 +55,9 @@ async fn a_guest_moves_and_comes_back_thin() {
             bandwidth: Some(Bytes(40 << 20)),
             downtime: Duration::from_millis(300),
             auto_converge: true,
+            compression: Compression::None,
+            connections: 1,
+            paused: false,
         };
         let begun = Instant::now();
         let moving = from.handle.migrate(&request);
@@ -244,6 +247,9 @@ async fn many_moves() {
             bandwidth,
             downtime: Duration::from_millis(300),
             auto_converge,
+            compression: Compression::None,
+            connections: 1,
+            paused: false,
         };
         if let Ok(after) = std::env::var("EVENKEEL_TEST_ABORT") {
             // Aborted after so many milliseconds first, and tried again onto the same volumes.
@@ -332,6 +338,9 @@ async fn what_a_migration_is_refused_for() {
         bandwidth: None,
         downtime: Duration::from_millis(300),
         auto_converge: false,
+        compression: Compression::None,
+        connections: 1,
+        paused: false,
     };
     let refused = from.handle.migrate(&request).await.unwrap_err();
     assert_eq!(refused.fault, Fault::PeerUnreachable, "{refused}");

@@ -9,7 +9,7 @@ use std::{
 
 use evenkeel_crds::{
     Guest, GuestMigration, GuestMigrationSpec, GuestMigrationStatus, GuestSpec, Host, HostDrain,
-    HostDrainSpec, HostSpec, MigrationPhase,
+    HostDrainSpec, HostSpec, MigrationPhase, MigrationProfile, MigrationProfileSpec,
     kinds::drain::OnRelease,
     shared::{Condition, LABEL_WISH_KIND, LABEL_WISH_NAME, Picker, Time, Timestamp, find},
 };
@@ -107,6 +107,16 @@ impl Desk {
         change(&mut drain.spec);
         self.change(|wishes| {
             wishes.drains.insert(name.to_owned(), Arc::new(drain));
+        });
+    }
+
+    pub fn profile(&self, name: &str, change: impl FnOnce(&mut MigrationProfileSpec)) {
+        let mut spec = MigrationProfileSpec::default();
+        change(&mut spec);
+        let mut object = MigrationProfile::new(name, spec);
+        object.metadata.generation = Some(1);
+        self.change(|wishes| {
+            wishes.profiles.insert(name.to_owned(), Arc::new(object));
         });
     }
 

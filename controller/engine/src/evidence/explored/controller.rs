@@ -3,7 +3,7 @@
 
 use super::world::{Answer, Fate, Newest, Phase, Qemu, Side, World};
 use crate::{
-    evidence::{Copy, Seen, Verdict},
+    evidence::{Arrival, Copy, Seen, Verdict},
     port::{Activity, Why},
 };
 
@@ -31,7 +31,6 @@ pub(super) enum Doing {
     Looks(Purpose, Option<Seen>),
     /// About to act on this.
     Acts(Verdict),
-    DestroysSource,
     SuspendsSource,
     Removes(Side),
     RemovesJournals,
@@ -76,7 +75,7 @@ pub(super) struct State {
 }
 
 /// The rule of decision, as it is or broken on purpose.
-pub(super) type Decide = fn(Seen, Seen, bool) -> Verdict;
+pub(super) type Decide = fn(Seen, Seen, Arrival) -> Verdict;
 
 /// The program's own steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,9 +118,9 @@ impl Controller {
 const WATCHES: Doing = Doing::Looks(Purpose::Watch, None);
 
 impl State {
-    pub(super) fn prepared(paused: bool) -> Self {
+    pub(super) fn prepared(arrival: Arrival) -> Self {
         Self {
-            world: World::prepared(paused),
+            world: World::prepared(arrival),
             controller: Controller {
                 call: false,
                 arrived: false,
@@ -144,19 +143,17 @@ impl State {
     pub(super) fn is_short(&self) -> bool {
         matches!(
             self.controller.doing,
-            Doing::Looks(_, Some(_))
-                | Doing::Acts(_)
-                | Doing::DestroysSource
-                | Doing::SuspendsSource
-                | Doing::Removes(_)
+            Doing::Looks(_, Some(_)) | Doing::Acts(_) | Doing::SuspendsSource | Doing::Removes(_)
         )
     }
 
-    /// Whether all is looked at and the act comes next.
+    /// Whether the end that the act depends on has been looked at for the last time.
     pub(super) fn is_acting(&self) -> bool {
         matches!(
             self.controller.doing,
-            Doing::Acts(_) | Doing::SuspendsSource
+            Doing::Acts(_)
+                | Doing::SuspendsSource
+                | Doing::Looks(Purpose::Again(Verdict::DiscardPausedSource), Some(_))
         )
     }
 
@@ -182,10 +179,6 @@ impl State {
                 self.look(purpose, target, decide, calm)?
             }
             (Act::Do, Doing::Acts(verdict)) => self.does(verdict),
-            (Act::Do, Doing::DestroysSource) => {
-                self.destroy(Side::Source);
-                self.controller.doing = WATCHES;
-            }
             (Act::Do, Doing::SuspendsSource) => {
                 self.suspend_source();
                 self.controller.doing = WATCHES;
@@ -197,7 +190,7 @@ impl State {
                 let copying = decide(
                     self.world.seen(Side::Source),
                     self.world.seen(Side::Target),
-                    self.world.paused,
+                    self.world.arrival,
                 ) == Verdict::Copying;
                 if !copying && !self.controller.call {
                     return None;
@@ -259,7 +252,7 @@ impl State {
             return Some(());
         };
         let source = self.world.seen(Side::Source);
-        let verdict = decide(source, target, self.world.paused);
+        let verdict = decide(source, target, self.world.arrival);
         self.controller.doing = match (purpose, verdict) {
             (Purpose::Watch, _) => self.watch(verdict, source, calm),
             (Purpose::Again(first), _) if first == verdict => Doing::Acts(verdict),
@@ -314,7 +307,8 @@ impl State {
             | Verdict::DiscardPausedSource
             | Verdict::DestroyTargetLeftover
             | Verdict::UndefineTargetLeftover
-            | Verdict::ResumeSource => Doing::Looks(Purpose::Again(verdict), None),
+            | Verdict::ResumeSource
+            | Verdict::ResumeTarget => Doing::Looks(Purpose::Again(verdict), None),
             Verdict::RunsTwice => match source {
                 Seen::Present(copy) if copy.activity != Activity::Paused => Doing::SuspendsSource,
                 _ => WATCHES,
@@ -328,12 +322,16 @@ impl State {
         match verdict {
             Verdict::UndefineSource => self.undefine(Side::Source),
             Verdict::DiscardPausedSource => {
-                self.undefine(Side::Source);
-                self.controller.doing = Doing::DestroysSource;
+                if self.world.source.copy.is_some_and(|copy| copy.persistent) {
+                    self.undefine(Side::Source);
+                } else {
+                    self.destroy(Side::Source);
+                }
             }
             Verdict::DestroyTargetLeftover => self.destroy(Side::Target),
             Verdict::UndefineTargetLeftover => self.undefine(Side::Target),
-            Verdict::ResumeSource => self.resume_source(),
+            Verdict::ResumeSource => self.resume(Side::Source),
+            Verdict::ResumeTarget => self.resume(Side::Target),
             _ => {}
         }
     }
@@ -347,7 +345,11 @@ impl State {
         let world = &self.world;
         match world.end(side).qemu {
             Qemu::Runs => true,
-            Qemu::Still => world.paused || world.newest == Newest::Source,
+            Qemu::Still => match side {
+                _ if world.arrival == Arrival::StaysPaused => true,
+                Side::Source => matches!(world.newest, Newest::Source | Newest::Same),
+                Side::Target => world.newest == Newest::Same,
+            },
             Qemu::None | Qemu::Incoming => false,
         }
     }
@@ -396,19 +398,24 @@ impl State {
         });
     }
 
-    fn resume_source(&mut self) {
-        let ready = self.world.source.qemu == Qemu::Still && self.world.answers(Side::Source);
-        let Some(copy) = self.world.source.copy.filter(|copy| ready && !copy.job) else {
+    fn resume(&mut self, side: Side) {
+        let end = self.world.end(side);
+        let ready = end.qemu == Qemu::Still && self.world.answers(side);
+        let Some(copy) = end.copy.filter(|copy| ready && !copy.job) else {
             return;
         };
-        if self.world.target.qemu == Qemu::Runs {
+        if self.world.end(other(side)).qemu == Qemu::Runs {
             self.harms(Harm::RanItTwice);
         }
-        if self.world.newest != Newest::Source {
+        let older = match side {
+            Side::Source => !matches!(self.world.newest, Newest::Source | Newest::Same),
+            Side::Target => self.world.newest != Newest::Same,
+        };
+        if older {
             self.harms(Harm::RanAnOlderState);
         }
-        self.world.runs(Side::Source);
-        self.world.source.copy = Some(Copy {
+        self.world.runs(side);
+        self.world.end_mut(side).copy = Some(Copy {
             activity: Activity::Running,
             why: Why::Unpaused,
             ..copy

@@ -4,7 +4,8 @@
 //! `world` is what was measured of libvirt, `controller` what the program makes of a verdict. The bounds: one guest,
 //! one move, one abort, [`FAULTS`] faults (a death of the program is one), and [`SLACK`] steps of the world while
 //! the program is between two looks or between a look and its act. In the instant before an act the guest's own QEMU
-//! does not end: no look can foresee that. A call to migrate that a dead process made is taken to arrive within the
+//! does not end (nor the one at the target after the last look at it, before a paused source is discarded): no look can
+//! foresee that. A call to migrate that a dead process made is taken to arrive within the
 //! seconds that the program waits for it. Claims are not modelled: one program acts at a time. Nor is the list of
 //! domains that name a file, read before it is removed: `decide` must be right without it.
 //!
@@ -23,7 +24,7 @@ use self::{
     controller::{ACTS, Act, Decide, Doing, Harm, Purpose, State, Told},
     world::{Fate, Fault, Newest, Phase, Qemu, STEPS, Side, Step},
 };
-use super::{Seen, Verdict, Waiting, decide};
+use super::{Arrival, Seen, Verdict, Waiting, decide};
 use crate::port::{Activity, Why};
 
 const FAULTS: u8 = 4;
@@ -55,6 +56,7 @@ const FATES: [Fate; 6] = [
 ];
 
 const TWICE: &str = "the program runs nothing twice or anew";
+const ONE: &str = "a guarded guest never runs at both ends";
 const ENDED: &str = "the only one that has the guest is not ended";
 const DEFINED: &str = "the only definition is kept";
 const FILES: &str = "the newest files are kept";
@@ -107,9 +109,11 @@ impl Model for Move {
     type State = State;
     type Action = Action;
 
-    /// A guest that runs, and one that was paused before.
+    /// A guest that runs, one that was paused before, and one that we are to start.
     fn init_states(&self) -> Vec<State> {
-        vec![State::prepared(false), State::prepared(true)]
+        [Arrival::Running, Arrival::StaysPaused, Arrival::Guarded]
+            .map(State::prepared)
+            .to_vec()
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -154,6 +158,11 @@ impl Model for Move {
             Property::always(TWICE, |model, state| {
                 model.unharmed(state, &[Harm::RanItTwice, Harm::RanAnOlderState])
             }),
+            Property::always(ONE, |_, state: &State| {
+                let world = &state.world;
+                let both = world.source.qemu == Qemu::Runs && world.target.qemu == Qemu::Runs;
+                !(both && world.arrival == Arrival::Guarded)
+            }),
             Property::always(ENDED, |model, state| {
                 let ended = [
                     Harm::DestroyedTheOnlyOne,
@@ -184,6 +193,7 @@ impl Move {
     /// A move that is told to be over is, and the guest is where it is told to be.
     fn tells_the_truth(&self, state: &State) -> bool {
         let world = &state.world;
+        let stays_paused = world.arrival == Arrival::StaysPaused;
         match state.controller.doing {
             _ if world.doubled && self.lets.doubled => true,
             Doing::Ended(Told::Succeeded) => {
@@ -191,7 +201,7 @@ impl Move {
                     && !world.source.files
                     && world.target.files
                     && world.newest != Newest::Source
-                    && (world.paused || world.target.qemu != Qemu::Still)
+                    && (stays_paused || world.target.qemu != Qemu::Still)
             }
             Doing::Ended(Told::Failed) => {
                 let may_begin = world.phase == Phase::Called && world.source.qemu != Qemu::None;
@@ -199,7 +209,7 @@ impl Move {
                     && world.source.copy.is_some()
                     && world.source.files
                     && matches!(world.newest, Newest::Source | Newest::Same)
-                    && (world.paused || world.source.qemu != Qemu::Still)
+                    && (stays_paused || world.source.qemu != Qemu::Still)
             }
             _ => true,
         }
@@ -257,7 +267,7 @@ impl Move {
     fn verdict(&self, state: &State) -> Verdict {
         let world = &state.world;
         let (source, target) = (world.seen(Side::Source), world.seen(Side::Target));
-        (self.decide)(source, target, world.paused)
+        (self.decide)(source, target, world.arrival)
     }
 
     /// Explores all of it. The number of states, and each property that does not hold, with a way there.
@@ -317,6 +327,7 @@ fn every_verdict_comes_up() {
         Verdict::DestroyTargetLeftover,
         Verdict::UndefineTargetLeftover,
         Verdict::ResumeSource,
+        Verdict::ResumeTarget,
     ];
     let stopped = |defined, orderly| Verdict::StoppedAtTarget { defined, orderly };
     let others = [
@@ -410,6 +421,15 @@ fn has_job(seen: Seen) -> bool {
     matches!(seen, Seen::Present(copy) if copy.job)
 }
 
+fn waits(seen: Seen) -> bool {
+    matches!(seen, Seen::Present(copy)
+        if copy.activity == Activity::Paused && copy.why == Why::ByUser && copy.persistent)
+}
+
+fn is_off(seen: Seen) -> bool {
+    matches!(seen, Seen::Present(copy) if copy.activity == Activity::ShutOff)
+}
+
 fn runs(seen: Seen) -> bool {
     matches!(seen, Seen::Present(copy) if copy.activity == Activity::Running)
 }
@@ -432,47 +452,87 @@ fn absent_if_silent(seen: Seen) -> Seen {
 /// Each rule broken on purpose is found out, and by what it should be.
 #[test]
 fn a_broken_rule_is_found() {
-    let broken: [(&str, Decide, &str); 9] = [
+    let broken: [(&str, Decide, &str); 13] = [
+        (
+            "a guest that waits is let go, whatever the source does",
+            |source, target, arrival| {
+                if arrival == Arrival::Guarded && waits(target) && !has_job(source) {
+                    Verdict::ResumeTarget
+                } else {
+                    decide(source, target, arrival)
+                }
+            },
+            ONE,
+        ),
+        (
+            "a silent source of a guest that waits is gone",
+            |source, target, arrival| match arrival {
+                Arrival::Guarded if waits(target) => {
+                    decide(absent_if_silent(source), target, arrival)
+                }
+                _ => decide(source, target, arrival),
+            },
+            ONE,
+        ),
+        (
+            "a source that is off has left the guest that waits",
+            |source, target, arrival| {
+                if arrival == Arrival::Guarded && waits(target) && is_off(source) {
+                    Verdict::UndefineSource
+                } else {
+                    decide(source, target, arrival)
+                }
+            },
+            TWICE,
+        ),
+        (
+            "a guest that waits has moved",
+            |source, target, arrival| match decide(source, target, arrival) {
+                Verdict::ResumeTarget => Verdict::Moved,
+                other => other,
+            },
+            TOLD,
+        ),
         (
             "a silent target has nothing",
-            |source, target, paused| decide(source, absent_if_silent(target), paused),
+            |source, target, arrival| decide(source, absent_if_silent(target), arrival),
             TWICE,
         ),
         (
             "a silent source has nothing",
-            |source, target, paused| decide(absent_if_silent(source), target, paused),
+            |source, target, arrival| decide(absent_if_silent(source), target, arrival),
             FILES,
         ),
         (
             "a guest that is still arriving has moved",
-            |source, target, paused| {
+            |source, target, arrival| {
                 if paused_by_migration(target) && !has_job(source) {
                     Verdict::Moved
                 } else {
-                    decide(source, target, paused)
+                    decide(source, target, arrival)
                 }
             },
             FILES,
         ),
         (
             "a source paused by the migration is resumed, whatever the target does",
-            |source, target, paused| {
+            |source, target, arrival| {
                 if paused_by_migration(source) && !has_job(source) && runs(target) {
                     Verdict::ResumeSource
                 } else {
-                    decide(source, target, paused)
+                    decide(source, target, arrival)
                 }
             },
             TWICE,
         ),
         (
             "a job at the source means nothing",
-            |source, target, paused| decide(without_job(source), target, paused),
+            |source, target, arrival| decide(without_job(source), target, arrival),
             ENDED,
         ),
         (
             "what runs at the target is a leftover",
-            |source, target, paused| match decide(source, target, paused) {
+            |source, target, arrival| match decide(source, target, arrival) {
                 Verdict::DiscardPausedSource => Verdict::DestroyTargetLeftover,
                 other => other,
             },
@@ -480,7 +540,7 @@ fn a_broken_rule_is_found() {
         ),
         (
             "what stopped at the target is a leftover",
-            |source, target, paused| match decide(source, target, paused) {
+            |source, target, arrival| match decide(source, target, arrival) {
                 Verdict::StoppedAtTarget { .. } => Verdict::UndefineTargetLeftover,
                 other => other,
             },
@@ -488,7 +548,7 @@ fn a_broken_rule_is_found() {
         ),
         (
             "a source that is defined may stay so",
-            |source, target, paused| match decide(source, target, paused) {
+            |source, target, arrival| match decide(source, target, arrival) {
                 Verdict::UndefineSource => Verdict::Moved,
                 other => other,
             },
@@ -496,7 +556,7 @@ fn a_broken_rule_is_found() {
         ),
         (
             "a source that hangs is waited for",
-            |source, target, paused| match decide(source, target, paused) {
+            |source, target, arrival| match decide(source, target, arrival) {
                 Verdict::DiscardPausedSource => Verdict::Wait(Waiting::Settling),
                 other => other,
             },

@@ -1,7 +1,7 @@
 //! What libvirt and QEMU do at both ends of one move, by themselves and after a fault: the rows of what was measured.
 
 use crate::{
-    evidence::{Copy, Seen, copy},
+    evidence::{Arrival, Copy, Seen, copy},
     port::{Activity, Why},
 };
 
@@ -149,8 +149,8 @@ pub(super) const STEPS: [Step; 7] = [
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct World {
-    /// The guest was paused when the move began.
-    pub(super) paused: bool,
+    /// How the guest arrives.
+    pub(super) arrival: Arrival,
     pub(super) phase: Phase,
     pub(super) source: End,
     pub(super) target: End,
@@ -168,8 +168,8 @@ pub(super) struct World {
 
 impl World {
     /// A move that is prepared: empty files at the target, a journal at each end.
-    pub(super) fn prepared(paused: bool) -> Self {
-        let (state, qemu) = if paused {
+    pub(super) fn prepared(arrival: Arrival) -> Self {
+        let (state, qemu) = if arrival == Arrival::StaysPaused {
             (copy(Activity::Paused, Why::ByUser), Qemu::Still)
         } else {
             (copy(Activity::Running, Why::Other), Qemu::Runs)
@@ -182,7 +182,7 @@ impl World {
             journal: true,
         };
         Self {
-            paused,
+            arrival,
             phase: Phase::NotBegun,
             source,
             target: End {
@@ -294,7 +294,7 @@ impl World {
             }
             Phase::Disks => Phase::Memory,
             Phase::Memory => {
-                if !self.paused {
+                if self.arrival != Arrival::StaysPaused {
                     self.source.qemu = Qemu::Still;
                     self.source.copy = Some(Copy {
                         job: true,
@@ -334,10 +334,12 @@ impl World {
         if self.target.qemu != Qemu::Incoming {
             return;
         }
-        if self.paused {
+        if self.arrival != Arrival::Running {
             self.target.qemu = Qemu::Still;
             self.target.copy = Some(copy(Activity::Paused, Why::ByUser));
-            self.newest = Newest::Same;
+            if self.newest == Newest::Source && self.source.qemu != Qemu::Runs {
+                self.newest = Newest::Same;
+            }
         } else {
             self.target.copy = Some(copy(Activity::Running, Why::Migrated));
             self.runs(Side::Target);
@@ -373,7 +375,9 @@ impl World {
         };
         state.job = false;
         match settle {
-            Settle::Resumes(why) if !self.paused && self.source.qemu != Qemu::None => {
+            Settle::Resumes(why)
+                if self.arrival != Arrival::StaysPaused && self.source.qemu != Qemu::None =>
+            {
                 state = copy(Activity::Running, why);
                 self.runs(Side::Source);
                 self.doubled |= self.newest == Newest::Both;

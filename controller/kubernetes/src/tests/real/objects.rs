@@ -7,7 +7,7 @@ use std::{
 
 use evenkeel_crds::{
     Guest, GuestStatus, Host, HostDrain, HostDrainSpec, HostDrainStatus, HostStatus,
-    reason::Reason, shared::Picker,
+    MigrationProfile, MigrationProfileSpec, MigrationProfileStatus, reason::Reason, shared::Picker,
 };
 use evenkeel_engine::{Happening, View};
 use k8s_openapi::api::events::v1::Event;
@@ -349,4 +349,60 @@ async fn errors_are_sentences() {
     assert!(matches!(unknown, Error::Invalid(_)), "{unknown:?}");
     assert!(client::delete::<Host>(&client, &name).await.unwrap());
     assert!(!client::delete::<Host>(&client, &name).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster"]
+async fn a_profile_has_its_defaults_its_status_and_its_rules() {
+    let rig = Rig::new().await;
+    let name = unique("p");
+    let profiles: Api<MigrationProfile> = Api::all(rig.client.clone());
+    let body = |spec: serde_json::Value| {
+        let text = json!({
+            "apiVersion": "evenkeel.dev/v1alpha1", "kind": "MigrationProfile",
+            "metadata": {"name": name}, "spec": spec,
+        });
+        serde_json::from_value::<kube::core::DynamicObject>(text).unwrap()
+    };
+    let resource = kube::core::ApiResource::erase::<MigrationProfile>(&());
+    let plain: Api<kube::core::DynamicObject> = Api::all_with(rig.client.clone(), &resource);
+    for spec in [
+        json!({"downtime": "0s"}),
+        json!({"downtime": "3000s"}),
+        json!({"budget": {"perGiB": "0s"}}),
+        json!({"bandwidth": "500k"}),
+        json!({"convergence": ["PostCopy", "PostCopy"]}),
+        json!({"connections": 0}),
+    ] {
+        let refused = plain.create(&Default::default(), &body(spec.clone())).await;
+        assert!(refused.is_err(), "{spec} was taken");
+    }
+    plain
+        .create(&Default::default(), &body(json!({"bandwidth": "200M"})))
+        .await
+        .unwrap();
+    let made = profiles.get(&name).await.unwrap();
+    let wanted = MigrationProfileSpec {
+        bandwidth: Some("200M".parse().unwrap()),
+        ..MigrationProfileSpec::default()
+    };
+    assert_eq!(made.spec, wanted);
+    rig.show(View {
+        profiles: [(
+            name.as_str().into(),
+            Arc::new(MigrationProfileStatus {
+                guests: 3,
+                ..MigrationProfileStatus::default()
+            }),
+        )]
+        .into(),
+        ..View::default()
+    });
+    until(&rig.client, &name, |profile: &MigrationProfile| {
+        profile.status.as_ref().map(|status| status.guests) == Some(3)
+    })
+    .await;
+    client::delete::<MigrationProfile>(&rig.client, &name)
+        .await
+        .unwrap();
 }

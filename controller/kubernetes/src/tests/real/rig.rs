@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, HostSpec, manifests};
+use evenkeel_crds::{
+    Guest, GuestMigration, Host, HostDrain, HostSpec, MigrationProfile, manifests,
+};
 use evenkeel_engine::{Happening, View};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
@@ -62,6 +64,7 @@ impl Rig {
         watch!(Guest);
         watch!(GuestMigration);
         watch!(HostDrain);
+        watch!(MigrationProfile);
         timeout(Duration::from_secs(20), stores.synced(0))
             .await
             .unwrap();

@@ -82,6 +82,12 @@ impl Hypervisor for Silent {
     async fn completed(&self, _: Uuid) -> PortResult<Option<CompletedFacts>> {
         silence()
     }
+    async fn measure_dirtying(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn dirtying(&self, _: Uuid) -> PortResult<Option<evenkeel_crds::quantity::Bytes>> {
+        silence()
+    }
     async fn abort(&self, _: Uuid) -> PortResult<()> {
         silence()
     }
