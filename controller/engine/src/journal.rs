@@ -34,6 +34,9 @@ pub struct Journal {
     pub target: End,
     /// Disks that travel.
     pub disks: Vec<JournalDisk>,
+    /// Other files that it needs at the target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<JournalFile>,
     /// Whether it started with its host before the move.
     pub autostart: bool,
     /// Whether the guest executed when the move began; a paused one stays paused.
@@ -78,6 +81,33 @@ pub struct JournalDisk {
     /// Whether we made the file at the target: written after its exclusive creation. Until then only an empty one
     /// of exactly this size is ours.
     pub created: bool,
+}
+
+/// A file besides the disks, at the same path on both ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalFile {
+    /// What for: `kernel`, `nvram`, `cdrom`, ...
+    pub role: String,
+    /// Its path.
+    pub path: String,
+    /// Its length.
+    pub length: Bytes,
+    /// Where the one at the target comes from.
+    pub origin: FileOrigin,
+    /// Whether it is this guest's alone: then it leaves the source with it.
+    pub own: bool,
+}
+
+/// Where a file at the target comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FileOrigin {
+    /// It was there.
+    Found,
+    /// It is to be made: until it is noted that it was, only an empty one of exactly this length is ours.
+    Planned,
+    /// A move that is not over yet made it: this one, or another that this one shares it with.
+    Made,
 }
 
 /// The form that this version writes.

@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+mod files;
+pub use files::{Access, Backing, FileState, Piece};
+
 /// What kind of answer an error is. The engine decides by this alone; the message is for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -646,6 +649,28 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     async fn create_volume(&self, volume: &NewVolume) -> PortResult<String>;
     /// Removes a volume by its path; no error where it is gone.
     async fn delete_volume(&self, path: &str) -> PortResult<()>;
+
+    /// A file by its path, whatever it is and wherever it lies; nothing where it is not there. A directory that no
+    /// pool has is opened as one for as long as it takes; [`Fault::Unsupported`] where that can't be done, or where
+    /// the directory itself is not there.
+    async fn file(&self, path: &str) -> PortResult<Option<FileState>>;
+    /// Makes a file of that length, all hole, exclusively. [`Fault::Exists`] where there is one.
+    async fn create_file(&self, path: &str, length: Bytes, access: &Access) -> PortResult<()>;
+    /// Reads a file from its first byte to its last. Returns when all is handed over, or when nobody takes it any
+    /// more; not subject to a deadline.
+    async fn read_file(&self, path: &str, pieces: mpsc::Sender<Piece>) -> PortResult<()>;
+    /// Writes a file that is there, from its first byte to its last. Returns when all is written, or with
+    /// [`Fault::Aborted`] when the pieces end before; not subject to a deadline.
+    async fn write_file(
+        &self,
+        path: &str,
+        length: Bytes,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> PortResult<()>;
+    /// Removes a file, wherever it lies; no error where it is gone.
+    async fn remove_file(&self, path: &str) -> PortResult<()>;
+    /// Closes pools that a process left open when it died. Only with the claim.
+    async fn close_pools(&self) -> PortResult<()>;
 
     /// Sets or removes the mark, in the live and the persistent definition.
     async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()>;

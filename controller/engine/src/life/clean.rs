@@ -1,15 +1,18 @@
 //! Verifying and cleaning, and taking back what a failed move prepared. Here files are removed, each only after the
 //! claim was proven, the evidence seen again, and no domain on that host found to name it.
 
-use evenkeel_crds::shared::Time;
 use evenkeel_crds::{
     kinds::migration::{Evidence, MigrationPhase, SourceFiles},
     reason::{Cause, Reason},
 };
+use evenkeel_crds::{
+    quantity::Bytes,
+    shared::{LIST_CAP, Time},
+};
 use futures::future::join_all;
 use jiff::Timestamp;
 
-use super::{Attempt, LOOK_AGAIN, Outcome, failure};
+use super::{Attempt, LOOK_AGAIN, Outcome, Place, failure};
 use crate::{
     evidence::{Seen, Verdict},
     journal::Journal,
@@ -85,10 +88,17 @@ impl Attempt {
                 } else {
                     SourceFiles::Removed
                 },
+                kept_files: journal
+                    .files
+                    .iter()
+                    .filter(|file| !file.own)
+                    .map(|file| file.path.clone())
+                    .take(LIST_CAP)
+                    .collect(),
                 observed_time: Time(Timestamp::now()),
             },
             downtime: completed.and_then(|completed| completed.downtime),
-            bytes: completed.map(|completed| completed.bytes),
+            bytes: completed.map(|completed| Bytes(completed.bytes.0 + self.carried)),
         })
     }
 
@@ -146,12 +156,13 @@ impl Attempt {
                     ),
                 ));
             }
-            if let Some(users) = named.get(&disk.source_path) {
+        }
+        for path in own_files(journal) {
+            if let Some(users) = named.get(path) {
                 return Err(Cause::new(
                     Reason::PathClash,
                     format!(
-                        "{} on {} is not removed: {} uses it",
-                        disk.source_path,
+                        "{path} on {} is not removed: {} uses it",
                         source.host,
                         users.join(", ")
                     ),
@@ -162,22 +173,12 @@ impl Attempt {
         if journal.ran_twice {
             return Ok(Some(executes(ends.target)));
         }
-        let removed = join_all(
-            journal
-                .disks
-                .iter()
-                .map(|disk| source.hypervisor.delete_volume(&disk.source_path)),
-        )
-        .await;
-        for (disk, removed) in journal.disks.iter().zip(removed) {
-            removed.map_err(|error| {
-                failure(
-                    &source.host,
-                    &format!("removing {}", disk.source_path),
-                    &error,
-                )
-            })?;
+        let files = own_files(journal);
+        let removed = join_all(files.iter().map(|path| source.hypervisor.remove_file(path))).await;
+        for (path, removed) in files.iter().zip(removed) {
+            removed.map_err(|error| failure(&source.host, &format!("removing {path}"), &error))?;
         }
+        tokio::join!(close_pools(source), close_pools(target));
         Ok(Some(executes(ends.target)))
     }
 
@@ -236,6 +237,8 @@ impl Attempt {
         self.prove_claim(false).await?;
         let target = &self.order.target;
         let hypervisor = &target.hypervisor;
+        // Until the journal here is gone: another move that shares a file with this one waits for that.
+        let _turns = self.luggage_turns(journal).await;
         // Ours is only what the journal names, what no domain there names, and what we are known to have made, which the
         // journal at the target itself tells.
         let (there, named, written) = tokio::join!(
@@ -282,6 +285,11 @@ impl Attempt {
                     )
                 })?;
         }
+        if !journal.ran_twice {
+            self.take_luggage_back(journal, written.as_ref(), |path| named.contains_key(path))
+                .await?;
+        }
+        close_pools(target).await;
         hypervisor
             .remove_journal(&journal.target.pool, journal.id)
             .await
@@ -343,6 +351,20 @@ fn is_finished(verdict: Verdict) -> bool {
                 orderly: true
             }
     )
+}
+
+/// The files at the source that are the guest's alone.
+fn own_files(journal: &Journal) -> Vec<&str> {
+    let disks = journal.disks.iter().map(|disk| disk.source_path.as_str());
+    let files = journal.files.iter().filter(|file| file.own);
+    disks.chain(files.map(|file| file.path.as_str())).collect()
+}
+
+/// Closes what a dead process left open. Where that fails, the next move that ends there does it.
+async fn close_pools(place: &Place) {
+    if let Err(error) = place.hypervisor.close_pools().await {
+        tracing::debug!(host = %place.host, %error, "pools that were opened for a while stay open");
+    }
 }
 
 fn executes(seen: Seen) -> bool {

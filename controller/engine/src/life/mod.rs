@@ -4,6 +4,7 @@
 //! not answer it waits and says so, for as long as it takes.
 
 mod clean;
+mod luggage;
 mod prepare;
 mod progress;
 mod watch;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, watch as channel};
 use uuid::Uuid;
 
 use crate::{
+    carrier::Carrier,
     claim::{ClaimGuard, Claims},
     evidence::{Seen, Verdict, decide},
     journal::Journal,
@@ -118,6 +120,7 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Lines {
     pub(crate) claims: Arc<Claims>,
+    pub(crate) carrier: Arc<Carrier>,
     /// Whether the move shall be aborted. Level, not edge.
     pub(crate) abort: channel::Receiver<bool>,
     /// Events of the guest at both ends.
@@ -146,6 +149,10 @@ struct Attempt {
     source_paused: bool,
     /// The guest's memory, which libvirt does not count before the disks are done.
     memory: Option<Bytes>,
+    /// Bytes of files brought over before the copy.
+    carried: u64,
+    /// All bytes expected to travel, as known before the copy.
+    load: u64,
 }
 
 /// What both ends show at one time.
@@ -193,6 +200,8 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         foreign: false,
         source_paused: false,
         memory: None,
+        carried: 0,
+        load: 0,
     };
     let outcome = attempt.run().await;
     let _ = reports.send((migration, Report::Ended(Box::new(outcome))));

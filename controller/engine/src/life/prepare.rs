@@ -1,6 +1,6 @@
 //! Preparing: fresh looks, checks, journals, volumes, mark and autostart; everything that comes before the copy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use evenkeel_crds::{
     quantity::Bytes,
@@ -11,8 +11,8 @@ use futures::future::join_all;
 use super::{Attempt, Outcome, Stop, clean::TakenBack, failure};
 use crate::{
     evidence::Verdict,
-    journal::{End, Journal, JournalDisk, VERSION},
-    port::{Activity, DiskDevice, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts},
+    journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
+    port::{Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts},
 };
 
 /// A move that is ready to copy.
@@ -52,7 +52,19 @@ impl Attempt {
         self.memory = Some(facts.memory);
         self.check_guest(&facts)?;
         let disks = self.place(&facts, &pools)?;
-        self.check_files(&facts, &disks).await?;
+        self.check_clashes(&facts, &disks).await?;
+        let files = self.survey(&facts).await?;
+        self.check_room(&facts, &disks, &files, &pools)?;
+        self.load = facts.memory.0
+            + files_to_bring(&files)
+                .map(|file| file.length.0)
+                .sum::<u64>()
+            + facts
+                .disks
+                .iter()
+                .filter(|disk| disk.is_copied())
+                .map(|disk| disk.chain_allocated.0)
+                .sum::<u64>();
         self.stop_if_aborted()?;
 
         let id = self.order.id;
@@ -77,6 +89,7 @@ impl Attempt {
                 pool: journal_pool(&disks, &pools).ok_or_else(|| no_pool(&target.host))?,
             },
             disks,
+            files,
             autostart: facts.autostart,
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
@@ -94,7 +107,9 @@ impl Attempt {
         );
         at_target.map_err(|error| failure(&target.host, "writing the journal", &error))?;
         at_source.map_err(|error| failure(&source.host, "writing the journal", &error))?;
+        self.bring_luggage().await?;
         self.stop_if_aborted()?;
+        let journal = self.journal.clone().unwrap_or(journal);
         self.create(journal).await?;
         self.stop_if_aborted()?;
         self.request(&facts)
@@ -138,7 +153,6 @@ impl Attempt {
     fn place(&self, facts: &DomainFacts, pools: &[PoolFacts]) -> Result<Vec<JournalDisk>, Cause> {
         let host = &self.order.target.host;
         let mut taken = BTreeSet::new();
-        let mut needed: BTreeMap<&str, u64> = BTreeMap::new();
         let mut disks = Vec::new();
         for disk in facts.disks.iter().filter(|disk| disk.is_copied()) {
             let source_path = disk.path.clone().unwrap_or_default();
@@ -169,7 +183,6 @@ impl Attempt {
             } else {
                 format!("{}-{file}", disk.target)
             };
-            *needed.entry(&pool.name).or_default() += disk.virtual_size.0;
             disks.push(JournalDisk {
                 target: disk.target.clone(),
                 source_path,
@@ -181,28 +194,45 @@ impl Attempt {
                 created: false,
             });
         }
-        for (name, bytes) in needed {
-            let available = pools
+        Ok(disks)
+    }
+
+    /// Whether each pool holds all disks at their full size, and the files that are brought into it.
+    fn check_room(
+        &self,
+        facts: &DomainFacts,
+        disks: &[JournalDisk],
+        files: &[JournalFile],
+        pools: &[PoolFacts],
+    ) -> Result<(), Cause> {
+        for pool in pools {
+            let of_disks = disks
                 .iter()
-                .find(|pool| pool.name == name)
-                .map_or(0, |pool| pool.available.0);
-            if available < bytes {
+                .filter(|disk| disk.pool == pool.name)
+                .map(|disk| disk.virtual_size.0);
+            let of_files = files_to_bring(files)
+                .filter(|file| file.path.rsplit_once('/').map(|(path, _)| path) == Some(&pool.path))
+                .map(|file| file.length.0);
+            let bytes: u64 = of_disks.chain(of_files).sum();
+            if pool.available.0 < bytes {
                 return Err(Cause::new(
                     Reason::InsufficientDisk,
                     format!(
-                        "pool {name} of {host} has {} left and {} may need {}",
-                        Bytes(available).human(),
+                        "pool {} of {} has {} left and {} may need {}",
+                        pool.name,
+                        self.order.target.host,
+                        pool.available.human(),
                         facts.name,
                         Bytes(bytes).human()
                     ),
                 ));
             }
         }
-        Ok(disks)
+        Ok(())
     }
 
-    /// Nothing may stand where a disk goes; what the guest reads and does not carry must be there.
-    async fn check_files(&self, facts: &DomainFacts, disks: &[JournalDisk]) -> Result<(), Cause> {
+    /// Nothing may stand where a disk goes.
+    async fn check_clashes(&self, facts: &DomainFacts, disks: &[JournalDisk]) -> Result<(), Cause> {
         let target = &self.order.target;
         let clashes = join_all(
             disks
@@ -233,30 +263,6 @@ impl Attempt {
                         file.allocated.human(),
                         disk.target,
                         facts.name
-                    ),
-                ));
-            }
-        }
-        let media = facts
-            .disks
-            .iter()
-            .filter(|disk| !disk.is_copied() && (disk.readonly || disk.device != DiskDevice::Disk))
-            .filter_map(|disk| disk.path.as_ref());
-        let needed = facts
-            .files
-            .iter()
-            .filter(|file| file.needed)
-            .map(|file| &file.path);
-        let paths: Vec<&String> = media.chain(needed).collect();
-        let found = join_all(paths.iter().map(|path| target.hypervisor.volume(path))).await;
-        for (path, found) in paths.into_iter().zip(found) {
-            // A path outside all pools can't be looked at: then the target's QEMU will say so.
-            if matches!(found, Ok(None)) {
-                return Err(Cause::new(
-                    Reason::FileMissing,
-                    format!(
-                        "{} has no file {path}, which {} needs",
-                        target.host, facts.name
                     ),
                 ));
             }
@@ -404,6 +410,13 @@ impl Attempt {
             Stop::Aborted => Outcome::Aborted,
         }
     }
+}
+
+/// Those that are not at the target yet.
+fn files_to_bring(files: &[JournalFile]) -> impl Iterator<Item = &JournalFile> {
+    files
+        .iter()
+        .filter(|file| file.origin == FileOrigin::Planned)
 }
 
 fn journal_pool(disks: &[JournalDisk], pools: &[PoolFacts]) -> Option<String> {

@@ -51,7 +51,7 @@ impl Attempt {
     pub(super) async fn watch(mut self, mut call: Call) -> Outcome {
         let memory = self.memory().await;
         let mut watched = Watched {
-            meter: Meter::new(memory),
+            meter: Meter::new(memory, Bytes(self.carried)),
             since: Instant::now(),
             arrived: false,
             cause: None,

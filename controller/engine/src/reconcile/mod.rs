@@ -29,6 +29,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    carrier::Carrier,
     claim::{self, Claims},
     guests::Guests,
     hosts::{Change, HostState, Link},
@@ -89,6 +90,7 @@ pub(crate) struct Reconciler {
     options: Options,
     hypervisors: Arc<dyn Hypervisors>,
     claims: Arc<Claims>,
+    carrier: Arc<Carrier>,
     wishes: watch::Receiver<Arc<Wishes>>,
     declared: Arc<Wishes>,
     hosts: BTreeMap<HostName, HostState>,
@@ -136,6 +138,7 @@ impl Reconciler {
         let held = options.held;
         Self {
             claims: Claims::new(options.clone()),
+            carrier: Arc::default(),
             options,
             hypervisors,
             declared: Arc::default(),

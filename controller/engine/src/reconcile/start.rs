@@ -161,6 +161,7 @@ impl Reconciler {
         let (events, heard) = mpsc::unbounded_channel();
         let lines = Lines {
             claims: self.claims.clone(),
+            carrier: self.carrier.clone(),
             abort: aborted,
             events: heard,
             reports: self.reports.0.clone(),

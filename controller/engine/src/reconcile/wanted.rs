@@ -561,6 +561,7 @@ fn finished_before(
         source_defined: hosts
             .get(&last.from)
             .is_some_and(|source| source.domains.contains_key(&uuid)),
+        kept_files: Vec::new(),
         source_files: SourceFiles::Removed,
         observed_time: Time(whole_seconds(now)),
     })

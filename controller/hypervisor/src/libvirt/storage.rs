@@ -12,6 +12,7 @@ use virt::{connect::Connect, storage_pool::StoragePool, storage_vol::StorageVol,
 
 use super::{
     fault::OrFault,
+    files,
     refreshes::{Freshness, Refreshes},
     xml,
 };
@@ -48,6 +49,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    /// Stops it; its files stay.
+    pub(crate) fn close(&self) -> PortResult<()> {
+        self.object.destroy().or_fault()
+    }
+
     /// Sees what is really there.
     pub(crate) fn refresh(&self, freshness: Freshness) -> PortResult<()> {
         self.refreshes.share(&self.facts.name, freshness, || {
@@ -131,7 +137,7 @@ impl Pool {
 }
 
 impl Storage<'_> {
-    /// Every pool.
+    /// Every pool, but for those that we opened for a while.
     pub(crate) fn pools(&self, freshness: Freshness) -> PortResult<Vec<Pool>> {
         let mut pools = Vec::new();
         for (flag, active) in [
@@ -144,6 +150,9 @@ impl Storage<'_> {
                 listed => listed?,
             };
             for object in listed {
+                if object.name().is_ok_and(|name| files::is_lent(&name)) {
+                    continue;
+                }
                 if let Some(pool) = self.describe(object, active, freshness)? {
                     pools.push(pool);
                 }
@@ -182,7 +191,7 @@ impl Storage<'_> {
         Ok(Some(pool))
     }
 
-    fn read(&self, object: StoragePool, active: bool) -> PortResult<Option<Pool>> {
+    pub(crate) fn read(&self, object: StoragePool, active: bool) -> PortResult<Option<Pool>> {
         let Some(description) = object.xml_desc(0).or_absent()? else {
             return Ok(None);
         };

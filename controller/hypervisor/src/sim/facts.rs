@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    CpuNeed, DiskDevice, DiskFacts, DomainFacts, HostFacts, InterfaceFacts, InterfaceSource, Load,
-    PoolFacts,
+    CpuNeed, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, InterfaceFacts,
+    InterfaceSource, Load, PoolFacts,
 };
 use uuid::Uuid;
 
@@ -89,7 +89,15 @@ pub(super) fn domain(machine: &Machine, uuid: Uuid, domain: &Domain) -> DomainFa
             filter: None,
             addresses: Vec::new(),
         }],
-        files: Vec::new(),
+        files: domain
+            .files
+            .iter()
+            .map(|(role, path)| FileFacts {
+                role: role.clone(),
+                path: path.clone(),
+                needed: role != "nvram",
+            })
+            .collect(),
         metadata: BTreeMap::new(),
         created: None,
         labels: domain.labels.clone(),

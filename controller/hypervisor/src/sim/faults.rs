@@ -149,6 +149,21 @@ impl Fleet {
         path
     }
 
+    /// Puts another content than anybody expects into a file, or makes it so, as its owner.
+    pub fn put_content(&self, host: &str, path: &str, length: u64, content: &str) {
+        let file = File {
+            capacity: length,
+            allocated: length,
+            kind: Kind::Plain {
+                content: content.as_bytes().to_vec(),
+                kept: true,
+            },
+        };
+        if let Some(machine) = self.world().machine(host) {
+            machine.files.insert(path.to_owned(), file);
+        }
+    }
+
     /// Removes a file, as its owner.
     pub fn remove_file(&self, host: &str, path: &str) {
         if let Some(machine) = self.world().machine(host) {

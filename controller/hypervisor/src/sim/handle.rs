@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, Glance, HostFacts,
-    Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, PoolFacts,
-    PortError, PortResult, VolumeFacts, Why,
+    Access, Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, FileState,
+    Glance, HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
+    NewVolume, Piece, PoolFacts, PortError, PortResult, VolumeFacts, Why,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{
-    facts,
+    facts, files,
     line::{Handle, Waits},
     machine_of,
     world::{Domain, File, Kind, Qemu, Tiding, World},
@@ -36,7 +36,7 @@ fn domain_of<'a>(world: &'a mut World, host: &str, uuid: Uuid) -> PortResult<&'a
 }
 
 impl Handle {
-    async fn look_at<T: Send + 'static>(
+    pub(super) async fn look_at<T: Send + 'static>(
         &self,
         look: impl FnOnce(&mut World, &str) -> T + Send + 'static,
     ) -> PortResult<T> {
@@ -44,7 +44,7 @@ impl Handle {
             .await
     }
 
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut World, &str) -> PortResult<T> + Send + 'static,
     ) -> PortResult<T> {
@@ -224,6 +224,42 @@ impl Hypervisor for Handle {
             Ok(())
         })
         .await
+    }
+
+    async fn file(&self, path: &str) -> PortResult<Option<FileState>> {
+        let path = path.to_owned();
+        self.look_at(move |world, host| {
+            let file = world.machines[host].files.get(&path);
+            file.map(files::state)
+        })
+        .await
+    }
+
+    async fn create_file(&self, path: &str, length: Bytes, _: &Access) -> PortResult<()> {
+        let path = path.to_owned();
+        self.change(move |world, host| files::create(world, host, path, length.0))
+            .await
+    }
+
+    async fn read_file(&self, path: &str, pieces: mpsc::Sender<Piece>) -> PortResult<()> {
+        self.read(path, pieces).await
+    }
+
+    async fn write_file(
+        &self,
+        path: &str,
+        length: Bytes,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> PortResult<()> {
+        self.write(path, length.0, pieces).await
+    }
+
+    async fn remove_file(&self, path: &str) -> PortResult<()> {
+        self.delete_volume(path).await
+    }
+
+    async fn close_pools(&self) -> PortResult<()> {
+        self.change(|_, _| Ok(())).await
     }
 
     async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()> {

@@ -32,7 +32,7 @@ impl World {
         truth.ever_twice |= truth.executing.len() > 1;
         truth.newest += 1;
         let newest = truth.newest;
-        let name = truth.name.clone();
+        let (name, files) = (truth.name.clone(), truth.files.clone());
         for path in paths {
             match self
                 .machines
@@ -43,6 +43,14 @@ impl World {
                 None => self
                     .violations
                     .push(format!("{name} runs on {host} without its file {path}")),
+            }
+        }
+        for (path, wanted) in files {
+            let found = self.machines.get(host).and_then(|own| own.files.get(&path));
+            if !matches!(found.map(|file| &file.kind), Some(Kind::Plain { content, .. }) if *content == wanted)
+            {
+                self.violations
+                    .push(format!("{name} runs on {host} without {path} as it was"));
             }
         }
     }
@@ -59,7 +67,7 @@ impl World {
         let users: Vec<String> = self.machines[host]
             .domains
             .values()
-            .filter(|domain| domain.disks.iter().any(|disk| disk.path == path))
+            .filter(|domain| domain.paths().any(|own| own == path))
             .map(|domain| domain.name.clone())
             .collect();
         let mut wrong = |why: String| {
@@ -70,7 +78,7 @@ impl World {
             wrong(format!("which {} names", users.join(", ")));
         }
         match file.kind {
-            Kind::Foreign => wrong("which is not ours".to_owned()),
+            Kind::Foreign | Kind::Plain { kept: true, .. } => wrong("which is not ours".to_owned()),
             Kind::Image(Some((guest, stamp))) => {
                 let newest = self.guests[&guest].newest == stamp;
                 if newest && !self.lives_elsewhere(guest, host) {
@@ -80,7 +88,7 @@ impl World {
                     ));
                 }
             }
-            Kind::Image(None) | Kind::Journal(..) => {}
+            Kind::Image(None) | Kind::Journal(..) | Kind::Plain { kept: false, .. } => {}
         }
     }
 

@@ -7,6 +7,7 @@
 mod aftermath;
 mod facts;
 mod faults;
+mod files;
 mod handle;
 mod laws;
 mod line;
@@ -75,6 +76,7 @@ impl Fleet {
             agenda: Vec::new(),
             violations: Vec::new(),
             numbers: 0,
+            carried: 0,
         };
         let shared = Arc::new(Shared {
             world: Mutex::new(world),
@@ -149,9 +151,26 @@ impl Fleet {
                 size: *size,
             });
         }
+        let mut files = BTreeMap::new();
+        for (role, path, length) in &plan.files {
+            let content = path.as_bytes().to_vec();
+            files.insert(path.clone(), content.clone());
+            let file = File {
+                capacity: *length,
+                allocated: *length,
+                kind: Kind::Plain {
+                    content,
+                    kept: role != "nvram",
+                },
+            };
+            if let Some(machine) = world.machine(host) {
+                machine.files.entry(path.clone()).or_insert(file);
+            }
+        }
         let truth = Truth {
             name: plan.name.clone(),
             disks: disks.len(),
+            files,
             boots: 1,
             dirty: plan.dirty,
             ..Truth::default()
@@ -162,6 +181,11 @@ impl Fleet {
             vcpus: plan.vcpus,
             memory: plan.memory,
             disks,
+            files: plan
+                .files
+                .iter()
+                .map(|(role, path, _)| (role.clone(), path.clone()))
+                .collect(),
             labels: plan.labels.clone(),
             managed_by: plan.managed_by.clone(),
             obstacles: plan.obstacles.clone(),

@@ -54,6 +54,8 @@ pub(super) struct World {
     /// What must never have happened.
     pub(super) violations: Vec<String>,
     pub(super) numbers: u64,
+    /// Files that were written to their end by a program.
+    pub(super) carried: usize,
 }
 
 /// A client's connection to a host.
@@ -97,6 +99,8 @@ pub(super) struct Truth {
     /// Rises each time it begins to execute; a file with this number has its newest data.
     pub(super) newest: u64,
     pub(super) disks: usize,
+    /// What its other files hold.
+    pub(super) files: BTreeMap<String, Vec<u8>>,
     /// Times it was started anew.
     pub(super) boots: u32,
     pub(super) dirty: u64,
@@ -156,6 +160,12 @@ pub(super) enum Kind {
     /// A disk: whose data it has, and of when; nothing while it is empty or incomplete.
     Image(Option<(Uuid, u64)>),
     Journal(Uuid, String),
+    /// Neither: a kernel, a firmware's variables. Empty while it is incomplete.
+    Plain {
+        content: Vec<u8>,
+        /// Whether others may read it too: then it is never to be removed.
+        kept: bool,
+    },
     /// Somebody else's, never to be touched.
     Foreign,
 }
@@ -174,6 +184,8 @@ pub(super) struct Domain {
     pub(super) vcpus: u32,
     pub(super) memory: u64,
     pub(super) disks: Vec<Disk>,
+    /// Other files that it needs: role and path.
+    pub(super) files: Vec<(String, String)>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) managed_by: Option<String>,
     pub(super) obstacles: Vec<Cause>,
@@ -189,6 +201,14 @@ pub(super) struct Domain {
     /// The migration that brings it here.
     pub(super) incoming: Option<u64>,
     pub(super) completed: Option<CompletedFacts>,
+}
+
+impl Domain {
+    /// Every file that it names.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
+        let disks = self.disks.iter().map(|disk| disk.path.as_str());
+        disks.chain(self.files.iter().map(|(_, path)| path.as_str()))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -267,9 +287,9 @@ impl Machine {
         let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (uuid, domain) in &self.domains {
             if Some(*uuid) != except {
-                for disk in &domain.disks {
+                for path in domain.paths() {
                     named
-                        .entry(disk.path.clone())
+                        .entry(path.to_owned())
                         .or_default()
                         .push(domain.name.clone());
                 }
