@@ -126,6 +126,8 @@ reasons! {
     NetworkMissing, AwaitChange, "define and start the network on the target";
     /// A file stands where a disk would go.
     PathClash, AwaitChange, "remove or rename that file after making sure that nobody needs it";
+    /// A base image of that name at the target has another content.
+    BaseImageDiffers, AwaitChange, "make both base images equal, or rename one of them, after making sure who uses it";
     /// The target has another domain of that name.
     DomainNameTaken, AwaitChange, "rename one of the two domains";
     /// The target has a domain of that UUID already.

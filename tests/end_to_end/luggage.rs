@@ -134,3 +134,87 @@ fn kernel_firmware_media_and_variables_travel() -> Result<()> {
     assert!(made.continuity()?.is_unbroken());
     Ok(())
 }
+
+/// A host full of guests on one base image is emptied: the base travels once, and with each guest its own layer.
+#[test]
+fn a_base_image_travels_once() -> Result<()> {
+    const BASE: &str = "/var/lib/libvirt/images/debian.qcow2";
+    const GUESTS: u64 = 8;
+    let on_base = |name: String| {
+        let mut disk = DiskSpec::mib(256, 160).backing("debian.qcow2");
+        if let Some(backing) = &mut disk.backing {
+            backing.everywhere = false;
+        }
+        let plain = DiskSpec::mib(16, 4).raw();
+        GuestSpec::new(name)
+            .on("h1")
+            .memory_mib(80)
+            .disks(vec![disk, plain])
+    };
+    let lab = (1..=GUESTS)
+        .fold(Lab::builder().hosts(2), |lab, number| {
+            lab.guest(on_base(format!("g{number}")))
+        })
+        .up()?;
+    let (one, two) = (lab.host("h1")?, lab.host("h2")?);
+    assert!(digests(&two, &[BASE]).is_err());
+    let base = digests(&one, &[BASE])?;
+    let size = |file: &str| -> Result<u64> {
+        let blocks = one.exec(&["stat", "--format=%b", file])?;
+        Ok(blocks.trim().parse::<u64>().context("blocks")? * 512)
+    };
+    let mut own = 0;
+    for guest in lab.guests() {
+        for target in guest.spec().targets() {
+            let ending = if target == "vda" { "qcow2" } else { "img" };
+            let name = guest.name();
+            own += size(&format!("/var/lib/libvirt/images/{name}-{target}.{ending}"))?;
+        }
+    }
+    let most = size(BASE)? + own + GUESTS * (80 << 20);
+    let received = || -> Result<u64> {
+        let all = shell(&two, "cat /sys/class/net/*/statistics/rx_bytes")?;
+        // What passes a host's bridge is counted there too; the largest is its link.
+        let counters = all.lines().map(|line| line.trim().parse::<u64>());
+        Ok(counters
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .max()
+            .unwrap_or(0))
+    };
+    let before = received()?;
+
+    let fleet = Fleet::of(&lab)?;
+    fleet.write(
+        "drain.yaml",
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: HostDrain\nmetadata: {name: empty}\nspec: {hosts: {names: [h1]}, parallel: 4}\n",
+    )?;
+    fleet.run(&["apply", "--yes"])?.expect(0)?;
+    let travelled = received()? - before;
+    println!("{travelled} bytes travelled, {most} are base, own layers and memory");
+    assert!(travelled < most + most / 10, "{travelled} of {most}");
+    for guest in lab.guests() {
+        assert_eq!(guest.host()?.name(), "h2");
+        assert!(guest.continuity()?.is_unbroken());
+        for target in guest.spec().targets() {
+            let report = guest.disk_report(&two, &target)?;
+            assert!(report.is_intact(), "{} {report:?}", guest.name());
+        }
+        let info = two.exec(&[
+            "qemu-img",
+            "info",
+            "--force-share",
+            &format!("/var/lib/libvirt/images/{}-vda.qcow2", guest.name()),
+        ])?;
+        ensure!(info.contains(&format!("backing file: {BASE}")), "{info}");
+    }
+    assert_eq!(digests(&two, &[BASE])?, base);
+    // Others may use it: it stays, alone.
+    let left: Vec<String> = one
+        .list_files()?
+        .into_iter()
+        .map(|file| file.path)
+        .collect();
+    assert_eq!(left, [BASE]);
+    Ok(())
+}

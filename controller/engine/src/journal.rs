@@ -5,6 +5,8 @@ use evenkeel_crds::{names::HostName, quantity::Bytes, shared::RequestedBy};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::port::Backing;
+
 /// What is written at both ends, the same at each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -78,6 +80,9 @@ pub struct JournalDisk {
     pub format: String,
     /// Exact virtual size.
     pub virtual_size: Bytes,
+    /// The base that it lies over at the target, where only its top layer travels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Backing>,
     /// Whether we made the file at the target: written after its exclusive creation. Until then only an empty one
     /// of exactly this size is ours.
     pub created: bool,

@@ -549,6 +549,8 @@ pub struct NewVolume {
     pub format: String,
     /// Exact virtual size.
     pub capacity: Bytes,
+    /// What it lies over, if it is an overlay.
+    pub backing: Option<Backing>,
 }
 
 /// A volume or file as it is now.
@@ -571,6 +573,8 @@ pub struct MigrateRequest {
     pub target_address: Option<String>,
     /// The disks to copy: target device and path at the target. Those not named stay as they are.
     pub disks: Vec<(String, String)>,
+    /// Copy only the top layers: each disk that has a base lies over the same one at the target.
+    pub incremental: bool,
     /// The move's mark, put into both definitions that the target gets.
     pub mark: Mark,
     /// Limit in bytes per second, for memory and disks.

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use evenkeel_crds::MigrationPhase;
+use evenkeel_crds::{MigrationPhase, shared::find};
 use evenkeel_hypervisor::sim::{Fleet, GuestPlan, HostPlan, MIB};
 use support::*;
 use tokio::time::sleep;
@@ -131,4 +131,78 @@ async fn what_several_share_is_brought_once() {
         .clean(&[(guests[0], "h1"), (guests[1], "h2"), (guests[2], "h2")])
         .await;
     assert_eq!(fleet.carried(), 1);
+}
+
+const BASE: &str = "/pools/default/debian.qcow2";
+
+fn on_base(name: &str) -> GuestPlan {
+    GuestPlan::new(name)
+        .disk(1 << 30, 40 * MIB)
+        .base(BASE, 300 * MIB)
+}
+
+/// A host full of guests on one base image: it travels once, and with each guest only what is its own.
+#[tokio::test(start_paused = true)]
+async fn a_base_travels_once_for_all_guests_on_it() {
+    let (fleet, desk) = two_hosts(7);
+    let names = ["g1", "g2", "g3", "g4", "g5"];
+    let guests = names.map(|name| fleet.add_guest("h1", &on_base(name).memory(64 * MIB)));
+    let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
+    actor.settled().await;
+    desk.drain("empty", &["h1"], |_| {});
+    actor
+        .until("the host is empty", 600, |view| {
+            let drain = view.drains.get("empty");
+            let drained = drain.and_then(|drain| find(&drain.conditions, "Drained"));
+            drained.is_some_and(|drained| drained.status == "True")
+        })
+        .await;
+    desk.undrain("empty");
+    actor.clean(&guests.map(|guest| (guest, "h2"))).await;
+    assert_eq!(fleet.carried(), 1);
+    assert!(has(&fleet, "h1", BASE), "others may use it");
+    let moved: u64 = actor
+        .view()
+        .migrations
+        .values()
+        .filter_map(|shown| shown.status.bytes.map(|bytes| bytes.total.0))
+        .sum();
+    // The base itself was written once, see above; what a simulated file has beyond its first bytes are holes.
+    let least = 5 * (40 + 64) * MIB;
+    assert!(
+        (least..least * 11 / 10).contains(&moved),
+        "{} MiB travelled",
+        moved / MIB
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_another_base_nothing_is_laid() {
+    let (fleet, desk, actor, guest) = one(8, &on_base("g1")).await;
+    fleet.put_content("h2", BASE, 300 * MIB, "another image");
+    desk.migrate("m", "g1", Some("h2"));
+    actor.phase("m", MigrationPhase::Succeeded, 120).await;
+    actor.clean(&[(guest, "h2")]).await;
+    // Flattened: all of it is in the disk's own file.
+    assert_eq!(fleet.carried(), 0);
+    let disk = &fleet.domain("h2", guest).unwrap().disks[0];
+    assert!(disk.backing.is_empty());
+    assert!(disk.allocated.0 >= 340 * MIB, "{disk:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_base_that_is_there_is_used() {
+    let (fleet, desk, actor, guest) = one(9, &on_base("g1")).await;
+    fleet.put_content("h2", BASE, 300 * MIB, BASE);
+    desk.migrate("m", "g1", Some("h2"));
+    actor.phase("m", MigrationPhase::Succeeded, 120).await;
+    actor.clean(&[(guest, "h2")]).await;
+    assert_eq!(fleet.carried(), 0);
+    assert_eq!(fleet.domain("h2", guest).unwrap().disks[0].backing, [BASE]);
+    assert!(
+        !actor
+            .status("m")
+            .bytes
+            .is_some_and(|bytes| bytes.total.0 > 700 * MIB)
+    );
 }

@@ -47,6 +47,8 @@ fn needed(facts: &DomainFacts) -> Vec<(String, String)> {
 
 /// The firmware's variables: the guest's own, written while it runs.
 const NVRAM: &str = "nvram";
+/// A base image: the same in every host's eyes, and never written.
+pub(super) const BASE: &str = "base";
 /// The firmware itself: what a running guest has of it travels in its memory, and only its size has to be the same.
 const LOADER: &str = "loader";
 
@@ -77,7 +79,7 @@ impl Attempt {
             if let Some(there) = &there
                 && there.length != here.length
             {
-                return Err(differs(target, &path, &facts.name));
+                return Err(differs(target, &path, &role, &facts.name));
             }
             files.push(JournalFile {
                 own: role == NVRAM,
@@ -131,7 +133,8 @@ impl Attempt {
             )
         })?;
         if let Some(there) = there.map_err(at_target)? {
-            self.compare(&journal, &file, &here, &there).await?;
+            self.compare(&journal.domain, &file.role, path, &here, &there)
+                .await?;
             let origin = if self.is_brought_by_another(&journal, path).await? {
                 FileOrigin::Made
             } else {
@@ -143,11 +146,8 @@ impl Attempt {
             return Ok(());
         }
         if file.origin == FileOrigin::Found {
-            return Err(Cause::new(
-                Reason::FileMissing,
-                format!("{path} has just gone from {}", target.host),
-            )
-            .into());
+            // Taken back by the move that had brought it.
+            self.note_origin(at, FileOrigin::Planned).await?;
         }
         if here.length != file.length {
             return Err(Cause::new(
@@ -186,7 +186,7 @@ impl Attempt {
             )
         };
         let (reports, migration) = (self.lines.reports.clone(), self.order.migration.clone());
-        let (mut done, total) = (self.carried, self.load.max(1));
+        let (mut done, total) = (self.carried, self.expected.max(1));
         let mut told = Instant::now();
         let mut tell = |bytes| {
             done += bytes;
@@ -239,19 +239,19 @@ impl Attempt {
     }
 
     /// A file that is there already has to be the same.
-    async fn compare(
-        &mut self,
-        journal: &Journal,
-        file: &JournalFile,
+    pub(super) async fn compare(
+        &self,
+        guest: &str,
+        role: &str,
+        path: &str,
         here: &FileState,
         there: &FileState,
     ) -> Result<(), Stop> {
         let (source, target) = (self.order.source.clone(), self.order.target.clone());
-        let path = &file.path;
         if here.length != there.length {
-            return Err(differs(&target, path, &journal.domain).into());
+            return Err(differs(&target, path, role, guest).into());
         }
-        if file.role == LOADER {
+        if role == LOADER {
             return Ok(());
         }
         let carrier = self.lines.carrier.clone();
@@ -286,7 +286,7 @@ impl Attempt {
         if here == there {
             Ok(())
         } else {
-            Err(differs(&target, path, &journal.domain).into())
+            Err(differs(&target, path, role, guest).into())
         }
     }
 
@@ -392,7 +392,7 @@ impl Attempt {
     }
 
     /// Does something long, unless the move is to be aborted first.
-    async fn unless_aborted<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+    pub(super) async fn unless_aborted<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
         let mut abort = self.lines.abort.clone();
         let asked = async {
             if abort.wait_for(|wanted| *wanted).await.is_err() {
@@ -406,9 +406,14 @@ impl Attempt {
     }
 }
 
-fn differs(target: &Place, path: &str, guest: &str) -> Cause {
+fn differs(target: &Place, path: &str, role: &str, guest: &str) -> Cause {
+    let reason = if role == BASE {
+        Reason::BaseImageDiffers
+    } else {
+        Reason::PathClash
+    };
     Cause::new(
-        Reason::PathClash,
+        reason,
         format!(
             "{path} on {} has another content than the one that {guest} uses",
             target.host

@@ -3,6 +3,7 @@
 //! The task looks at both ends before every step that can't be taken back, and gives up nothing: where an end does
 //! not answer it waits and says so, for as long as it takes.
 
+mod chains;
 mod clean;
 mod luggage;
 mod prepare;
@@ -95,6 +96,8 @@ pub(crate) enum Report {
     Phase(MigrationPhase),
     /// Bytes.
     Progress(Progress),
+    /// What it brings into the target's pools besides the disks.
+    Brings(BTreeMap<String, Bytes>),
     /// It can't go on for now and says why; nothing once it goes on.
     Waiting(Option<Cause>),
     /// It is over.
@@ -152,7 +155,7 @@ struct Attempt {
     /// Bytes of files brought over before the copy.
     carried: u64,
     /// All bytes expected to travel, as known before the copy.
-    load: u64,
+    expected: u64,
 }
 
 /// What both ends show at one time.
@@ -201,7 +204,7 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         source_paused: false,
         memory: None,
         carried: 0,
-        load: 0,
+        expected: 0,
     };
     let outcome = attempt.run().await;
     let _ = reports.send((migration, Report::Ended(Box::new(outcome))));

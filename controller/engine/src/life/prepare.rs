@@ -1,6 +1,6 @@
 //! Preparing: fresh looks, checks, journals, volumes, mark and autostart; everything that comes before the copy.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_crds::{
     quantity::Bytes,
@@ -8,7 +8,7 @@ use evenkeel_crds::{
 };
 use futures::future::join_all;
 
-use super::{Attempt, Outcome, Stop, clean::TakenBack, failure};
+use super::{Attempt, Outcome, Report, Stop, clean::TakenBack, failure};
 use crate::{
     evidence::Verdict,
     journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
@@ -51,20 +51,9 @@ impl Attempt {
         let pools = pools.map_err(|error| failure(&target.host, "reading the pools", &error))?;
         self.memory = Some(facts.memory);
         self.check_guest(&facts)?;
-        let disks = self.place(&facts, &pools)?;
+        let mut disks = self.place(&facts, &pools)?;
         self.check_clashes(&facts, &disks).await?;
-        let files = self.survey(&facts).await?;
-        self.check_room(&facts, &disks, &files, &pools)?;
-        self.load = facts.memory.0
-            + files_to_bring(&files)
-                .map(|file| file.length.0)
-                .sum::<u64>()
-            + facts
-                .disks
-                .iter()
-                .filter(|disk| disk.is_copied())
-                .map(|disk| disk.chain_allocated.0)
-                .sum::<u64>();
+        let files = self.load(&facts, &mut disks, &pools).await?;
         self.stop_if_aborted()?;
 
         let id = self.order.id;
@@ -113,6 +102,45 @@ impl Attempt {
         self.create(journal).await?;
         self.stop_if_aborted()?;
         self.request(&facts)
+    }
+
+    /// Everything besides the disks that is to be at the target, bases too where they are brought: then the disks are
+    /// told what lies below them.
+    async fn load(
+        &mut self,
+        facts: &DomainFacts,
+        disks: &mut [JournalDisk],
+        pools: &[PoolFacts],
+    ) -> Result<Vec<JournalFile>, Stop> {
+        let mut files = self.survey(facts).await?;
+        let chains = self.survey_chains(facts, disks).await?;
+        self.check_room(facts, disks, &files, pools)?;
+        // Where there is no room for the bases beside the disks, there is for the disks alone.
+        let chains = chains.filter(|chains| {
+            let all = [files.as_slice(), &chains.files].concat();
+            self.check_room(facts, disks, &all, pools).is_ok()
+        });
+        let layered = chains.is_some();
+        if let Some(chains) = chains {
+            for disk in disks {
+                disk.backing = chains.below.get(&disk.target).cloned();
+            }
+            // A base may be a medium too.
+            let known: BTreeSet<String> = files.iter().map(|file| file.path.clone()).collect();
+            let new = chains.files.into_iter();
+            files.extend(new.filter(|file| !known.contains(&file.path)));
+        }
+        let copied = facts.disks.iter().filter(|disk| disk.is_copied());
+        self.expected = copied
+            .map(|disk| match layered {
+                true => disk.allocated.0,
+                false => disk.chain_allocated.0,
+            })
+            .chain(files_to_bring(&files).map(|file| file.length.0))
+            .chain([facts.memory.0])
+            .fold(0, u64::saturating_add);
+        self.report(Report::Brings(brings(&files, pools)));
+        Ok(files)
     }
 
     fn stop_if_aborted(&self) -> Result<(), Stop> {
@@ -191,6 +219,7 @@ impl Attempt {
                 volume,
                 format: disk.format.clone(),
                 virtual_size: disk.virtual_size,
+                backing: None,
                 created: false,
             });
         }
@@ -211,7 +240,7 @@ impl Attempt {
                 .filter(|disk| disk.pool == pool.name)
                 .map(|disk| disk.virtual_size.0);
             let of_files = files_to_bring(files)
-                .filter(|file| file.path.rsplit_once('/').map(|(path, _)| path) == Some(&pool.path))
+                .filter(|file| lies_in(file, pool))
                 .map(|file| file.length.0);
             let bytes: u64 = of_disks.chain(of_files).sum();
             if pool.available.0 < bytes {
@@ -300,6 +329,7 @@ impl Attempt {
                 name: disk.volume.clone(),
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
+                backing: disk.backing.clone(),
             })
             .collect();
         let mark = self.mark(journal.id);
@@ -373,6 +403,7 @@ impl Attempt {
                     .iter()
                     .map(|disk| (disk.target.clone(), disk.target_path.clone()))
                     .collect(),
+                incremental: journal.disks.iter().any(|disk| disk.backing.is_some()),
                 mark: self.mark(journal.id),
                 bandwidth: self.order.manner.bandwidth,
                 downtime: self.order.manner.downtime,
@@ -417,6 +448,22 @@ fn files_to_bring(files: &[JournalFile]) -> impl Iterator<Item = &JournalFile> {
     files
         .iter()
         .filter(|file| file.origin == FileOrigin::Planned)
+}
+
+fn lies_in(file: &JournalFile, pool: &PoolFacts) -> bool {
+    let directory = file.path.rsplit_once('/').map(|(directory, _)| directory);
+    directory == Some(pool.path.trim_end_matches('/'))
+}
+
+/// What is brought into each pool, besides disks.
+fn brings(files: &[JournalFile], pools: &[PoolFacts]) -> BTreeMap<String, Bytes> {
+    let mut brings = BTreeMap::<String, Bytes>::new();
+    for file in files_to_bring(files) {
+        if let Some(pool) = pools.iter().find(|pool| lies_in(file, pool)) {
+            brings.entry(pool.name.clone()).or_default().0 += file.length.0;
+        }
+    }
+    brings
 }
 
 fn journal_pool(disks: &[JournalDisk], pools: &[PoolFacts]) -> Option<String> {

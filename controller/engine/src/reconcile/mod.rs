@@ -282,6 +282,7 @@ impl Reconciler {
         match report {
             Report::Phase(phase) => state.enter(phase, now),
             Report::Progress(progress) => state.progress(progress),
+            Report::Brings(files) => state.brings(files),
             Report::Waiting(cause) => state.waiting = cause,
             Report::Ended(outcome) => self.ended(name, *outcome, now),
         }

@@ -332,9 +332,28 @@ fn volume_xml(volume: &NewVolume) -> PortResult<String> {
             ));
         }
     };
+    let backing = match &volume.backing {
+        None => String::new(),
+        Some(below)
+            if volume.format == "qcow2" && ["raw", "qcow2"].contains(&below.format.as_str()) =>
+        {
+            format!(
+                "<backingStore><path>{}</path><format type='{}'/></backingStore>",
+                xml::escape(&below.path),
+                below.format
+            )
+        }
+        Some(below) => {
+            return invalid(format!(
+                "a volume of format `{}` over one of format `{}` is not made",
+                volume.format,
+                below.format.escape_default()
+            ));
+        }
+    };
     Ok(format!(
         "<volume type='file'><name>{}</name><capacity unit='bytes'>{}</capacity><allocation unit='bytes'>0</allocation>\
-         <target><format type='{}'/>{compat}</target></volume>",
+         <target><format type='{}'/>{compat}</target>{backing}</volume>",
         xml::escape(name),
         volume.capacity.0,
         volume.format,
@@ -354,6 +373,7 @@ pub(crate) fn backing_of(volume: &StorageVol) -> PortResult<Option<String>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use evenkeel_engine::port::Backing;
 
     #[test]
     fn a_pool() {
@@ -381,7 +401,22 @@ mod tests {
             name: name.into(),
             format: format.into(),
             capacity: Bytes(5),
+            backing: None,
         };
+        let over = NewVolume {
+            backing: Some(Backing {
+                path: "/p/a&b".into(),
+                format: "raw".into(),
+            }),
+            ..volume("o", "qcow2")
+        };
+        let base = "<backingStore><path>/p/a&amp;b</path><format type='raw'/></backingStore>";
+        assert!(volume_xml(&over).unwrap().contains(base));
+        let raw = NewVolume {
+            format: "raw".into(),
+            ..over
+        };
+        assert_eq!(volume_xml(&raw).unwrap_err().fault, Fault::Invalid);
         assert!(
             volume_xml(&volume("a'b<c", "qcow2"))
                 .unwrap()

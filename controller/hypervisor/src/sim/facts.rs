@@ -115,10 +115,12 @@ pub(super) fn domain(machine: &Machine, uuid: Uuid, domain: &Domain) -> DomainFa
 
 fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
     let pool = machine.pool_of(&disk.path);
-    let allocated = machine
+    let allocated = machine.allocated(&disk.path);
+    let base = machine
         .files
         .get(&disk.path)
-        .map_or(0, |file| file.allocated);
+        .and_then(|file| file.backing.clone());
+    let below = base.as_ref().map_or(0, |path| machine.allocated(path));
     DiskFacts {
         target: disk.target.clone(),
         device: DiskDevice::Disk,
@@ -126,10 +128,10 @@ fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
         format: "qcow2".into(),
         virtual_size: Bytes(disk.size),
         allocated: Bytes(allocated),
-        chain_allocated: Bytes(allocated),
+        chain_allocated: Bytes(allocated + below),
         pool: pool.map(|pool| pool.name.clone()),
         volume: pool.map(|pool| disk.path[pool.path.len() + 1..].to_owned()),
-        backing: Vec::new(),
+        backing: base.into_iter().collect(),
         readonly: false,
         shared: false,
     }

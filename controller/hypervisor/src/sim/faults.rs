@@ -142,6 +142,7 @@ impl Fleet {
             capacity: size,
             allocated: size,
             kind: Kind::Foreign,
+            backing: None,
         };
         if let Some(machine) = self.world().machine(host) {
             machine.files.insert(path.clone(), file);
@@ -158,6 +159,7 @@ impl Fleet {
                 content: content.as_bytes().to_vec(),
                 kept: true,
             },
+            backing: None,
         };
         if let Some(machine) = self.world().machine(host) {
             machine.files.insert(path.to_owned(), file);
@@ -197,6 +199,7 @@ impl Fleet {
             bandwidth: None,
             downtime: Duration::from_millis(300),
             auto_converge: false,
+            incremental: false,
         };
         self.world()
             .migrate(source, target, &request, true, answer)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
-use evenkeel_engine::port::{Access, Fault, FileState, Piece, PortError, PortResult};
+use evenkeel_engine::port::{Access, Backing, Fault, FileState, Piece, PortError, PortResult};
 use tokio::{sync::mpsc, time::sleep};
 use uuid::Uuid;
 
@@ -31,7 +31,10 @@ pub(super) fn state(file: &File) -> FileState {
         },
         format: format.into(),
         virtual_size: Bytes(file.capacity),
-        backing: None,
+        backing: file.backing.clone().map(|path| Backing {
+            path,
+            format: "raw".into(),
+        }),
     }
 }
 
@@ -52,6 +55,7 @@ pub(super) fn create(world: &mut World, host: &str, path: String, length: u64) -
             content: Vec::new(),
             kept: false,
         },
+        backing: None,
     };
     machine.files.insert(path, file);
     Ok(())

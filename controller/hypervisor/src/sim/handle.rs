@@ -151,6 +151,7 @@ impl Hypervisor for Handle {
                 capacity: JOURNAL,
                 allocated: JOURNAL,
                 kind: Kind::Journal(id, String::new()),
+                backing: None,
             };
             let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
             machine.create(&name, &format!(".evenkeel-{id}"), file)
@@ -210,6 +211,7 @@ impl Hypervisor for Handle {
                 capacity: volume.capacity.0,
                 allocated: EMPTY,
                 kind: Kind::Image(None),
+                backing: volume.backing.map(|below| below.path),
             };
             let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
             machine.create(&volume.pool, &volume.name, file)

@@ -32,14 +32,21 @@ impl World {
         truth.ever_twice |= truth.executing.len() > 1;
         truth.newest += 1;
         let newest = truth.newest;
-        let (name, files) = (truth.name.clone(), truth.files.clone());
+        let (name, mut files) = (truth.name.clone(), truth.files.clone());
         for path in paths {
             match self
                 .machines
                 .get_mut(host)
                 .and_then(|machine| machine.files.get_mut(&path))
             {
-                Some(file) => file.kind = Kind::Image(Some((uuid, newest))),
+                Some(file) => {
+                    file.kind = Kind::Image(Some((uuid, newest)));
+                    files.extend(
+                        file.backing
+                            .clone()
+                            .map(|base| (base.clone(), base.into_bytes())),
+                    );
+                }
                 None => self
                     .violations
                     .push(format!("{name} runs on {host} without its file {path}")),
@@ -67,7 +74,12 @@ impl World {
         let users: Vec<String> = self.machines[host]
             .domains
             .values()
-            .filter(|domain| domain.paths().any(|own| own == path))
+            .filter(|domain| {
+                self.machines[host]
+                    .named_by(domain)
+                    .iter()
+                    .any(|own| own == path)
+            })
             .map(|domain| domain.name.clone())
             .collect();
         let mut wrong = |why: String| {

@@ -135,12 +135,25 @@ impl Fleet {
     pub fn add_guest(&self, host: &str, plan: &GuestPlan) -> Uuid {
         let mut world = self.world();
         let mut disks = Vec::new();
+        if let (Some((path, bytes)), Some(machine)) = (&plan.base, world.machine(host)) {
+            let base = File {
+                capacity: *bytes,
+                allocated: *bytes,
+                kind: Kind::Plain {
+                    content: path.as_bytes().to_vec(),
+                    kept: true,
+                },
+                backing: None,
+            };
+            machine.files.entry(path.clone()).or_insert(base);
+        }
         for (target, size, used) in &plan.disks {
             let path = format!("/pools/default/{}-{target}.qcow2", plan.name);
             let file = File {
                 capacity: *size,
                 allocated: *used,
                 kind: Kind::Image(None),
+                backing: plan.base.as_ref().map(|(path, _)| path.clone()),
             };
             if let Some(machine) = world.machine(host) {
                 machine.files.insert(path.clone(), file);
@@ -162,6 +175,7 @@ impl Fleet {
                     content,
                     kept: role != "nvram",
                 },
+                backing: None,
             };
             if let Some(machine) = world.machine(host) {
                 machine.files.entry(path.clone()).or_insert(file);

@@ -153,6 +153,8 @@ pub(super) struct File {
     pub(super) capacity: u64,
     pub(super) allocated: u64,
     pub(super) kind: Kind,
+    /// The base that it lies over.
+    pub(super) backing: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -203,14 +205,6 @@ pub(super) struct Domain {
     pub(super) completed: Option<CompletedFacts>,
 }
 
-impl Domain {
-    /// Every file that it names.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
-        let disks = self.disks.iter().map(|disk| disk.path.as_str());
-        disks.chain(self.files.iter().map(|(_, path)| path.as_str()))
-    }
-}
-
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
     pub(super) target: String,
@@ -232,6 +226,22 @@ fn no_pool(name: &str) -> PortError {
 }
 
 impl Machine {
+    /// What a file occupies.
+    pub(super) fn allocated(&self, path: &str) -> u64 {
+        self.files.get(path).map_or(0, |file| file.allocated)
+    }
+
+    /// Every file that a domain names, with what lies below.
+    pub(super) fn named_by(&self, domain: &Domain) -> Vec<String> {
+        let disks = domain.disks.iter().map(|disk| disk.path.clone());
+        let below = domain
+            .disks
+            .iter()
+            .filter_map(|disk| self.files.get(&disk.path)?.backing.clone());
+        let files = domain.files.iter().map(|(_, path)| path.clone());
+        disks.chain(below).chain(files).collect()
+    }
+
     pub(super) fn available(&self, pool: &Pool) -> u64 {
         let prefix = format!("{}/", pool.path);
         let files = self
@@ -287,11 +297,8 @@ impl Machine {
         let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (uuid, domain) in &self.domains {
             if Some(*uuid) != except {
-                for path in domain.paths() {
-                    named
-                        .entry(path.to_owned())
-                        .or_default()
-                        .push(domain.name.clone());
+                for path in self.named_by(domain) {
+                    named.entry(path).or_default().push(domain.name.clone());
                 }
             }
         }

@@ -33,6 +33,7 @@ async fn a_guest_moves_and_comes_back_thin() {
                 name: format!("moved-{round}-{}-{}", domain.name, disk.target),
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
+                backing: None,
             };
             disks.push((
                 disk.target.clone(),
@@ -55,6 +56,7 @@ async fn a_guest_moves_and_comes_back_thin() {
             bandwidth: Some(Bytes(40 << 20)),
             downtime: Duration::from_millis(300),
             auto_converge: true,
+            incremental: false,
         };
         let begun = Instant::now();
         let moving = from.handle.migrate(&request);
@@ -220,6 +222,7 @@ async fn many_moves() {
                 name: format!("m{round}-{name}-{}", disk.target),
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
+                backing: None,
             };
             disks.push((
                 disk.target.clone(),
@@ -244,6 +247,7 @@ async fn many_moves() {
             bandwidth,
             downtime: Duration::from_millis(300),
             auto_converge,
+            incremental: false,
         };
         if let Ok(after) = std::env::var("EVENKEEL_TEST_ABORT") {
             // Aborted after so many milliseconds first, and tried again onto the same volumes.
@@ -332,6 +336,7 @@ async fn what_a_migration_is_refused_for() {
         bandwidth: None,
         downtime: Duration::from_millis(300),
         auto_converge: false,
+        incremental: false,
     };
     let refused = from.handle.migrate(&request).await.unwrap_err();
     assert_eq!(refused.fault, Fault::PeerUnreachable, "{refused}");
@@ -361,6 +366,7 @@ async fn what_a_migration_is_refused_for() {
             name: format!("aborted-{}", disk.target),
             format: disk.format.clone(),
             capacity: disk.virtual_size,
+            backing: None,
         };
         copies.push((
             disk.target.clone(),
