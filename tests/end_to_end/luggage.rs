@@ -218,3 +218,66 @@ fn a_base_image_travels_once() -> Result<()> {
     assert_eq!(left, [BASE]);
     Ok(())
 }
+
+/// `apply` is killed while it carries a file into a directory that no pool has: the next one clears that up, its pool
+/// too, and the guest moves.
+#[test]
+fn killed_while_carrying() -> Result<()> {
+    const MEDIUM: &str = "/srv/media/large.iso";
+    let guest = GuestSpec {
+        extra_devices: format!(
+            "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{MEDIUM}'/>\
+             <target dev='hda' bus='ide'/><readonly/></disk>"
+        ),
+        ..GuestSpec::new("g1")
+            .on("h1")
+            .disks(vec![DiskSpec::mib(16, 4)])
+    };
+    let lab = Lab::builder().hosts(2).guest(guest.stopped()).up()?;
+    let (one, two) = (lab.host("h1")?, lab.host("h2")?);
+    let made = lab.guest("g1")?;
+    shell(
+        &one,
+        &format!("mkdir /srv/media; head -c 80M /dev/urandom > {MEDIUM}"),
+    )?;
+    shell(&two, "mkdir /srv/media")?;
+    one.virsh(&["start", "--domain", made.uuid()])?;
+    made.wait_for_progress(PATIENCE)?;
+
+    two.rate(Some(10_000_000))?;
+    let fleet = Fleet::of(&lab)?;
+    fleet.write("move.yaml", &migration("g1", "h2"))?;
+    let mut run = fleet.start(&["apply", "--yes"])?;
+    let half_way = || -> Result<bool> {
+        let blocks = two.exec(&["stat", "--format=%b", MEDIUM]);
+        Ok(blocks.is_ok_and(|blocks| blocks.trim().parse::<u64>().unwrap_or(0) > 20_000))
+    };
+    let end = std::time::Instant::now() + PATIENCE;
+    while !half_way()? {
+        ensure!(
+            std::time::Instant::now() < end,
+            "nothing is carried: {}",
+            run.said()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    run.signal("KILL")?;
+    run.end(PATIENCE)?;
+    two.rate(None)?;
+
+    fleet.run(&["apply", "--yes"])?.expect(0)?;
+    assert_eq!(made.host()?.name(), "h2");
+    assert_eq!(digests(&one, &[MEDIUM])?, digests(&two, &[MEDIUM])?);
+    made.wait_for_progress(PATIENCE)?;
+    assert!(made.continuity()?.is_unbroken());
+    for host in [&one, &two] {
+        let pools = host.virsh(&["pool-list", "--all", "--name"])?;
+        assert_eq!(pools.trim(), "default", "on {}", host.name());
+        let journals = host
+            .list_files()?
+            .iter()
+            .any(|file| file.path.contains(".evenkeel-"));
+        assert!(!journals, "on {}", host.name());
+    }
+    Ok(())
+}
