@@ -180,6 +180,8 @@ reasons! {
     TargetFailed, AvoidTarget, "look at the guest's log on the target";
     /// The guest stopped while it was being moved.
     GuestStopped, AwaitChange, "start it where it is, if it should run";
+    /// The guest was stopped and was started while it was being moved.
+    GuestStarted, AwaitChange, "leave it: it is moved as a running guest then";
     /// The guest crashed while it was being moved.
     GuestCrashed, AwaitChange, "start it from its own disks at the source";
     /// What both ends show fits no proven outcome.

@@ -209,6 +209,7 @@ fn with_job(source: Copy) -> Verdict {
     }
 }
 
+pub mod cold;
 #[cfg(test)]
 mod explored;
 

@@ -39,6 +39,9 @@ pub struct Journal {
     /// Other files that it needs at the target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<JournalFile>,
+    /// Of a guest that is not running: its definition, as it was at the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
     /// Whether it started with its host before the move.
     pub autostart: bool,
     /// Whether the guest executed when the move began; a paused one stays paused.
@@ -88,20 +91,31 @@ pub struct JournalDisk {
     pub created: bool,
 }
 
-/// A file besides the disks, at the same path on both ends.
+/// A file that is carried: at the same path on both ends, but for a stopped guest's disks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JournalFile {
     /// What for: `kernel`, `nvram`, `cdrom`, ...
     pub role: String,
-    /// Its path.
+    /// Its path at the target.
     pub path: String,
+    /// Its path at the source, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_path: Option<String>,
     /// Its length.
     pub length: Bytes,
     /// Where the one at the target comes from.
     pub origin: FileOrigin,
     /// Whether it is this guest's alone: then it leaves the source with it.
     pub own: bool,
+}
+
+impl JournalFile {
+    /// Its path at the source.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        self.source_path.as_deref().unwrap_or(&self.path)
+    }
 }
 
 /// Where a file at the target comes from.

@@ -683,6 +683,17 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// Sets whether the domain starts with its host.
     async fn set_autostart(&self, domain: Uuid, on: bool) -> PortResult<()>;
 
+    /// The persistent definition, whole, for whoever defines it elsewhere or again.
+    async fn definition(&self, domain: Uuid) -> PortResult<String>;
+    /// Defines a domain, with each of these disks (target device and path) at its path here, and with a mark or as it
+    /// was. What is defined here already, or runs, must have been looked for before.
+    async fn define(
+        &self,
+        definition: &str,
+        disks: &[(String, String)],
+        mark: Option<&Mark>,
+    ) -> PortResult<()>;
+
     /// Migrates. Returns when libvirt's own call returns, however long; not subject to a deadline.
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()>;
     /// The running job, at the source.

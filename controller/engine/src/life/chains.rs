@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_crds::reason::{Cause, Reason};
 
-use super::{Attempt, Stop, failure, luggage::BASE};
+use super::{
+    Attempt, Stop, failure,
+    luggage::{BASE, out_of_reach},
+};
 use crate::{
     journal::{FileOrigin, JournalDisk, JournalFile},
     port::{Backing, DomainFacts, Fault, FileState},
@@ -81,12 +84,14 @@ impl Attempt {
             let mut depth = 0;
             while let Some(base) = next.take() {
                 depth += 1;
-                let Some((file, state)) = self.survey_base(facts, &base).await? else {
-                    return Ok(None);
+                let (file, state) = match self.survey_base(facts, &base).await? {
+                    Ok(found) if depth <= LONGEST => found,
+                    Ok(_) => return Ok(None),
+                    Err(why) => {
+                        tracing::info!(migration = %self.order.migration, %why, "its disks are flattened");
+                        return Ok(None);
+                    }
                 };
-                if depth > LONGEST {
-                    return Ok(None);
-                }
                 if file.origin == FileOrigin::Planned {
                     weight.bases.push((base.path.clone(), state.allocated.0));
                 }
@@ -119,20 +124,43 @@ impl Attempt {
         Ok(state.and_then(|state| state.backing))
     }
 
-    /// A base as it is at the source, and whether the target has it; nothing where it can't be brought there.
+    /// All files below a stopped guest's disks, which nobody can flatten.
+    pub(super) async fn survey_whole_chains(
+        &self,
+        facts: &DomainFacts,
+        disks: &[JournalDisk],
+    ) -> Result<Vec<JournalFile>, Stop> {
+        let mut files: Vec<JournalFile> = Vec::new();
+        for disk in disks {
+            let mut next = self.below(&disk.source_path).await?;
+            while let Some(base) = next.take() {
+                if files.iter().any(|file| file.path == base.path) {
+                    break;
+                }
+                let (file, state) = self.survey_base(facts, &base).await??;
+                files.push(file);
+                next = state.backing.filter(|_| base.format != "raw");
+            }
+        }
+        Ok(files)
+    }
+
+    /// A base as it is at the source, and whether the target has it; or why it can't be brought there.
     async fn survey_base(
         &self,
         facts: &DomainFacts,
         base: &Backing,
-    ) -> Result<Option<(JournalFile, FileState)>, Stop> {
+    ) -> Result<Result<(JournalFile, FileState), Cause>, Stop> {
         let (source, target) = (&self.order.source, &self.order.target);
         let path = &base.path;
-        let flattened = |why: &str| {
-            tracing::info!(migration = %self.order.migration, base = path, why, "its disks are flattened");
-            Ok(None)
-        };
         if !path.starts_with('/') || !["raw", "qcow2"].contains(&base.format.as_str()) {
-            return flattened("it is no raw or qcow2 file");
+            return Ok(Err(Cause::new(
+                Reason::DiskNotMovable,
+                format!(
+                    "{path}, below a disk of {}, is no raw or qcow2 file",
+                    facts.name
+                ),
+            )));
         }
         // Whoever brings it now has finished then.
         let carrier = self.lines.carrier.clone();
@@ -141,9 +169,20 @@ impl Attempt {
             tokio::join!(source.hypervisor.file(path), target.hypervisor.file(path));
         let (here, there) = match (here, there) {
             (Ok(Some(here)), Ok(there)) => (here, there),
-            (Ok(None), _) => return flattened("it is out of sight at the source"),
-            (Err(error), _) | (_, Err(error)) if error.fault == Fault::Unsupported => {
-                return flattened(&error.message);
+            (Ok(None), _) => {
+                return Ok(Err(Cause::new(
+                    Reason::FileMissing,
+                    format!(
+                        "{} has no file {path}, below a disk of {}",
+                        source.host, facts.name
+                    ),
+                )));
+            }
+            (Err(error), _) if error.fault == Fault::Unsupported => {
+                return Ok(Err(out_of_reach(source, path, &error)));
+            }
+            (_, Err(error)) if error.fault == Fault::Unsupported => {
+                return Ok(Err(out_of_reach(target, path, &error)));
             }
             (Err(error), _) => {
                 return Err(failure(&source.host, &format!("looking at {path}"), &error).into());
@@ -157,7 +196,7 @@ impl Attempt {
             Some(there) => {
                 match self.compare(&facts.name, BASE, path, &here, there).await {
                     Err(Stop::Failed(cause)) if cause.reason == Reason::BaseImageDiffers => {
-                        return flattened("the target has another file of that name");
+                        return Ok(Err(cause));
                     }
                     compared => compared?,
                 }
@@ -167,11 +206,12 @@ impl Attempt {
         let file = JournalFile {
             role: BASE.to_owned(),
             path: path.clone(),
+            source_path: None,
             length: here.length,
             origin,
             own: false,
         };
-        Ok(Some((file, here)))
+        Ok(Ok((file, here)))
     }
 }
 

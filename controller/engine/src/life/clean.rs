@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::{Attempt, LOOK_AGAIN, Outcome, Place, failure};
 use crate::{
     evidence::{Seen, Verdict},
-    journal::Journal,
+    journal::{Journal, JournalFile},
     port::{Activity, Fault, Hypervisor, LastMove, PortResult},
 };
 
@@ -58,6 +58,7 @@ impl Attempt {
             }
             settled = self.settle_target(&journal).await;
         }
+        self.let_target_write().await;
         self.enter(MigrationPhase::Cleaning);
         let running = loop {
             match self.clean_source(&journal).await {
@@ -98,7 +99,11 @@ impl Attempt {
                 observed_time: Time(Timestamp::now()),
             },
             downtime: completed.and_then(|completed| completed.downtime),
-            bytes: completed.map(|completed| Bytes(completed.bytes.0 + self.carried)),
+            bytes: match completed {
+                Some(completed) => Some(Bytes(completed.bytes.0 + self.carried)),
+                None if journal.definition.is_some() => Some(Bytes(self.carried)),
+                None => None,
+            },
         })
     }
 
@@ -264,7 +269,8 @@ impl Attempt {
         if there.is_some() {
             return Ok(false);
         }
-        let disks = if journal.ran_twice {
+        // A stopped guest's disks are among its other files.
+        let disks = if journal.ran_twice || journal.definition.is_some() {
             &[]
         } else {
             journal.disks.as_slice()
@@ -357,7 +363,10 @@ fn is_finished(verdict: Verdict) -> bool {
 fn own_files(journal: &Journal) -> Vec<&str> {
     let disks = journal.disks.iter().map(|disk| disk.source_path.as_str());
     let files = journal.files.iter().filter(|file| file.own);
-    disks.chain(files.map(|file| file.path.as_str())).collect()
+    let mut own: Vec<&str> = disks.chain(files.map(JournalFile::source)).collect();
+    own.sort_unstable();
+    own.dedup();
+    own
 }
 
 /// Closes what a dead process left open. Where that fails, the next move that ends there does it.

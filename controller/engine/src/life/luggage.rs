@@ -33,7 +33,7 @@ fn needed(facts: &DomainFacts) -> Vec<(String, String)> {
         .filter(|disk| !disk.shared && (disk.readonly || disk.device != DiskDevice::Disk))
         .flat_map(|disk| {
             let role = match disk.device {
-                DiskDevice::Disk => "disk",
+                DiskDevice::Disk => "medium",
                 DiskDevice::Cdrom => "cdrom",
                 DiskDevice::Floppy => "floppy",
             };
@@ -47,6 +47,8 @@ fn needed(facts: &DomainFacts) -> Vec<(String, String)> {
 
 /// The firmware's variables: the guest's own, written while it runs.
 const NVRAM: &str = "nvram";
+/// A stopped guest's own disk: nothing may stand in its way, equal or not.
+pub(super) const DISK: &str = "disk";
 /// A base image: the same in every host's eyes, and never written.
 pub(super) const BASE: &str = "base";
 /// The firmware itself: what a running guest has of it travels in its memory, and only its size has to be the same.
@@ -85,6 +87,7 @@ impl Attempt {
                 own: role == NVRAM,
                 role,
                 path,
+                source_path: None,
                 length: here.length,
                 origin: match there {
                     Some(_) => FileOrigin::Found,
@@ -124,15 +127,21 @@ impl Attempt {
             |error: PortError| failure(&source.host, &format!("reading {path}"), &error);
         let at_target =
             |error: PortError| failure(&target.host, &format!("bringing {path}"), &error);
-        let (here, there) =
-            tokio::join!(source.hypervisor.file(path), target.hypervisor.file(path));
+        let (here, there) = tokio::join!(
+            source.hypervisor.file(file.source()),
+            target.hypervisor.file(path)
+        );
         let here = here.map_err(at_source)?.ok_or_else(|| {
             Cause::new(
                 Reason::FileMissing,
                 format!("{path} is gone from {}", source.host),
             )
         })?;
-        if let Some(there) = there.map_err(at_target)? {
+        let there = there.map_err(at_target)?;
+        if there.is_some() && file.role == DISK {
+            return Err(appeared(&target, path).into());
+        }
+        if let Some(there) = there {
             self.compare(&journal.domain, &file.role, path, &here, &there)
                 .await?;
             let origin = if self.is_brought_by_another(&journal, path).await? {
@@ -162,20 +171,16 @@ impl Attempt {
             .await
         {
             Err(error) if error.fault == Fault::Exists => {
-                return Err(Cause::new(
-                    Reason::PathClash,
-                    format!("{path} appeared on {} just now", target.host),
-                )
-                .into());
+                return Err(appeared(&target, path).into());
             }
             made => made.map_err(at_target)?,
         }
         self.note_origin(at, FileOrigin::Made).await?;
-        self.copy(&file).await
+        self.copy(&file, &here).await
     }
 
     /// Copies into a file that we made, and reads it back.
-    async fn copy(&mut self, file: &JournalFile) -> Result<(), Stop> {
+    async fn copy(&mut self, file: &JournalFile, here: &FileState) -> Result<(), Stop> {
         let (source, target) = (self.order.source.clone(), self.order.target.clone());
         let (carrier, path) = (self.lines.carrier.clone(), &file.path);
         let wrong = |error: PortError| {
@@ -206,7 +211,7 @@ impl Attempt {
         let carrying = async {
             let read = carrier::copy(
                 source.hypervisor.as_ref(),
-                path,
+                file.source(),
                 target.hypervisor.as_ref(),
                 path,
                 file.length,
@@ -224,11 +229,15 @@ impl Attempt {
                     &mut pace,
                 )
                 .await?;
-            Ok(read == back && there.length == file.length)
+            if source.hypervisor.file(file.source()).await?.as_ref() == Some(here) {
+                carrier.remember(source.uuid, file.source(), here, read);
+            }
+            Ok((read == back && there.length == file.length).then_some(read))
         };
         let same = self.unless_aborted(carrying).await;
         self.carried = done;
-        if same?.map_err(wrong)? {
+        if let Some(digest) = same?.map_err(wrong)? {
+            self.copied.insert(file.source().to_owned(), digest);
             return Ok(());
         }
         Err(Cause::new(
@@ -406,6 +415,13 @@ impl Attempt {
     }
 }
 
+fn appeared(target: &Place, path: &str) -> Cause {
+    Cause::new(
+        Reason::PathClash,
+        format!("{path} appeared on {} just now", target.host),
+    )
+}
+
 fn differs(target: &Place, path: &str, role: &str, guest: &str) -> Cause {
     let reason = if role == BASE {
         Reason::BaseImageDiffers
@@ -423,7 +439,7 @@ fn differs(target: &Place, path: &str, role: &str, guest: &str) -> Cause {
 }
 
 /// A file that can't be looked at.
-fn out_of_reach(place: &Place, path: &str, error: &PortError) -> Cause {
+pub(super) fn out_of_reach(place: &Place, path: &str, error: &PortError) -> Cause {
     if error.fault == Fault::Unsupported {
         return Cause::new(
             Reason::FileMissing,

@@ -5,6 +5,7 @@
 
 mod chains;
 mod clean;
+mod cold;
 mod luggage;
 mod prepare;
 mod progress;
@@ -23,13 +24,14 @@ use tokio::sync::{mpsc, watch as channel};
 use uuid::Uuid;
 
 use crate::{
-    carrier::Carrier,
+    carrier::{Carrier, Digest},
     claim::{ClaimGuard, Claims},
-    evidence::{Seen, Verdict, decide},
+    evidence::{self, Seen, Verdict, decide},
     journal::Journal,
     port::{Activity, DomainEvent, Hypervisor, Mark, PortError},
 };
 
+use prepare::Prepared;
 pub(crate) use progress::Progress;
 
 /// One end of a move.
@@ -156,6 +158,10 @@ struct Attempt {
     carried: u64,
     /// All bytes expected to travel, as known before the copy.
     expected: u64,
+    /// What was copied of a stopped guest's disks, by their paths at the source.
+    copied: BTreeMap<String, Digest>,
+    /// Whether a stopped guest was heard to be started since.
+    started_meanwhile: bool,
 }
 
 /// What both ends show at one time.
@@ -205,6 +211,8 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         memory: None,
         carried: 0,
         expected: 0,
+        copied: BTreeMap::new(),
+        started_meanwhile: false,
     };
     let outcome = attempt.run().await;
     let _ = reports.send((migration, Report::Ended(Box::new(outcome))));
@@ -235,11 +243,19 @@ impl Attempt {
             if let Err(cause) = self.prove_claims().await {
                 return self.give_up(cause.into()).await;
             }
+            let Prepared::Live(request) = prepared else {
+                return self.move_cold().await;
+            };
             self.enter(MigrationPhase::Copying);
-            let request = prepared.request;
             let hypervisor = self.order.source.hypervisor.clone();
             let call = tokio::spawn(async move { hypervisor.migrate(&request).await });
             self.watch(Some(call)).await
+        } else if self.is_cold() {
+            let cause = Cause::new(
+                Reason::Interrupted,
+                "the process that copied the stopped guest is gone",
+            );
+            self.follow_cold(Some(cause.into())).await
         } else {
             self.watch(None).await
         }
@@ -465,7 +481,13 @@ impl Attempt {
         Ends {
             source: at_source,
             target: at_target,
-            verdict: decide(at_source, at_target, self.paused_before()),
+            verdict: match self.is_cold() {
+                false => decide(at_source, at_target, self.paused_before()),
+                true => match evidence::cold::decide(at_source, at_target) {
+                    evidence::cold::Verdict::Moved => Verdict::Moved,
+                    _ => Verdict::Wait(evidence::Waiting::Settling),
+                },
+            },
             disks: target.ok().flatten().map_or(Vec::new(), |copy| copy.disks),
         }
     }

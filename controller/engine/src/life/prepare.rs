@@ -8,17 +8,20 @@ use evenkeel_crds::{
 };
 use futures::future::join_all;
 
-use super::{Attempt, Outcome, Report, Stop, clean::TakenBack, failure};
+use super::{Attempt, Outcome, Report, Stop, clean::TakenBack, failure, luggage::DISK};
 use crate::{
     evidence::Verdict,
     journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
-    port::{Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts},
+    port::{Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult},
 };
 
 /// A move that is ready to copy.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) request: MigrateRequest,
+pub(super) enum Prepared {
+    /// Of a running guest: libvirt's own migration.
+    Live(Box<MigrateRequest>),
+    /// Of a stopped one: by files.
+    Cold,
 }
 
 impl Attempt {
@@ -53,7 +56,16 @@ impl Attempt {
         self.check_guest(&facts)?;
         let mut disks = self.place(&facts, &pools)?;
         self.check_clashes(&facts, &disks).await?;
-        let files = self.load(&facts, &mut disks, &pools).await?;
+        let mut definition = None;
+        let files = if facts.activity.active() {
+            self.load(&facts, &mut disks, &pools).await?
+        } else {
+            let read = source.hypervisor.definition(guest).await;
+            let read =
+                read.map_err(|error| failure(&source.host, "reading the definition", &error))?;
+            definition = Some(read);
+            self.load_cold(&facts, &disks, &pools).await?
+        };
         self.stop_if_aborted()?;
 
         let id = self.order.id;
@@ -79,6 +91,7 @@ impl Attempt {
             },
             disks,
             files,
+            definition,
             autostart: facts.autostart,
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
@@ -96,6 +109,12 @@ impl Attempt {
         );
         at_target.map_err(|error| failure(&target.host, "writing the journal", &error))?;
         at_source.map_err(|error| failure(&source.host, "writing the journal", &error))?;
+        if journal.definition.is_some() {
+            self.dress(&journal)
+                .await
+                .map_err(|error| failure(&source.host, "marking the guest", &error))?;
+            return Ok(Prepared::Cold);
+        }
         self.bring_luggage().await?;
         self.stop_if_aborted()?;
         let journal = self.journal.clone().unwrap_or(journal);
@@ -143,6 +162,53 @@ impl Attempt {
         Ok(files)
     }
 
+    /// The same for a guest that is not running: its disks are files among others, over the bases that they have.
+    async fn load_cold(
+        &mut self,
+        facts: &DomainFacts,
+        disks: &[JournalDisk],
+        pools: &[PoolFacts],
+    ) -> Result<Vec<JournalFile>, Stop> {
+        let mut files = self.survey(facts).await?;
+        for base in self.survey_whole_chains(facts, disks).await? {
+            if files.iter().all(|file| file.path != base.path) {
+                files.push(base);
+            }
+        }
+        self.check_room(facts, disks, &files, pools)?;
+        self.report(Report::Brings(brings(&files, pools)));
+        let source = &self.order.source;
+        for disk in disks {
+            let path = &disk.source_path;
+            let state = source
+                .hypervisor
+                .file(path)
+                .await
+                .map_err(|error| failure(&source.host, &format!("looking at {path}"), &error))?
+                .ok_or_else(|| {
+                    Cause::new(
+                        Reason::FileMissing,
+                        format!(
+                            "{} has no file {path}, a disk of {}",
+                            source.host, facts.name
+                        ),
+                    )
+                })?;
+            files.push(JournalFile {
+                role: DISK.to_owned(),
+                path: disk.target_path.clone(),
+                source_path: Some(path.clone()).filter(|path| *path != disk.target_path),
+                length: state.length,
+                origin: FileOrigin::Planned,
+                own: true,
+            });
+        }
+        self.expected = files_to_bring(&files)
+            .map(|file| file.length.0)
+            .fold(0, u64::saturating_add);
+        Ok(files)
+    }
+
     fn stop_if_aborted(&self) -> Result<(), Stop> {
         if self.aborted() {
             Err(Stop::Aborted)
@@ -153,12 +219,6 @@ impl Attempt {
 
     fn check_guest(&self, facts: &DomainFacts) -> Result<(), Cause> {
         let name = &facts.name;
-        if !facts.activity.active() {
-            return Err(Cause::new(
-                Reason::GuestNotRunning,
-                format!("{name} is not running"),
-            ));
-        }
         if facts.job {
             return Err(Cause::new(
                 Reason::JobActive,
@@ -332,26 +392,12 @@ impl Attempt {
                 backing: disk.backing.clone(),
             })
             .collect();
-        let mark = self.mark(journal.id);
         let make = join_all(
             volumes
                 .iter()
                 .map(|volume| target.hypervisor.create_volume(volume)),
         );
-        let dress = async {
-            source
-                .hypervisor
-                .set_mark(journal.guest, Some(&mark))
-                .await?;
-            if journal.autostart {
-                source
-                    .hypervisor
-                    .set_autostart(journal.guest, false)
-                    .await?;
-            }
-            Ok(())
-        };
-        let (made, dressed) = tokio::join!(make, dress);
+        let (made, dressed) = tokio::join!(make, self.dress(&journal));
         let mut failed = None;
         let mut others = BTreeSet::new();
         for (disk, made) in journal.disks.iter_mut().zip(made) {
@@ -389,27 +435,42 @@ impl Attempt {
         Ok(())
     }
 
+    /// Marks the guest and turns its autostart off.
+    async fn dress(&self, journal: &Journal) -> PortResult<()> {
+        let source = &self.order.source;
+        let mark = self.mark(journal.id);
+        source
+            .hypervisor
+            .set_mark(journal.guest, Some(&mark))
+            .await?;
+        if journal.autostart {
+            source
+                .hypervisor
+                .set_autostart(journal.guest, false)
+                .await?;
+        }
+        Ok(())
+    }
+
     fn request(&self, facts: &DomainFacts) -> Result<Prepared, Stop> {
         let Some(journal) = &self.journal else {
             return Err(Cause::new(Reason::HypervisorError, "the journal is missing").into());
         };
-        Ok(Prepared {
-            request: MigrateRequest {
-                domain: facts.uuid,
-                target_uri: self.order.target_uri.clone(),
-                target_address: self.order.target_address.clone(),
-                disks: journal
-                    .disks
-                    .iter()
-                    .map(|disk| (disk.target.clone(), disk.target_path.clone()))
-                    .collect(),
-                incremental: journal.disks.iter().any(|disk| disk.backing.is_some()),
-                mark: self.mark(journal.id),
-                bandwidth: self.order.manner.bandwidth,
-                downtime: self.order.manner.downtime,
-                auto_converge: self.order.manner.auto_converge,
-            },
-        })
+        Ok(Prepared::Live(Box::new(MigrateRequest {
+            domain: facts.uuid,
+            target_uri: self.order.target_uri.clone(),
+            target_address: self.order.target_address.clone(),
+            disks: journal
+                .disks
+                .iter()
+                .map(|disk| (disk.target.clone(), disk.target_path.clone()))
+                .collect(),
+            incremental: journal.disks.iter().any(|disk| disk.backing.is_some()),
+            mark: self.mark(journal.id),
+            bandwidth: self.order.manner.bandwidth,
+            downtime: self.order.manner.downtime,
+            auto_converge: self.order.manner.auto_converge,
+        })))
     }
 
     /// Ends an attempt that never began to copy: what was made is taken back.

@@ -42,7 +42,7 @@ const SWITCH: Duration = Duration::from_secs(30);
 /// How long both ends may show what libvirt is still leaving before somebody is told that it does not.
 const SETTLING: Duration = Duration::from_secs(20);
 /// How long a move whose call may still be on its way must show no job before it is taken back.
-const CALM: Duration = Duration::from_secs(5);
+pub(super) const CALM: Duration = Duration::from_secs(5);
 
 type Call = Option<JoinHandle<PortResult<()>>>;
 

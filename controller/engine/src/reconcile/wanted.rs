@@ -241,6 +241,7 @@ impl Reconciler {
                     by: by_drain(name, drain),
                     what: What::Drain {
                         hosts,
+                        stopped: drain.spec.stopped == StoppedGuests::Move,
                         parallel: drain.spec.parallel.max(1).unsigned_abs(),
                         halted: resolved.halted.clone(),
                     },
@@ -298,10 +299,10 @@ impl Reconciler {
                 .hint("raise `deadline` to go on"),
             );
         }
-        if drain.spec.stopped == StoppedGuests::Move || drain.spec.stuck == StuckGuests::Shutdown {
+        if drain.spec.stuck == StuckGuests::Shutdown {
             resolved.unsupported = Some(Cause::new(
                 Reason::NotSupportedYet,
-                "`stopped: Move` and `stuck: Shutdown` are not supported by this version: such guests stay, and are listed",
+                "`stuck: Shutdown` is not supported by this version: such guests stay, and are listed",
             ));
         }
         resolved

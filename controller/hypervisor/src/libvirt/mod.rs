@@ -382,6 +382,27 @@ impl Hypervisor for Host {
             .await
     }
 
+    async fn definition(&self, domain: Uuid) -> PortResult<String> {
+        self.call(Session::looks, LOOK, move |_, connection| {
+            domain::definition(connection, domain)
+        })
+        .await
+    }
+
+    async fn define(
+        &self,
+        definition: &str,
+        disks: &[(String, String)],
+        mark: Option<&Mark>,
+    ) -> PortResult<()> {
+        let (definition, disks) = (definition.to_owned(), disks.to_vec());
+        let mark = mark.cloned();
+        self.call(Session::acts, CALL, move |_, connection| {
+            domain::define(connection, &definition, &disks, mark.as_ref())
+        })
+        .await
+    }
+
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
         let request = request.clone();
         self.alone("move", move |session| {

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
-use evenkeel_engine::port::{Access, Backing, Fault, FileState, Piece, PortError, PortResult};
+use evenkeel_engine::port::{
+    Access, Backing, DomainEvent, Fault, FileState, Mark, Piece, PortError, PortResult,
+};
 use tokio::{sync::mpsc, time::sleep};
 use uuid::Uuid;
 
 use super::{
     line::Handle,
-    world::{File, Kind, World},
+    world::{File, Kind, Tiding, World},
 };
 
 /// Set before what a disk holds, to tell it from other files.
@@ -91,6 +93,52 @@ fn written(bytes: Vec<u8>, length: u64) -> (Kind, u64) {
         },
         length,
     ))
+}
+
+impl World {
+    /// Whether a journal somewhere has the guest's definition.
+    pub(super) fn is_noted(&self, guest: Uuid) -> bool {
+        let texts: Vec<&String> = self
+            .definitions
+            .iter()
+            .filter(|(_, (own, _))| *own == guest)
+            .map(|(text, _)| text)
+            .collect();
+        let mut files = self.machines.values().flat_map(|own| own.files.values());
+        files.any(|file| match &file.kind {
+            Kind::Journal(_, journal) => texts.iter().any(|text| journal.contains(*text)),
+            _ => false,
+        })
+    }
+
+    /// Defines a domain from what was read of it, stopped, or gives one that runs its definition back.
+    pub(super) fn define(
+        &mut self,
+        host: &str,
+        definition: &str,
+        disks: &[(String, String)],
+        mark: Option<Mark>,
+    ) -> PortResult<()> {
+        let Some((guest, mut domain)) = self.definitions.get(definition).cloned() else {
+            return Err(PortError::new(Fault::Invalid, "no such definition"));
+        };
+        self.object_if(guest, host, "defined", |elsewhere| elsewhere.defined);
+        if let Some(own) = self.domain(host, guest) {
+            own.persistent = true;
+        } else {
+            for disk in &mut domain.disks {
+                let place = disks.iter().find(|(target, _)| *target == disk.target);
+                disk.path = place.map_or(disk.path.clone(), |(_, path)| path.clone());
+            }
+            (domain.autostart, domain.mark) = (false, mark.or(domain.mark));
+            if let Some(machine) = self.machine(host) {
+                machine.domains.insert(guest, domain);
+            }
+        }
+        self.tell(host, Tiding::Changed(guest));
+        self.event(host, guest, DomainEvent::Defined);
+        Ok(())
+    }
 }
 
 impl Handle {

@@ -282,6 +282,27 @@ impl Hypervisor for Handle {
         self.define(domain, move |own| own.autostart = on).await
     }
 
+    async fn definition(&self, domain: Uuid) -> PortResult<String> {
+        self.change(move |world, host| {
+            let own = domain_of(world, host, domain)?.clone();
+            let text = format!("definition {} of {domain}", world.number());
+            world.definitions.insert(text.clone(), (domain, own));
+            Ok(text)
+        })
+        .await
+    }
+
+    async fn define(
+        &self,
+        definition: &str,
+        disks: &[(String, String)],
+        mark: Option<&Mark>,
+    ) -> PortResult<()> {
+        let (definition, disks, mark) = (definition.to_owned(), disks.to_vec(), mark.cloned());
+        self.change(move |world, host| world.define(host, &definition, &disks, mark))
+            .await
+    }
+
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
         let (answer, answered) = oneshot::channel();
         let request = request.clone();
@@ -390,7 +411,10 @@ impl Hypervisor for Handle {
     async fn undefine(&self, domain: Uuid) -> PortResult<()> {
         self.call(CALL, Waits::Act(domain), move |world, host| {
             domain_of(world, host, domain)?;
-            world.object_if(domain, host, "undefined", |elsewhere| !elsewhere.defined);
+            let noted = world.is_noted(domain);
+            world.object_if(domain, host, "undefined", |elsewhere| {
+                !elsewhere.defined && !noted
+            });
             let own = domain_of(world, host, domain)?;
             own.persistent = false;
             own.autostart = false;

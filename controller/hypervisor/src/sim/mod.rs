@@ -76,6 +76,7 @@ impl Fleet {
             agenda: Vec::new(),
             violations: Vec::new(),
             numbers: 0,
+            definitions: BTreeMap::new(),
             carried: 0,
         };
         let shared = Arc::new(Shared {

@@ -54,6 +54,8 @@ pub(super) struct World {
     /// What must never have happened.
     pub(super) violations: Vec<String>,
     pub(super) numbers: u64,
+    /// Definitions as they were read, by what stands for their text.
+    pub(super) definitions: BTreeMap<String, (Uuid, Domain)>,
     /// Files that were written to their end by a program.
     pub(super) carried: usize,
 }

@@ -243,6 +243,17 @@ pub(crate) fn of_snapshots(count: u32) -> Option<Cause> {
     })
 }
 
+/// A saved state: it goes with a definition that nobody could resume from elsewhere.
+pub(crate) fn of_saved_state(saved: bool) -> Option<Cause> {
+    saved.then(|| {
+        Cause::new(
+            Reason::DiskNotMovable,
+            "its memory is saved on its host (managed save), which is not carried",
+        )
+        .hint("start it, or discard what was saved (`virsh managedsave-remove`)")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -93,6 +93,12 @@ impl Hypervisor for Silent {
     async fn set_autostart(&self, _: Uuid, _: bool) -> PortResult<()> {
         silence()
     }
+    async fn definition(&self, _: Uuid) -> PortResult<String> {
+        silence()
+    }
+    async fn define(&self, _: &str, _: &[(String, String)], _: Option<&Mark>) -> PortResult<()> {
+        silence()
+    }
     async fn migrate(&self, _: &MigrateRequest) -> PortResult<()> {
         silence()
     }
