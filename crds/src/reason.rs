@@ -132,6 +132,8 @@ reasons! {
     PathClash, AwaitChange, "remove or rename that file after making sure that nobody needs it";
     /// The host still keeps the disks that the guest left there by its last move.
     SourceKept, Retry, "wait until they are removed, or move it elsewhere; `keepSource` of its profile says how long they stay";
+    /// A base image of that name at the target has another content.
+    BaseImageDiffers, AwaitChange, "make both base images equal, or rename one of them, after making sure who uses it";
     /// The target has another domain of that name.
     DomainNameTaken, AwaitChange, "rename one of the two domains";
     /// The target has a domain of that UUID already.
@@ -184,6 +186,8 @@ reasons! {
     TargetFailed, AvoidTarget, "look at the guest's log on the target";
     /// The guest stopped while it was being moved.
     GuestStopped, AwaitChange, "start it where it is, if it should run";
+    /// The guest was stopped and was started while it was being moved.
+    GuestStarted, AwaitChange, "leave it: it is moved as a running guest then";
     /// The guest crashed while it was being moved.
     GuestCrashed, AwaitChange, "start it from its own disks at the source";
     /// What both ends show fits no proven outcome.

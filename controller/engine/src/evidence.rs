@@ -248,6 +248,7 @@ fn with_job(source: Copy) -> Verdict {
     }
 }
 
+pub mod cold;
 #[cfg(test)]
 mod explored;
 

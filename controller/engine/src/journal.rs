@@ -10,7 +10,7 @@ use evenkeel_crds::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::evidence::Arrival;
+use crate::{evidence::Arrival, port::Backing};
 
 /// What is written at both ends, the same at each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,12 @@ pub struct Journal {
     pub target: End,
     /// Disks that travel.
     pub disks: Vec<JournalDisk>,
+    /// Other files that it needs at the target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<JournalFile>,
+    /// Of a guest that is not running: its definition, as it was at the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
     /// Whether it started with its host before the move.
     pub autostart: bool,
     /// Whether the guest executed when the move began; a paused one stays paused.
@@ -88,9 +94,50 @@ pub struct JournalDisk {
     pub format: String,
     /// Exact virtual size.
     pub virtual_size: Bytes,
+    /// The base that it lies over at the target, where only its top layer travels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Backing>,
     /// Whether we made the file at the target: written after its exclusive creation. Until then only an empty one
     /// of exactly this size is ours.
     pub created: bool,
+}
+
+/// A file that is carried: at the same path on both ends, but for a stopped guest's disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalFile {
+    /// What for: `kernel`, `nvram`, `cdrom`, ...
+    pub role: String,
+    /// Its path at the target.
+    pub path: String,
+    /// Its path at the source, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_path: Option<String>,
+    /// Its length.
+    pub length: Bytes,
+    /// Where the one at the target comes from.
+    pub origin: FileOrigin,
+    /// Whether it is this guest's alone: then it leaves the source with it.
+    pub own: bool,
+}
+
+impl JournalFile {
+    /// Its path at the source.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        self.source_path.as_deref().unwrap_or(&self.path)
+    }
+}
+
+/// Where a file at the target comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FileOrigin {
+    /// It was there.
+    Found,
+    /// It is to be made: until it is noted that it was, only an empty one of exactly this length is ours.
+    Planned,
+    /// A move that is not over yet made it: this one, or another that this one shares it with.
+    Made,
 }
 
 /// The form that this version writes.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod capacity;
+mod carrier;
 mod circuit;
 pub mod claim;
 pub mod clock;

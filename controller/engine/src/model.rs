@@ -213,12 +213,6 @@ pub(crate) fn immovable(entry: &Entry, place: &Place<'_>, ours: bool) -> Option<
     if ours {
         return None;
     }
-    if !facts.activity.active() {
-        return Some(Cause::new(
-            Reason::GuestNotRunning,
-            format!("{name} is not running"),
-        ));
-    }
     if !facts.persistent {
         return Some(Cause::new(
             Reason::TransientDomain,

@@ -9,7 +9,7 @@ use evenkeel_crds::{
         migration::{Attempt, MoveBytes, PhaseStart, SourceFiles},
     },
     names::{HostName, MigrationName},
-    quantity::Span,
+    quantity::{Bytes, Span},
     reason::{Cause, Class, Reason},
     shared::{ATTEMPTS_CAP, RequestedBy, Time, Timestamp, whole_seconds},
 };
@@ -189,6 +189,16 @@ impl MoveState {
             self.status.throttle = None;
             self.waiting = None;
             self.course = None;
+        }
+    }
+
+    /// What the attempt brings besides the disks is held in the target's pools too.
+    pub(crate) fn brings(&mut self, files: BTreeMap<String, Bytes>) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        for (pool, bytes) in files {
+            running.pools.entry(pool).or_default().to_come.0 += bytes.0;
         }
     }
 

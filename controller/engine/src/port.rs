@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+mod files;
+pub use files::{Access, Backing, FileState, Piece};
+
 /// What kind of answer an error is. The engine decides by this alone; the message is for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -547,6 +550,8 @@ pub struct NewVolume {
     pub format: String,
     /// Exact virtual size.
     pub capacity: Bytes,
+    /// What it lies over, if it is an overlay.
+    pub backing: Option<Backing>,
 }
 
 /// A volume or file as it is now.
@@ -569,6 +574,8 @@ pub struct MigrateRequest {
     pub target_address: Option<String>,
     /// The disks to copy: target device and path at the target. Those not named stay as they are.
     pub disks: Vec<(String, String)>,
+    /// Copy only the top layers: each disk that has a base lies over the same one at the target.
+    pub incremental: bool,
     /// The move's mark, put into both definitions that the target gets.
     pub mark: Mark,
     /// Limit in bytes per second, for memory and disks.
@@ -656,6 +663,28 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// Removes a volume by its path; no error where it is gone.
     async fn delete_volume(&self, path: &str) -> PortResult<()>;
 
+    /// A file by its path, whatever it is and wherever it lies; nothing where it is not there. A directory that no
+    /// pool has is opened as one for as long as it takes; [`Fault::Unsupported`] where that can't be done, or where
+    /// the directory itself is not there.
+    async fn file(&self, path: &str) -> PortResult<Option<FileState>>;
+    /// Makes a file of that length, all hole, exclusively. [`Fault::Exists`] where there is one.
+    async fn create_file(&self, path: &str, length: Bytes, access: &Access) -> PortResult<()>;
+    /// Reads a file from its first byte to its last. Returns when all is handed over, or when nobody takes it any
+    /// more; not subject to a deadline.
+    async fn read_file(&self, path: &str, pieces: mpsc::Sender<Piece>) -> PortResult<()>;
+    /// Writes a file that is there, from its first byte to its last. Returns when all is written, or with
+    /// [`Fault::Aborted`] when the pieces end before; not subject to a deadline.
+    async fn write_file(
+        &self,
+        path: &str,
+        length: Bytes,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> PortResult<()>;
+    /// Removes a file, wherever it lies; no error where it is gone.
+    async fn remove_file(&self, path: &str) -> PortResult<()>;
+    /// Closes pools that a process left open when it died. Only with the claim.
+    async fn close_pools(&self) -> PortResult<()>;
+
     /// Sets or removes the mark, in the live and the persistent definition.
     async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()>;
     /// Removes the mark and records the finished move, in the live and the persistent definition.
@@ -667,6 +696,18 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     async fn measure_dirtying(&self, domain: Uuid) -> PortResult<()>;
     /// What was measured last, in bytes per second; nothing while that goes on, or where nothing was measured.
     async fn dirtying(&self, domain: Uuid) -> PortResult<Option<Bytes>>;
+
+    /// The persistent definition, whole, for whoever defines it elsewhere or again.
+    async fn definition(&self, domain: Uuid) -> PortResult<String>;
+    /// Defines a domain, with each of these disks (target device and path) at its path here, and with a mark or as it
+    /// was. What is defined here already, or runs, must have been looked for before.
+    async fn define(
+        &self,
+        definition: &str,
+        disks: &[(String, String)],
+        mark: Option<&Mark>,
+    ) -> PortResult<()>;
+
     /// Migrates. Returns when libvirt's own call returns, however long; not subject to a deadline.
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()>;
     /// The running job, at the source.

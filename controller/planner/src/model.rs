@@ -218,6 +218,8 @@ pub enum What {
     Drain {
         /// The hosts.
         hosts: BTreeSet<HostId>,
+        /// Of guests that are not running too.
+        stopped: bool,
         /// Moves at once for the whole drain.
         parallel: u32,
         /// Why nothing new starts: suspended, past its deadline. The hosts are drained all the same: nothing moves in.

@@ -32,6 +32,8 @@ pub(crate) struct Ask<'a> {
 pub(crate) struct Limit<'a> {
     pub(crate) by: &'a RequestedBy,
     pub(crate) hosts: &'a BTreeSet<HostId>,
+    /// Whether it moves guests that are not running.
+    pub(crate) stopped: bool,
     pub(crate) parallel: u32,
     /// Why it starts nothing.
     pub(crate) halted: Option<&'a Cause>,
@@ -66,6 +68,7 @@ pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger)
     for wish in &sorted {
         if let What::Drain {
             hosts,
+            stopped,
             parallel,
             halted,
         } = &wish.what
@@ -74,6 +77,7 @@ pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger)
             asked.limits.push(Limit {
                 by: &wish.by,
                 hosts,
+                stopped: *stopped,
                 parallel: *parallel,
                 halted: halted.as_ref(),
             });
@@ -158,7 +162,11 @@ impl<'a> Asked<'a> {
         }
         let mut left: BTreeSet<HostId> = BTreeSet::new();
         for (guest, id) in fleet.guests.iter().zip((0..).map(GuestId)) {
-            if let (true, Some(drains)) = (guest.active, covering.get(&guest.host)) {
+            let Some(drains) = covering.get(&guest.host) else {
+                continue;
+            };
+            // One drain that moves stopped guests is enough.
+            if guest.active || drains.iter().any(|index| self.limits[*index].stopped) {
                 left.insert(guest.host);
                 self.drain(fleet, id, drains, flights.get(&id).copied());
             }

@@ -301,6 +301,9 @@ pub struct Evidence {
     pub source_defined: bool,
     /// What became of its files at the source.
     pub source_files: SourceFiles,
+    /// Files that it reads and others may read too, a kernel or a medium: they stay at the source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_files: Vec<String>,
     /// When both ends were looked at.
     pub observed_time: Time,
 }

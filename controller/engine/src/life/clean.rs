@@ -3,18 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_crds::shared::{Time, Timestamp};
 use evenkeel_crds::{
     kinds::migration::{Evidence, MigrationPhase, SourceFiles},
     names::HostName,
     reason::{Cause, Reason},
+};
+use evenkeel_crds::{
+    quantity::Bytes,
+    shared::{LIST_CAP, Time, Timestamp},
 };
 use futures::future::join_all;
 
 use super::{Attempt, LOOK_AGAIN, Outcome, Place, failure};
 use crate::{
     evidence::{Seen, Verdict},
-    journal::Journal,
+    journal::{Journal, JournalFile},
     mutation::{Rule, broken},
     port::{Activity, Fault, Hypervisor, LastMove, PortResult},
 };
@@ -58,6 +61,7 @@ impl Attempt {
             }
             settled = self.settle_target(&journal).await;
         }
+        self.let_target_write().await;
         self.enter(MigrationPhase::Cleaning);
         let running = loop {
             match self.clean_source(&journal).await {
@@ -88,13 +92,24 @@ impl Attempt {
                 } else {
                     SourceFiles::Removed
                 },
+                kept_files: journal
+                    .files
+                    .iter()
+                    .filter(|file| !file.own)
+                    .map(|file| file.path.clone())
+                    .take(LIST_CAP)
+                    .collect(),
                 observed_time: Time(self.lines.clock.now()),
             },
             // What libvirt counts ends where the guest arrives.
             downtime: self
                 .stood_still
                 .or(completed.and_then(|completed| completed.downtime)),
-            bytes: completed.map(|completed| completed.bytes),
+            bytes: match completed {
+                Some(completed) => Some(Bytes(completed.bytes.0 + self.carried)),
+                None if journal.definition.is_some() => Some(Bytes(self.carried)),
+                None => None,
+            },
             kept: self.kept.clone().map(Box::new),
         })
     }
@@ -160,12 +175,13 @@ impl Attempt {
             return Ok(Some(executes(ends.target)));
         }
         if keep.is_zero() {
-            remove_disks(journal, source).await?;
+            remove_own_files(journal, source).await?;
         } else {
             let until = self.lines.clock.now().checked_add(keep);
             let until = until.unwrap_or(Timestamp::MAX);
             self.kept = Some(keep_disks(journal, source, until).await?);
         }
+        tokio::join!(close_pools(source), close_pools(target));
         Ok(Some(executes(ends.target)))
     }
 
@@ -226,6 +242,8 @@ impl Attempt {
         self.prove_claim(false).await?;
         let target = &self.order.target;
         let hypervisor = &target.hypervisor;
+        // Until the journal here is gone: another move that shares a file with this one waits for that.
+        let _turns = self.luggage_turns(journal).await;
         // Ours is only what the journal names, what no domain there names, and what we are known to have made, which the
         // journal at the target itself tells.
         let (there, named, written) = tokio::join!(
@@ -251,7 +269,8 @@ impl Attempt {
         if there.is_some() {
             return Ok(false);
         }
-        let disks = if journal.ran_twice {
+        // A stopped guest's disks are among its other files.
+        let disks = if journal.ran_twice || journal.definition.is_some() {
             &[]
         } else {
             journal.disks.as_slice()
@@ -273,6 +292,11 @@ impl Attempt {
                     )
                 })?;
         }
+        if !journal.ran_twice {
+            self.take_luggage_back(journal, written.as_ref(), |path| named.contains_key(path))
+                .await?;
+        }
+        close_pools(target).await;
         hypervisor
             .remove_journal(&journal.target.pool, journal.id)
             .await
@@ -337,14 +361,13 @@ pub(super) fn unused(
     host: &HostName,
     named: &BTreeMap<String, Vec<String>>,
 ) -> Result<(), Cause> {
-    for disk in &journal.disks {
-        let users = named.get(&disk.source_path);
+    for path in own_files(journal) {
+        let users = named.get(path);
         if let Some(users) = users.filter(|_| !broken(Rule::ListOfDomains)) {
             return Err(Cause::new(
                 Reason::PathClash,
                 format!(
-                    "{} on {host} is not removed: {} uses it",
-                    disk.source_path,
+                    "{path} on {host} is not removed: {} uses it",
                     users.join(", ")
                 ),
             )
@@ -354,22 +377,12 @@ pub(super) fn unused(
     Ok(())
 }
 
-pub(super) async fn remove_disks(journal: &Journal, source: &Place) -> Result<(), Cause> {
-    let removed = join_all(
-        journal
-            .disks
-            .iter()
-            .map(|disk| source.hypervisor.delete_volume(&disk.source_path)),
-    )
-    .await;
-    for (disk, removed) in journal.disks.iter().zip(removed) {
-        removed.map_err(|error| {
-            failure(
-                &source.host,
-                &format!("removing {}", disk.source_path),
-                &error,
-            )
-        })?;
+/// Removes what the source has of the guest alone. Whoever calls this has the proof.
+pub(super) async fn remove_own_files(journal: &Journal, source: &Place) -> Result<(), Cause> {
+    let files = own_files(journal);
+    let removed = join_all(files.iter().map(|path| source.hypervisor.remove_file(path))).await;
+    for (path, removed) in files.iter().zip(removed) {
+        removed.map_err(|error| failure(&source.host, &format!("removing {path}"), &error))?;
     }
     Ok(())
 }
@@ -398,6 +411,23 @@ pub(super) fn is_finished(verdict: Verdict) -> bool {
                 orderly: true
             }
     )
+}
+
+/// The files at the source that are the guest's alone.
+fn own_files(journal: &Journal) -> Vec<&str> {
+    let disks = journal.disks.iter().map(|disk| disk.source_path.as_str());
+    let files = journal.files.iter().filter(|file| file.own);
+    let mut own: Vec<&str> = disks.chain(files.map(JournalFile::source)).collect();
+    own.sort_unstable();
+    own.dedup();
+    own
+}
+
+/// Closes what a dead process left open. Where that fails, the next move that ends there does it.
+async fn close_pools(place: &Place) {
+    if let Err(error) = place.hypervisor.close_pools().await {
+        tracing::debug!(host = %place.host, %error, "pools that were opened for a while stay open");
+    }
 }
 
 fn executes(seen: Seen) -> bool {

@@ -3,8 +3,11 @@
 //! The task looks at both ends before every step that can't be taken back, and gives up nothing: where an end does
 //! not answer it waits and says so, for as long as it takes.
 
+mod chains;
 mod clean;
+mod cold;
 mod course;
+mod luggage;
 mod prepare;
 mod progress;
 mod release;
@@ -29,14 +32,16 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    carrier::{Carrier, Digest},
     claim::{ClaimGuard, Claims},
     clock::Clock,
-    evidence::{Arrival, Seen, Verdict, decide},
+    evidence::{self, Arrival, Seen, Verdict, decide},
     journal::Journal,
     port::{Activity, DomainEvent, Hypervisor, Mark, PortError},
 };
 
 pub(crate) use course::Course;
+use prepare::Prepared;
 pub(crate) use progress::Progress;
 pub(crate) use release::{Kept, release};
 
@@ -87,6 +92,8 @@ pub(crate) enum Report {
     Dirtying(Bytes),
     /// Whether it converges.
     Course(Course),
+    /// What it brings into the target's pools besides the disks.
+    Brings(BTreeMap<String, Bytes>),
     /// It can't go on for now and says why; nothing once it goes on.
     Waiting(Option<Cause>),
     /// It is over.
@@ -115,6 +122,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Lines {
     pub(crate) claims: Arc<Claims>,
     pub(crate) clock: Clock,
+    pub(crate) carrier: Arc<Carrier>,
     /// Whether the move shall be aborted. Level, not edge.
     pub(crate) abort: channel::Receiver<bool>,
     /// Events of the guest at both ends.
@@ -152,6 +160,14 @@ struct Attempt {
     source_defined: bool,
     /// The guest's memory, which libvirt does not count before the disks are done.
     memory: Option<Bytes>,
+    /// Bytes of files brought over before the copy.
+    carried: u64,
+    /// All bytes expected to travel, as known before the copy.
+    expected: u64,
+    /// What was copied of a stopped guest's disks, by their paths at the source.
+    copied: BTreeMap<String, Digest>,
+    /// Whether a stopped guest was heard to be started since.
+    started_meanwhile: bool,
 }
 
 /// What both ends show at one time.
@@ -204,6 +220,10 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         kept: None,
         source_defined: false,
         memory: None,
+        carried: 0,
+        expected: 0,
+        copied: BTreeMap::new(),
+        started_meanwhile: false,
     };
     let outcome = attempt.run().await;
     let _ = reports.send((migration, Report::Ended(Box::new(outcome))));
@@ -234,11 +254,19 @@ impl Attempt {
             if let Err(cause) = self.prove_claims().await {
                 return self.give_up(cause.into()).await;
             }
+            let Prepared::Live(request) = prepared else {
+                return self.move_cold().await;
+            };
             self.enter(MigrationPhase::Copying);
-            let request = prepared.request;
             let hypervisor = self.order.source.hypervisor.clone();
             let call = tokio::spawn(async move { hypervisor.migrate(&request).await });
             self.watch(Some(call)).await
+        } else if self.is_cold() {
+            let cause = Cause::new(
+                Reason::Interrupted,
+                "the process that copied the stopped guest is gone",
+            );
+            self.follow_cold(Some(cause.into())).await
         } else {
             self.watch(None).await
         }
@@ -473,9 +501,23 @@ impl Attempt {
         Ends {
             source: at_source,
             target: at_target,
-            verdict: decide(at_source, at_target, self.arrival()),
+            verdict: match &self.journal {
+                Some(journal) => shown(journal, at_source, at_target),
+                None => decide(at_source, at_target, self.arrival()),
+            },
             disks: target.ok().flatten().map_or(Vec::new(), |copy| copy.disks),
         }
+    }
+}
+
+/// What both ends show of the guest that the journal tells of. Of a stopped one only whether it is over.
+fn shown(journal: &Journal, source: Seen, target: Seen) -> Verdict {
+    if journal.definition.is_none() {
+        return decide(source, target, journal.arrival());
+    }
+    match evidence::cold::decide(source, target) {
+        evidence::cold::Verdict::Moved => Verdict::Moved,
+        _ => Verdict::Wait(evidence::Waiting::Settling),
     }
 }
 

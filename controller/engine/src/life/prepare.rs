@@ -13,11 +13,11 @@ use evenkeel_crds::{
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{Attempt, Outcome, Report, Stop, clean::TakenBack, course, failure};
+use super::{Attempt, Outcome, Report, Stop, clean::TakenBack, course, failure, luggage::DISK};
 use crate::{
     evidence::{Arrival, Verdict},
-    journal::{End, Journal, JournalDisk, VERSION},
-    port::{Activity, DiskDevice, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts},
+    journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
+    port::{Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult},
 };
 
 /// How long the answer of a measurement of one second is waited for.
@@ -25,8 +25,11 @@ const MEASURED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A move that is ready to copy.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) request: MigrateRequest,
+pub(super) enum Prepared {
+    /// Of a running guest: libvirt's own migration.
+    Live(Box<MigrateRequest>),
+    /// Of a stopped one: by files.
+    Cold,
 }
 
 impl Attempt {
@@ -60,9 +63,19 @@ impl Attempt {
         self.memory = Some(facts.memory);
         self.check_guest(&facts)?;
         self.check_others(&facts).await?;
-        let disks = self.place(&facts, &pools)?;
-        self.check_files(&facts, &disks).await?;
+        let mut disks = self.place(&facts, &pools)?;
+        self.check_clashes(&facts, &disks).await?;
         let predicts = self.begin_prediction(&facts).await;
+        let mut definition = None;
+        let files = if facts.activity.active() {
+            self.load(&facts, &mut disks, &pools).await?
+        } else {
+            let read = source.hypervisor.definition(guest).await;
+            let read =
+                read.map_err(|error| failure(&source.host, "reading the definition", &error))?;
+            definition = Some(read);
+            self.load_cold(&facts, &disks, &pools).await?
+        };
         self.stop_if_aborted()?;
 
         let id = self.order.id;
@@ -87,6 +100,8 @@ impl Attempt {
                 pool: journal_pool(&disks, &pools).ok_or_else(|| no_pool(&target.host))?,
             },
             disks,
+            files,
+            definition,
             autostart: facts.autostart,
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
@@ -106,7 +121,15 @@ impl Attempt {
         );
         at_target.map_err(|error| failure(&target.host, "writing the journal", &error))?;
         at_source.map_err(|error| failure(&source.host, "writing the journal", &error))?;
+        if journal.definition.is_some() {
+            self.dress(&journal)
+                .await
+                .map_err(|error| failure(&source.host, "marking the guest", &error))?;
+            return Ok(Prepared::Cold);
+        }
+        self.bring_luggage().await?;
         self.stop_if_aborted()?;
+        let journal = self.journal.clone().unwrap_or(journal);
         self.create(journal).await?;
         if predicts {
             self.predict().await;
@@ -162,6 +185,92 @@ impl Attempt {
         }
     }
 
+    /// Everything besides the disks that is to be at the target, bases too where they are brought: then the disks are
+    /// told what lies below them.
+    async fn load(
+        &mut self,
+        facts: &DomainFacts,
+        disks: &mut [JournalDisk],
+        pools: &[PoolFacts],
+    ) -> Result<Vec<JournalFile>, Stop> {
+        let mut files = self.survey(facts).await?;
+        let chains = self.survey_chains(facts, disks).await?;
+        self.check_room(facts, disks, &files, pools)?;
+        // Where there is no room for the bases beside the disks, there is for the disks alone.
+        let chains = chains.filter(|chains| {
+            let all = [files.as_slice(), &chains.files].concat();
+            self.check_room(facts, disks, &all, pools).is_ok()
+        });
+        let layered = chains.is_some();
+        if let Some(chains) = chains {
+            for disk in disks {
+                disk.backing = chains.below.get(&disk.target).cloned();
+            }
+            // A base may be a medium too.
+            let known: BTreeSet<String> = files.iter().map(|file| file.path.clone()).collect();
+            let new = chains.files.into_iter();
+            files.extend(new.filter(|file| !known.contains(&file.path)));
+        }
+        let copied = facts.disks.iter().filter(|disk| disk.is_copied());
+        self.expected = copied
+            .map(|disk| match layered {
+                true => disk.allocated.0,
+                false => disk.chain_allocated.0,
+            })
+            .chain(files_to_bring(&files).map(|file| file.length.0))
+            .chain([facts.memory.0])
+            .fold(0, u64::saturating_add);
+        self.report(Report::Brings(brings(&files, pools)));
+        Ok(files)
+    }
+
+    /// The same for a guest that is not running: its disks are files among others, over the bases that they have.
+    async fn load_cold(
+        &mut self,
+        facts: &DomainFacts,
+        disks: &[JournalDisk],
+        pools: &[PoolFacts],
+    ) -> Result<Vec<JournalFile>, Stop> {
+        let mut files = self.survey(facts).await?;
+        for base in self.survey_whole_chains(facts, disks).await? {
+            if files.iter().all(|file| file.path != base.path) {
+                files.push(base);
+            }
+        }
+        self.check_room(facts, disks, &files, pools)?;
+        self.report(Report::Brings(brings(&files, pools)));
+        let source = &self.order.source;
+        for disk in disks {
+            let path = &disk.source_path;
+            let state = source
+                .hypervisor
+                .file(path)
+                .await
+                .map_err(|error| failure(&source.host, &format!("looking at {path}"), &error))?
+                .ok_or_else(|| {
+                    Cause::new(
+                        Reason::FileMissing,
+                        format!(
+                            "{} has no file {path}, a disk of {}",
+                            source.host, facts.name
+                        ),
+                    )
+                })?;
+            files.push(JournalFile {
+                role: DISK.to_owned(),
+                path: disk.target_path.clone(),
+                source_path: Some(path.clone()).filter(|path| *path != disk.target_path),
+                length: state.length,
+                origin: FileOrigin::Planned,
+                own: true,
+            });
+        }
+        self.expected = files_to_bring(&files)
+            .map(|file| file.length.0)
+            .fold(0, u64::saturating_add);
+        Ok(files)
+    }
+
     fn stop_if_aborted(&self) -> Result<(), Stop> {
         if self.aborted() {
             Err(Stop::Aborted)
@@ -172,12 +281,6 @@ impl Attempt {
 
     fn check_guest(&self, facts: &DomainFacts) -> Result<(), Cause> {
         let name = &facts.name;
-        if !facts.activity.active() {
-            return Err(Cause::new(
-                Reason::GuestNotRunning,
-                format!("{name} is not running"),
-            ));
-        }
         if facts.job {
             return Err(Cause::new(
                 Reason::JobActive,
@@ -229,7 +332,6 @@ impl Attempt {
     fn place(&self, facts: &DomainFacts, pools: &[PoolFacts]) -> Result<Vec<JournalDisk>, Cause> {
         let host = &self.order.target.host;
         let mut taken = BTreeSet::new();
-        let mut needed: BTreeMap<&str, u64> = BTreeMap::new();
         let mut disks = Vec::new();
         for disk in facts.disks.iter().filter(|disk| disk.is_copied()) {
             let source_path = disk.path.clone().unwrap_or_default();
@@ -260,7 +362,6 @@ impl Attempt {
             } else {
                 format!("{}-{file}", disk.target)
             };
-            *needed.entry(&pool.name).or_default() += disk.virtual_size.0;
             disks.push(JournalDisk {
                 target: disk.target.clone(),
                 source_path,
@@ -269,31 +370,49 @@ impl Attempt {
                 volume,
                 format: disk.format.clone(),
                 virtual_size: disk.virtual_size,
+                backing: None,
                 created: false,
             });
         }
-        for (name, bytes) in needed {
-            let available = pools
+        Ok(disks)
+    }
+
+    /// Whether each pool holds all disks at their full size, and the files that are brought into it.
+    fn check_room(
+        &self,
+        facts: &DomainFacts,
+        disks: &[JournalDisk],
+        files: &[JournalFile],
+        pools: &[PoolFacts],
+    ) -> Result<(), Cause> {
+        for pool in pools {
+            let of_disks = disks
                 .iter()
-                .find(|pool| pool.name == name)
-                .map_or(0, |pool| pool.available.0);
-            if available < bytes {
+                .filter(|disk| disk.pool == pool.name)
+                .map(|disk| disk.virtual_size.0);
+            let of_files = files_to_bring(files)
+                .filter(|file| lies_in(file, pool))
+                .map(|file| file.length.0);
+            let bytes: u64 = of_disks.chain(of_files).sum();
+            if pool.available.0 < bytes {
                 return Err(Cause::new(
                     Reason::InsufficientDisk,
                     format!(
-                        "pool {name} of {host} has {} left and {} may need {}",
-                        Bytes(available).human(),
+                        "pool {} of {} has {} left and {} may need {}",
+                        pool.name,
+                        self.order.target.host,
+                        pool.available.human(),
                         facts.name,
                         Bytes(bytes).human()
                     ),
                 ));
             }
         }
-        Ok(disks)
+        Ok(())
     }
 
-    /// Nothing may stand where a disk goes; what the guest reads and does not carry must be there.
-    async fn check_files(&self, facts: &DomainFacts, disks: &[JournalDisk]) -> Result<(), Cause> {
+    /// Nothing may stand where a disk goes.
+    async fn check_clashes(&self, facts: &DomainFacts, disks: &[JournalDisk]) -> Result<(), Cause> {
         let target = &self.order.target;
         let clashes = join_all(
             disks
@@ -324,30 +443,6 @@ impl Attempt {
                         file.allocated.human(),
                         disk.target,
                         facts.name
-                    ),
-                ));
-            }
-        }
-        let media = facts
-            .disks
-            .iter()
-            .filter(|disk| !disk.is_copied() && (disk.readonly || disk.device != DiskDevice::Disk))
-            .filter_map(|disk| disk.path.as_ref());
-        let needed = facts
-            .files
-            .iter()
-            .filter(|file| file.needed)
-            .map(|file| &file.path);
-        let paths: Vec<&String> = media.chain(needed).collect();
-        let found = join_all(paths.iter().map(|path| target.hypervisor.volume(path))).await;
-        for (path, found) in paths.into_iter().zip(found) {
-            // A path outside all pools can't be looked at: then the target's QEMU will say so.
-            if matches!(found, Ok(None)) {
-                return Err(Cause::new(
-                    Reason::FileMissing,
-                    format!(
-                        "{} has no file {path}, which {} needs",
-                        target.host, facts.name
                     ),
                 ));
             }
@@ -385,28 +480,15 @@ impl Attempt {
                 name: disk.volume.clone(),
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
+                backing: disk.backing.clone(),
             })
             .collect();
-        let mark = self.mark(journal.id);
         let make = join_all(
             volumes
                 .iter()
                 .map(|volume| target.hypervisor.create_volume(volume)),
         );
-        let dress = async {
-            source
-                .hypervisor
-                .set_mark(journal.guest, Some(&mark))
-                .await?;
-            if journal.autostart {
-                source
-                    .hypervisor
-                    .set_autostart(journal.guest, false)
-                    .await?;
-            }
-            Ok(())
-        };
-        let (made, dressed) = tokio::join!(make, dress);
+        let (made, dressed) = tokio::join!(make, self.dress(&journal));
         let mut failed = None;
         let mut others = BTreeSet::new();
         for (disk, made) in journal.disks.iter_mut().zip(made) {
@@ -444,30 +526,46 @@ impl Attempt {
         Ok(())
     }
 
+    /// Marks the guest and turns its autostart off.
+    async fn dress(&self, journal: &Journal) -> PortResult<()> {
+        let source = &self.order.source;
+        let mark = self.mark(journal.id);
+        source
+            .hypervisor
+            .set_mark(journal.guest, Some(&mark))
+            .await?;
+        if journal.autostart {
+            source
+                .hypervisor
+                .set_autostart(journal.guest, false)
+                .await?;
+        }
+        Ok(())
+    }
+
     fn request(&self, facts: &DomainFacts) -> Result<Prepared, Stop> {
         let Some(journal) = &self.journal else {
             return Err(Cause::new(Reason::HypervisorError, "the journal is missing").into());
         };
         let profile = &self.order.profile.spec;
-        Ok(Prepared {
-            request: MigrateRequest {
-                domain: facts.uuid,
-                target_uri: self.order.target_uri.clone(),
-                target_address: self.order.target_address.clone(),
-                disks: journal
-                    .disks
-                    .iter()
-                    .map(|disk| (disk.target.clone(), disk.target_path.clone()))
-                    .collect(),
-                mark: self.mark(journal.id),
-                bandwidth: profile.bandwidth,
-                downtime: profile.downtime.0,
-                auto_converge: profile.convergence.contains(&Convergence::AutoConverge),
-                compression: profile.compression,
-                connections: profile.connections.max(1).unsigned_abs(),
-                paused: journal.arrival() == Arrival::Guarded,
-            },
-        })
+        Ok(Prepared::Live(Box::new(MigrateRequest {
+            domain: facts.uuid,
+            target_uri: self.order.target_uri.clone(),
+            target_address: self.order.target_address.clone(),
+            disks: journal
+                .disks
+                .iter()
+                .map(|disk| (disk.target.clone(), disk.target_path.clone()))
+                .collect(),
+            incremental: journal.disks.iter().any(|disk| disk.backing.is_some()),
+            mark: self.mark(journal.id),
+            bandwidth: profile.bandwidth,
+            downtime: profile.downtime.0,
+            auto_converge: profile.convergence.contains(&Convergence::AutoConverge),
+            compression: profile.compression,
+            connections: profile.connections.max(1).unsigned_abs(),
+            paused: journal.arrival() == Arrival::Guarded,
+        })))
     }
 
     /// Ends an attempt that never began to copy: what was made is taken back.
@@ -499,6 +597,29 @@ impl Attempt {
             Stop::Aborted => Outcome::Aborted,
         }
     }
+}
+
+/// Those that are not at the target yet.
+fn files_to_bring(files: &[JournalFile]) -> impl Iterator<Item = &JournalFile> {
+    files
+        .iter()
+        .filter(|file| file.origin == FileOrigin::Planned)
+}
+
+fn lies_in(file: &JournalFile, pool: &PoolFacts) -> bool {
+    let directory = file.path.rsplit_once('/').map(|(directory, _)| directory);
+    directory == Some(pool.path.trim_end_matches('/'))
+}
+
+/// What is brought into each pool, besides disks.
+fn brings(files: &[JournalFile], pools: &[PoolFacts]) -> BTreeMap<String, Bytes> {
+    let mut brings = BTreeMap::<String, Bytes>::new();
+    for file in files_to_bring(files) {
+        if let Some(pool) = pools.iter().find(|pool| lies_in(file, pool)) {
+            brings.entry(pool.name.clone()).or_default().0 += file.length.0;
+        }
+    }
+    brings
 }
 
 fn journal_pool(disks: &[JournalDisk], pools: &[PoolFacts]) -> Option<String> {

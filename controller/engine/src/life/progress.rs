@@ -30,6 +30,8 @@ pub(crate) struct Progress {
 #[derive(Debug)]
 pub(crate) struct Meter {
     memory: Bytes,
+    /// What came before the job.
+    carried: Bytes,
     best: u8,
     last: Option<(Instant, u64)>,
     rate: Option<f64>,
@@ -41,10 +43,12 @@ pub(crate) struct Meter {
 const ALPHA: f64 = 0.4;
 
 impl Meter {
-    /// For a guest with that much memory, which libvirt does not count before the disks are done.
-    pub(crate) fn new(memory: Bytes) -> Self {
+    /// For a guest with that much memory, which libvirt does not count before the disks are done, and files of that many
+    /// bytes that were brought over before.
+    pub(crate) fn new(memory: Bytes, carried: Bytes) -> Self {
         Self {
             memory,
+            carried,
             best: 0,
             last: None,
             rate: None,
@@ -60,7 +64,7 @@ impl Meter {
         } else {
             job.memory_left.0
         };
-        let done = job.disk_done.0 + job.memory_done.0;
+        let done = self.carried.0 + job.disk_done.0 + job.memory_done.0;
         let left = job.disk_left.0 + memory_left;
         let total = done + left;
         if let Some((then, before)) = self.last {

@@ -6,14 +6,10 @@ use evenkeel_crds::reason::{Cause, Reason};
 
 use super::{
     Place,
-    clean::{is_finished, remove_disks, unused},
-    failure,
+    clean::{is_finished, remove_own_files, unused},
+    failure, shown,
 };
-use crate::{
-    claim::Claims,
-    evidence::{Seen, decide},
-    journal::Journal,
-};
+use crate::{claim::Claims, evidence::Seen, journal::Journal};
 
 /// Disks that a finished move keeps at its source.
 #[derive(Debug, Clone)]
@@ -58,7 +54,7 @@ pub(crate) async fn release(claims: &Arc<Claims>, kept: &Kept) -> Result<(), Cau
     second.prove().await?;
     let there = holder.hypervisor.glance(journal.guest).await;
     let here = source.hypervisor.glance(journal.guest).await;
-    let verdict = decide(Seen::of(&here), Seen::of(&there), journal.arrival());
+    let verdict = shown(&journal, Seen::of(&here), Seen::of(&there));
     let disks = there.ok().flatten().map_or(Vec::new(), |copy| copy.disks);
     // It must run from files of its own, and where it went since they have other names.
     let own = match holder.uuid == journal.target.uuid {
@@ -77,7 +73,7 @@ pub(crate) async fn release(claims: &Arc<Claims>, kept: &Kept) -> Result<(), Cau
             ),
         ));
     }
-    remove_disks(&journal, source).await?;
+    remove_own_files(&journal, source).await?;
     source
         .hypervisor
         .remove_journal(&journal.source.pool, journal.id)

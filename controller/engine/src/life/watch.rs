@@ -11,7 +11,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     Attempt, Ends, LOOK_AGAIN, Outcome,
-    clean::{TakenBack, remove_disks},
+    clean::{TakenBack, remove_own_files},
     course::{Course, Judge, Word, over_budget},
     progress::Meter,
 };
@@ -51,7 +51,7 @@ const SWITCH: Duration = Duration::from_secs(30);
 /// How long both ends may show what libvirt is still leaving before somebody is told that it does not.
 const SETTLING: Duration = Duration::from_secs(20);
 /// How long a move whose call may still be on its way must show no job before it is taken back.
-const CALM: Duration = Duration::from_secs(5);
+pub(super) const CALM: Duration = Duration::from_secs(5);
 
 /// Nothing copied for this long, and the link may be dead.
 const LIVELY: Duration = Duration::from_secs(2);
@@ -63,7 +63,7 @@ impl Attempt {
     pub(super) async fn watch(mut self, mut call: Call) -> Outcome {
         let memory = self.memory().await;
         let mut watched = Watched {
-            meter: Meter::new(memory),
+            meter: Meter::new(memory, Bytes(self.carried)),
             judge: Judge::new(
                 self.order.profile.spec.budget.stall.0,
                 &self.order.profile.spec.convergence,
@@ -88,7 +88,7 @@ impl Attempt {
                 if broken(Rule::ProofBeforeRemoval)
                     && let Some(journal) = &self.journal
                 {
-                    let _ = remove_disks(journal, &self.order.source).await;
+                    let _ = remove_own_files(journal, &self.order.source).await;
                 }
                 watched.arrived = result.is_ok();
                 if let Err(error) = result {

@@ -32,6 +32,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    carrier::Carrier,
     claim::{self, Claims},
     clock::Clock,
     guests::Guests,
@@ -102,6 +103,7 @@ pub(crate) struct Reconciler {
     options: Options,
     hypervisors: Arc<dyn Hypervisors>,
     claims: Arc<Claims>,
+    carrier: Arc<Carrier>,
     wishes: watch::Receiver<Arc<Wishes>>,
     declared: Arc<Wishes>,
     hosts: BTreeMap<HostName, HostState>,
@@ -164,6 +166,7 @@ impl Reconciler {
         let held = options.held;
         Self {
             claims: Claims::new(options.clone(), clock.clone()),
+            carrier: Arc::default(),
             options,
             hypervisors,
             declared: Arc::default(),
@@ -313,6 +316,7 @@ impl Reconciler {
         match report {
             Report::Phase(phase) => state.enter(phase, now),
             Report::Progress(progress) => state.progress(progress),
+            Report::Brings(files) => state.brings(files),
             Report::Waiting(cause) => state.waiting = cause,
             Report::Dirtying(rate) => state.status.dirty_rate = Some(rate),
             Report::Course(course) => state.course = Some(course),

@@ -188,6 +188,7 @@ impl Reconciler {
         let lines = Lines {
             claims: self.claims.clone(),
             clock: self.clock.clone(),
+            carrier: self.carrier.clone(),
             abort: aborted,
             events: heard,
             reports: self.reports.0.clone(),

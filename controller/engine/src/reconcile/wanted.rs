@@ -242,6 +242,7 @@ impl Reconciler {
                     by: by_drain(name, drain),
                     what: What::Drain {
                         hosts,
+                        stopped: drain.spec.stopped == StoppedGuests::Move,
                         parallel: drain.spec.parallel.max(1).unsigned_abs(),
                         halted: resolved.halted.clone(),
                     },
@@ -299,10 +300,10 @@ impl Reconciler {
                 .hint("raise `deadline` to go on"),
             );
         }
-        if drain.spec.stopped == StoppedGuests::Move || drain.spec.stuck == StuckGuests::Shutdown {
+        if drain.spec.stuck == StuckGuests::Shutdown {
             resolved.unsupported = Some(Cause::new(
                 Reason::NotSupportedYet,
-                "`stopped: Move` and `stuck: Shutdown` are not supported by this version: such guests stay, and are listed",
+                "`stuck: Shutdown` is not supported by this version: such guests stay, and are listed",
             ));
         }
         resolved
@@ -562,6 +563,7 @@ fn finished_before(
         source_defined: hosts
             .get(&last.from)
             .is_some_and(|source| source.domains.contains_key(&uuid)),
+        kept_files: Vec::new(),
         source_files: match hosts.get(&last.from) {
             Some(source) if source.kept.iter().any(|kept| kept.journal.guest == uuid) => {
                 SourceFiles::Retained

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use evenkeel_crds::{
     HostDrain, HostDrainStatus,
     kinds::{
-        drain::{BlockedGuest, DrainCounts, DrainedHost},
+        drain::{BlockedGuest, DrainCounts, DrainedHost, StoppedGuests},
         host::GuestCounts,
     },
     names::HostName,
@@ -52,7 +52,7 @@ pub(crate) fn status(input: &Input<'_>) -> HostDrainStatus {
         .unwrap_or(&empty);
     let mut hosts: Vec<DrainedHost> = input.hosts.iter().map(|name| host(input, name)).collect();
     hosts.sort_by_key(|host| host.drained);
-    let left: i64 = hosts.iter().map(|host| host.guests.active).sum();
+    let left: i64 = hosts.iter().map(|host| to_leave(input, host)).sum();
     let blocked = blocked(input);
     let total = before.guests.total.max(left + input.succeeded);
     let counts = DrainCounts {
@@ -155,9 +155,9 @@ fn host(input: &Input<'_>, name: &HostName) -> DrainedHost {
         .filter(|domain| domain.activity.active())
         .count() as i64;
     let busy = input.in_flight.get(name).copied().unwrap_or(0) > 0;
-    DrainedHost {
+    let mut host = DrainedHost {
         name: name.to_string(),
-        drained: state.link == Link::Up && state.facts.is_some() && active == 0 && !busy,
+        drained: false,
         guests: GuestCounts {
             active,
             stopped: state.domains.len() as i64 - active,
@@ -165,6 +165,17 @@ fn host(input: &Input<'_>, name: &HostName) -> DrainedHost {
         },
         retained: state.kept.len() as i64,
         observed_time: state.observed.map(|time| Time(whole_seconds(time))),
+    };
+    host.drained =
+        state.link == Link::Up && state.facts.is_some() && to_leave(input, &host) == 0 && !busy;
+    host
+}
+
+/// Guests that this drain wants away from a host.
+fn to_leave(input: &Input<'_>, host: &DrainedHost) -> i64 {
+    match input.drain.spec.stopped {
+        StoppedGuests::Leave => host.guests.active,
+        StoppedGuests::Move => host.guests.active + host.guests.stopped,
     }
 }
 
@@ -199,14 +210,19 @@ fn drained(input: &Input<'_>, hosts: &[DrainedHost], left: i64) -> (Answer, Caus
     let seen_left: i64 = hosts
         .iter()
         .filter(|host| !silent.contains(&host.name.as_str()))
-        .map(|host| host.guests.active)
+        .map(|host| to_leave(input, host))
         .sum();
     if seen_left > 0 {
         return (
             Answer::False,
             Cause::new(
                 Reason::GuestsLeft,
-                format!("{left} active guests on {}", names.join(", ")),
+                match input.drain.spec.stopped {
+                    StoppedGuests::Leave => {
+                        format!("{left} active guests on {}", names.join(", "))
+                    }
+                    StoppedGuests::Move => format!("{left} guests on {}", names.join(", ")),
+                },
             ),
         );
     }

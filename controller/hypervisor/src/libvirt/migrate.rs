@@ -146,7 +146,11 @@ fn flags(request: &MigrateRequest) -> u32 {
         | sys::VIR_MIGRATE_UNDEFINE_SOURCE
         | sys::VIR_MIGRATE_ABORT_ON_ERROR;
     if !request.disks.is_empty() {
-        flags |= sys::VIR_MIGRATE_NON_SHARED_DISK;
+        flags |= if request.incremental {
+            sys::VIR_MIGRATE_NON_SHARED_INC
+        } else {
+            sys::VIR_MIGRATE_NON_SHARED_DISK
+        };
     }
     if request.auto_converge {
         flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;

@@ -7,6 +7,7 @@ mod claim;
 mod domain;
 mod events;
 mod fault;
+mod files;
 mod host;
 mod journal;
 mod keeper;
@@ -31,9 +32,9 @@ use std::{
 use async_trait::async_trait;
 use evenkeel_crds::{names::HostName, quantity::Bytes};
 use evenkeel_engine::port::{
-    ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, Glance, HostFacts, Hypervisor,
-    Hypervisors, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, News, Notice,
-    PoolFacts, PortError, PortResult, VolumeFacts,
+    Access, ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, FileState, Glance,
+    HostFacts, Hypervisor, Hypervisors, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
+    NewVolume, News, Notice, Piece, PoolFacts, PortError, PortResult, VolumeFacts,
 };
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -158,6 +159,30 @@ impl Host {
             session.suspect();
         }
         result
+    }
+
+    /// Runs what takes long on a thread of its own, over a connection that it opens itself.
+    async fn alone(
+        &self,
+        doing: &str,
+        call: impl FnOnce(&Arc<Session>) -> PortResult<()> + Send + 'static,
+    ) -> PortResult<()> {
+        let session = self.session()?.clone();
+        let (answer, answered) = oneshot::channel();
+        thread::Builder::new()
+            .name(format!("ek-{doing}-{}", session.host))
+            .spawn(move || {
+                let _ = answer.send(worker::guarded(|| call(&session)));
+            })
+            .map_err(|error| {
+                PortError::new(Fault::Other, format!("no thread to {doing}: {error}"))
+            })?;
+        answered.await.unwrap_or_else(|_| {
+            Err(PortError::new(
+                Fault::Other,
+                format!("the thread to {doing} ended without a word"),
+            ))
+        })
     }
 
     /// Does something to a domain.
@@ -289,6 +314,53 @@ impl Hypervisor for Host {
         .await
     }
 
+    async fn file(&self, path: &str) -> PortResult<Option<FileState>> {
+        let path = path.to_owned();
+        self.call(Session::files, CALL, move |session, connection| {
+            files::state(session, connection, &path)
+        })
+        .await
+    }
+
+    async fn create_file(&self, path: &str, length: Bytes, access: &Access) -> PortResult<()> {
+        let (path, access) = (path.to_owned(), access.clone());
+        self.call(Session::files, CALL, move |session, connection| {
+            files::create(session, connection, &path, length, &access)
+        })
+        .await
+    }
+
+    async fn read_file(&self, path: &str, pieces: mpsc::Sender<Piece>) -> PortResult<()> {
+        let path = path.to_owned();
+        self.alone("read", move |session| files::read(session, &path, &pieces))
+            .await
+    }
+
+    async fn write_file(
+        &self,
+        path: &str,
+        length: Bytes,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> PortResult<()> {
+        let path = path.to_owned();
+        self.alone("write", move |session| {
+            files::write(session, &path, length, pieces)
+        })
+        .await
+    }
+
+    async fn remove_file(&self, path: &str) -> PortResult<()> {
+        let path = path.to_owned();
+        self.call(Session::files, CALL, move |session, connection| {
+            files::remove(session, connection, &path)
+        })
+        .await
+    }
+
+    async fn close_pools(&self) -> PortResult<()> {
+        self.call(Session::files, CALL, files::close_pools).await
+    }
+
     async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()> {
         let mark = mark.cloned();
         self.call(Session::acts, CALL, move |_, connection| {
@@ -310,27 +382,33 @@ impl Hypervisor for Host {
             .await
     }
 
-    async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
-        let source = self.session()?.uri.clone();
-        let request = request.clone();
-        let (answer, answered) = oneshot::channel();
-        thread::Builder::new()
-            .name(format!("ek-move-{}", request.domain))
-            .spawn(move || {
-                let _ = answer.send(worker::guarded(|| migrate::migrate(&source, &request)));
-            })
-            .map_err(|error| {
-                PortError::new(
-                    Fault::Other,
-                    format!("no thread for the migration: {error}"),
-                )
-            })?;
-        answered.await.unwrap_or_else(|_| {
-            Err(PortError::new(
-                Fault::Other,
-                "the migration's thread ended without a word",
-            ))
+    async fn definition(&self, domain: Uuid) -> PortResult<String> {
+        self.call(Session::looks, LOOK, move |_, connection| {
+            domain::definition(connection, domain)
         })
+        .await
+    }
+
+    async fn define(
+        &self,
+        definition: &str,
+        disks: &[(String, String)],
+        mark: Option<&Mark>,
+    ) -> PortResult<()> {
+        let (definition, disks) = (definition.to_owned(), disks.to_vec());
+        let mark = mark.cloned();
+        self.call(Session::acts, CALL, move |_, connection| {
+            domain::define(connection, &definition, &disks, mark.as_ref())
+        })
+        .await
+    }
+
+    async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
+        let request = request.clone();
+        self.alone("move", move |session| {
+            migrate::migrate(&session.uri, &request)
+        })
+        .await
     }
 
     async fn measure_dirtying(&self, domain: Uuid) -> PortResult<()> {

@@ -13,7 +13,9 @@ use std::{
 };
 
 use uuid::Uuid;
-use virt::{connect::Connect, domain::Domain, error::Error, sys};
+use virt::{connect::Connect, domain::Domain, error::Error, stream::Stream, sys};
+
+use super::files::is_lent;
 
 /// What libvirt's event loop told, copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,13 +194,20 @@ domain_callback!(on_tray_change, Changed, *const c_char, c_int);
 
 unsafe extern "C" fn on_pool(
     _: sys::virConnectPtr,
-    _: sys::virStoragePoolPtr,
+    pool: sys::virStoragePoolPtr,
     _: c_int,
     _: c_int,
     opaque: *mut c_void,
 ) {
-    // SAFETY: libvirt passes the opaque pointer given at registration.
-    unsafe { tell(opaque, RawEvent::Surroundings) }
+    // SAFETY: libvirt passes a living pool, whose name is terminated and lives as long, and the opaque pointer given
+    // at registration.
+    unsafe {
+        let name = sys::virStoragePoolGetName(pool);
+        // One that we open for a while changes nothing for anybody.
+        if name.is_null() || !is_lent(&CStr::from_ptr(name).to_string_lossy()) {
+            tell(opaque, RawEvent::Surroundings);
+        }
+    }
 }
 
 unsafe extern "C" fn on_network(
@@ -679,6 +688,60 @@ pub(crate) fn addresses(
     // SAFETY: the list itself was allocated by libvirt with malloc.
     unsafe { libc::free(list.cast()) };
     Ok(found)
+}
+
+// ---- streams ----
+
+/// What a stream gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// So many bytes, at the buffer's beginning.
+    Data(usize),
+    /// A hole of so many bytes.
+    Hole(u64),
+    /// Nothing more.
+    End,
+}
+
+/// Takes what comes next from a sparse stream.
+pub(crate) fn receive(stream: &Stream, buffer: &mut [u8]) -> Result<Received, Error> {
+    /// Returned where a hole is next.
+    const AT_HOLE: c_int = -3;
+    // SAFETY: the stream lives; the buffer is ours and as long as we say.
+    let received = unsafe {
+        sys::virStreamRecvFlags(
+            stream.as_ptr(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            sys::VIR_STREAM_RECV_STOP_AT_HOLE,
+        )
+    };
+    if received == AT_HOLE {
+        let mut length = 0;
+        // SAFETY: the stream lives; the number is ours.
+        let done = unsafe { sys::virStreamRecvHole(stream.as_ptr(), &mut length, 0) };
+        if done < 0 {
+            return Err(Error::last_error());
+        }
+        return Ok(Received::Hole(u64::try_from(length).unwrap_or(0)));
+    }
+    match usize::try_from(received) {
+        Ok(0) => Ok(Received::End),
+        Ok(received) => Ok(Received::Data(received.min(buffer.len()))),
+        Err(_) => Err(Error::last_error()),
+    }
+}
+
+/// Sends a hole of so many bytes into a sparse stream.
+pub(crate) fn send_hole(stream: &Stream, length: u64) -> Result<(), Error> {
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    // SAFETY: the stream lives.
+    let done = unsafe { sys::virStreamSendHole(stream.as_ptr(), length, 0) };
+    if done < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok(())
+    }
 }
 
 // ---- the host ----

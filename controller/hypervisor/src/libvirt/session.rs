@@ -17,6 +17,7 @@ use evenkeel_engine::port::{Fault, Notice, PortError, PortResult};
 use tokio::sync::{mpsc::UnboundedSender, watch};
 
 use super::{
+    files::Lent,
     keeper::{Keeper, Message},
     link,
     raw::Connection,
@@ -57,6 +58,8 @@ pub(crate) struct Session {
     /// The last figure for CPU use.
     pub(crate) cpu_milli: Mutex<Option<u64>>,
     refreshes: Arc<Refreshes>,
+    /// Directories that are open as pools for a while.
+    pub(crate) lent: Lent,
     pub(crate) keeper: Sender<Message>,
     stopped: AtomicBool,
 }
@@ -79,6 +82,7 @@ impl Session {
             status: watch::Sender::new(Status::Connecting),
             cpu_milli: Mutex::new(None),
             refreshes: Arc::default(),
+            lent: Lent::default(),
             keeper: sender,
             stopped: AtomicBool::new(false),
         });

@@ -12,6 +12,7 @@ use virt::{connect::Connect, storage_pool::StoragePool, storage_vol::StorageVol,
 
 use super::{
     fault::OrFault,
+    files,
     refreshes::{Freshness, Refreshes},
     xml,
 };
@@ -48,6 +49,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    /// Stops it; its files stay.
+    pub(crate) fn close(&self) -> PortResult<()> {
+        self.object.destroy().or_fault()
+    }
+
     /// Sees what is really there.
     pub(crate) fn refresh(&self, freshness: Freshness) -> PortResult<()> {
         self.refreshes.share(&self.facts.name, freshness, || {
@@ -131,7 +137,7 @@ impl Pool {
 }
 
 impl Storage<'_> {
-    /// Every pool.
+    /// Every pool, but for those that we opened for a while.
     pub(crate) fn pools(&self, freshness: Freshness) -> PortResult<Vec<Pool>> {
         let mut pools = Vec::new();
         for (flag, active) in [
@@ -144,6 +150,9 @@ impl Storage<'_> {
                 listed => listed?,
             };
             for object in listed {
+                if object.name().is_ok_and(|name| files::is_lent(&name)) {
+                    continue;
+                }
                 if let Some(pool) = self.describe(object, active, freshness)? {
                     pools.push(pool);
                 }
@@ -182,7 +191,7 @@ impl Storage<'_> {
         Ok(Some(pool))
     }
 
-    fn read(&self, object: StoragePool, active: bool) -> PortResult<Option<Pool>> {
+    pub(crate) fn read(&self, object: StoragePool, active: bool) -> PortResult<Option<Pool>> {
         let Some(description) = object.xml_desc(0).or_absent()? else {
             return Ok(None);
         };
@@ -323,9 +332,28 @@ fn volume_xml(volume: &NewVolume) -> PortResult<String> {
             ));
         }
     };
+    let backing = match &volume.backing {
+        None => String::new(),
+        Some(below)
+            if volume.format == "qcow2" && ["raw", "qcow2"].contains(&below.format.as_str()) =>
+        {
+            format!(
+                "<backingStore><path>{}</path><format type='{}'/></backingStore>",
+                xml::escape(&below.path),
+                below.format
+            )
+        }
+        Some(below) => {
+            return invalid(format!(
+                "a volume of format `{}` over one of format `{}` is not made",
+                volume.format,
+                below.format.escape_default()
+            ));
+        }
+    };
     Ok(format!(
         "<volume type='file'><name>{}</name><capacity unit='bytes'>{}</capacity><allocation unit='bytes'>0</allocation>\
-         <target><format type='{}'/>{compat}</target></volume>",
+         <target><format type='{}'/>{compat}</target>{backing}</volume>",
         xml::escape(name),
         volume.capacity.0,
         volume.format,
@@ -345,6 +373,7 @@ pub(crate) fn backing_of(volume: &StorageVol) -> PortResult<Option<String>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use evenkeel_engine::port::Backing;
 
     #[test]
     fn a_pool() {
@@ -372,7 +401,22 @@ mod tests {
             name: name.into(),
             format: format.into(),
             capacity: Bytes(5),
+            backing: None,
         };
+        let over = NewVolume {
+            backing: Some(Backing {
+                path: "/p/a&b".into(),
+                format: "raw".into(),
+            }),
+            ..volume("o", "qcow2")
+        };
+        let base = "<backingStore><path>/p/a&amp;b</path><format type='raw'/></backingStore>";
+        assert!(volume_xml(&over).unwrap().contains(base));
+        let raw = NewVolume {
+            format: "raw".into(),
+            ..over
+        };
+        assert_eq!(volume_xml(&raw).unwrap_err().fault, Fault::Invalid);
         assert!(
             volume_xml(&volume("a'b<c", "qcow2"))
                 .unwrap()

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    CpuNeed, DiskDevice, DiskFacts, DomainFacts, HostFacts, InterfaceFacts, InterfaceSource, Load,
-    PoolFacts,
+    CpuNeed, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, InterfaceFacts,
+    InterfaceSource, Load, PoolFacts,
 };
 use uuid::Uuid;
 
@@ -89,7 +89,15 @@ pub(super) fn domain(machine: &Machine, uuid: Uuid, domain: &Domain) -> DomainFa
             filter: None,
             addresses: Vec::new(),
         }],
-        files: Vec::new(),
+        files: domain
+            .files
+            .iter()
+            .map(|(role, path)| FileFacts {
+                role: role.clone(),
+                path: path.clone(),
+                needed: role != "nvram",
+            })
+            .collect(),
         metadata: BTreeMap::new(),
         created: None,
         labels: domain.labels.clone(),
@@ -107,10 +115,12 @@ pub(super) fn domain(machine: &Machine, uuid: Uuid, domain: &Domain) -> DomainFa
 
 fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
     let pool = machine.pool_of(&disk.path);
-    let allocated = machine
+    let allocated = machine.allocated(&disk.path);
+    let base = machine
         .files
         .get(&disk.path)
-        .map_or(0, |file| file.allocated);
+        .and_then(|file| file.backing.clone());
+    let below = base.as_ref().map_or(0, |path| machine.allocated(path));
     DiskFacts {
         target: disk.target.clone(),
         device: DiskDevice::Disk,
@@ -118,10 +128,10 @@ fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
         format: "qcow2".into(),
         virtual_size: Bytes(disk.size),
         allocated: Bytes(allocated),
-        chain_allocated: Bytes(allocated),
+        chain_allocated: Bytes(allocated + below),
         pool: pool.map(|pool| pool.name.clone()),
         volume: pool.map(|pool| disk.path[pool.path.len() + 1..].to_owned()),
-        backing: Vec::new(),
+        backing: base.into_iter().collect(),
         readonly: false,
         shared: false,
     }

@@ -156,6 +156,7 @@ impl Fleet {
             capacity: size,
             allocated: size,
             kind: Kind::Foreign,
+            backing: None,
         };
         if let Some(machine) = self.world().machine(host) {
             machine.files.insert(path.clone(), file);
@@ -186,6 +187,22 @@ impl Fleet {
         world.machine(host)?.domains.insert(uuid, borrower);
         world.tell(host, Tiding::Changed(uuid));
         Some(uuid)
+    }
+
+    /// Puts another content than anybody expects into a file, or makes it so, as its owner.
+    pub fn put_content(&self, host: &str, path: &str, length: u64, content: &str) {
+        let file = File {
+            capacity: length,
+            allocated: length,
+            kind: Kind::Plain {
+                content: content.as_bytes().to_vec(),
+                kept: true,
+            },
+            backing: None,
+        };
+        if let Some(machine) = self.world().machine(host) {
+            machine.files.insert(path.to_owned(), file);
+        }
     }
 
     /// Removes a file, as its owner.
@@ -224,6 +241,7 @@ impl Fleet {
             compression: Compression::None,
             connections: 1,
             paused: false,
+            incremental: false,
         };
         self.world()
             .migrate(source, target, &request, true, answer)

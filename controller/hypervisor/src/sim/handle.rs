@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, Glance, HostFacts,
-    Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, PoolFacts,
-    PortError, PortResult, VolumeFacts, Why,
+    Access, Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, FileState,
+    Glance, HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
+    NewVolume, Piece, PoolFacts, PortError, PortResult, VolumeFacts, Why,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{
-    facts,
+    facts, files,
     line::{Handle, Waits},
     machine_of,
     world::{Domain, File, Kind, Qemu, Tiding, World},
@@ -36,7 +36,7 @@ fn domain_of<'a>(world: &'a mut World, host: &str, uuid: Uuid) -> PortResult<&'a
 }
 
 impl Handle {
-    async fn look_at<T: Send + 'static>(
+    pub(super) async fn look_at<T: Send + 'static>(
         &self,
         look: impl FnOnce(&mut World, &str) -> T + Send + 'static,
     ) -> PortResult<T> {
@@ -44,7 +44,7 @@ impl Handle {
             .await
     }
 
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut World, &str) -> PortResult<T> + Send + 'static,
     ) -> PortResult<T> {
@@ -151,6 +151,7 @@ impl Hypervisor for Handle {
                 capacity: JOURNAL,
                 allocated: JOURNAL,
                 kind: Kind::Journal(id, String::new()),
+                backing: None,
             };
             let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
             machine.create(&name, &format!(".evenkeel-{id}"), file)
@@ -210,6 +211,7 @@ impl Hypervisor for Handle {
                 capacity: volume.capacity.0,
                 allocated: EMPTY,
                 kind: Kind::Image(None),
+                backing: volume.backing.map(|below| below.path),
             };
             let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
             machine.create(&volume.pool, &volume.name, file)
@@ -224,6 +226,42 @@ impl Hypervisor for Handle {
             Ok(())
         })
         .await
+    }
+
+    async fn file(&self, path: &str) -> PortResult<Option<FileState>> {
+        let path = path.to_owned();
+        self.look_at(move |world, host| {
+            let file = world.machines[host].files.get(&path);
+            file.map(files::state)
+        })
+        .await
+    }
+
+    async fn create_file(&self, path: &str, length: Bytes, _: &Access) -> PortResult<()> {
+        let path = path.to_owned();
+        self.change(move |world, host| files::create(world, host, path, length.0))
+            .await
+    }
+
+    async fn read_file(&self, path: &str, pieces: mpsc::Sender<Piece>) -> PortResult<()> {
+        self.read(path, pieces).await
+    }
+
+    async fn write_file(
+        &self,
+        path: &str,
+        length: Bytes,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> PortResult<()> {
+        self.write(path, length.0, pieces).await
+    }
+
+    async fn remove_file(&self, path: &str) -> PortResult<()> {
+        self.delete_volume(path).await
+    }
+
+    async fn close_pools(&self) -> PortResult<()> {
+        self.change(|_, _| Ok(())).await
     }
 
     async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()> {
@@ -242,6 +280,27 @@ impl Hypervisor for Handle {
 
     async fn set_autostart(&self, domain: Uuid, on: bool) -> PortResult<()> {
         self.define(domain, move |own| own.autostart = on).await
+    }
+
+    async fn definition(&self, domain: Uuid) -> PortResult<String> {
+        self.change(move |world, host| {
+            let own = domain_of(world, host, domain)?.clone();
+            let text = format!("definition {} of {domain}", world.number());
+            world.definitions.insert(text.clone(), (domain, own));
+            Ok(text)
+        })
+        .await
+    }
+
+    async fn define(
+        &self,
+        definition: &str,
+        disks: &[(String, String)],
+        mark: Option<&Mark>,
+    ) -> PortResult<()> {
+        let (definition, disks, mark) = (definition.to_owned(), disks.to_vec(), mark.cloned());
+        self.change(move |world, host| world.define(host, &definition, &disks, mark))
+            .await
     }
 
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
@@ -368,7 +427,10 @@ impl Hypervisor for Handle {
     async fn undefine(&self, domain: Uuid) -> PortResult<()> {
         self.call(CALL, Waits::Act(domain), move |world, host| {
             domain_of(world, host, domain)?;
-            world.object_if(domain, host, "undefined", |elsewhere| !elsewhere.defined);
+            let noted = world.is_noted(domain);
+            world.object_if(domain, host, "undefined", |elsewhere| {
+                !elsewhere.defined && !noted
+            });
             let own = domain_of(world, host, domain)?;
             own.persistent = false;
             own.autostart = false;

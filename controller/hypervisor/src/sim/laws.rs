@@ -45,17 +45,32 @@ impl World {
         truth.ever_twice |= truth.executing.len() > 1;
         truth.newest += 1;
         let newest = truth.newest;
-        let name = truth.name.clone();
+        let (name, mut files) = (truth.name.clone(), truth.files.clone());
         for path in paths {
             match self
                 .machines
                 .get_mut(host)
                 .and_then(|machine| machine.files.get_mut(&path))
             {
-                Some(file) => file.kind = Kind::Image(Some((uuid, newest))),
+                Some(file) => {
+                    file.kind = Kind::Image(Some((uuid, newest)));
+                    files.extend(
+                        file.backing
+                            .clone()
+                            .map(|base| (base.clone(), base.into_bytes())),
+                    );
+                }
                 None => self
                     .violations
                     .push(format!("{name} runs on {host} without its file {path}")),
+            }
+        }
+        for (path, wanted) in files {
+            let found = self.machines.get(host).and_then(|own| own.files.get(&path));
+            if !matches!(found.map(|file| &file.kind), Some(Kind::Plain { content, .. }) if *content == wanted)
+            {
+                self.violations
+                    .push(format!("{name} runs on {host} without {path} as it was"));
             }
         }
     }
@@ -72,7 +87,12 @@ impl World {
         let users: Vec<String> = self.machines[host]
             .domains
             .values()
-            .filter(|domain| domain.disks.iter().any(|disk| disk.path == path))
+            .filter(|domain| {
+                self.machines[host]
+                    .named_by(domain)
+                    .iter()
+                    .any(|own| own == path)
+            })
             .map(|domain| domain.name.clone())
             .collect();
         let mut wrong = |why: String| {
@@ -83,7 +103,7 @@ impl World {
             wrong(format!("which {} names", users.join(", ")));
         }
         match file.kind {
-            Kind::Foreign => wrong("which is not ours".to_owned()),
+            Kind::Foreign | Kind::Plain { kept: true, .. } => wrong("which is not ours".to_owned()),
             Kind::Image(Some((guest, stamp))) => {
                 let newest = self.guests[&guest].newest == stamp;
                 if newest && !self.lives_elsewhere(guest, host) {
@@ -93,7 +113,7 @@ impl World {
                     ));
                 }
             }
-            Kind::Image(None) | Kind::Journal(..) => {}
+            Kind::Image(None) | Kind::Journal(..) | Kind::Plain { kept: false, .. } => {}
         }
     }
 

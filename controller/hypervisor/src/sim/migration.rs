@@ -50,6 +50,7 @@ pub(super) struct Move {
     pub(super) target: String,
     /// Path at the target, and bytes to copy.
     disks: Vec<(String, u64)>,
+    incremental: bool,
     mark: Option<Mark>,
     limit: Option<u64>,
     downtime: Duration,
@@ -137,7 +138,14 @@ impl World {
         domain.job = Some(id);
         let (memory, copy) = (domain.memory, domain.clone());
         let here = &self.machines[source];
-        let used = |disk: &Disk| here.files.get(&disk.path).map_or(0, |file| file.allocated);
+        let used = |disk: &Disk| {
+            let base = here
+                .files
+                .get(&disk.path)
+                .and_then(|file| file.backing.as_ref());
+            let below = base.filter(|_| !request.incremental);
+            here.allocated(&disk.path) + below.map_or(0, |path| here.allocated(path))
+        };
         let path = |disk: &Disk| {
             let named = request.disks.iter().find(|(name, _)| *name == disk.target);
             named.map_or(disk.path.clone(), |(_, path)| path.clone())
@@ -162,6 +170,7 @@ impl World {
             paused_at: now,
             disks_total: disks.iter().map(|(_, bytes)| bytes).sum(),
             disks,
+            incremental: request.incremental,
             disks_done: 0,
             memory_total: memory,
             memory_done: 0,
@@ -207,6 +216,7 @@ impl World {
         let own = &self.moves[&id];
         let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
         let (mark, paths) = (own.mark.clone(), own.disks.clone());
+        let incremental = own.incremental;
         let Some(copy) = self.domain(&source, guest).cloned() else {
             return Err(refused(Fault::NotFound, "Domain not found"));
         };
@@ -216,6 +226,7 @@ impl World {
             return Err(refused(Fault::Exists, "domain is already active"));
         }
         let mut missing = Vec::new();
+        let mut wrong = None;
         let mut disks = Vec::new();
         for (disk, (path, _)) in copy.disks.iter().zip(paths) {
             match there.files.get(&path) {
@@ -223,7 +234,17 @@ impl World {
                     let sizes = "Source and target image have different sizes";
                     return Err(refused(Fault::PeerFailed, sizes));
                 }
-                Some(_) => {}
+                Some(file) => {
+                    let base = self.machines[&source]
+                        .files
+                        .get(&disk.path)
+                        .and_then(|file| file.backing.as_ref());
+                    if incremental && base.is_some() && file.backing.is_none() {
+                        wrong = Some(format!(
+                            "{path} on {target} gets a top layer and has no base"
+                        ));
+                    }
+                }
                 None => missing.push((path.clone(), disk.size)),
             }
             disks.push(Disk {
@@ -244,6 +265,7 @@ impl World {
             completed: None,
             ..copy
         };
+        self.violations.extend(wrong);
         let until = Instant::now() + self.chance.millis(100, 400);
         if let Some(machine) = self.machine(&target) {
             machine.domains.insert(guest, arriving);
@@ -253,6 +275,7 @@ impl World {
                     capacity: size,
                     allocated: size,
                     kind: Kind::Image(None),
+                    backing: None,
                 };
                 machine.files.insert(path, file);
             }

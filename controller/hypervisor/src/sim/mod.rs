@@ -7,6 +7,7 @@
 mod aftermath;
 mod facts;
 mod faults;
+mod files;
 mod handle;
 mod laws;
 mod line;
@@ -77,6 +78,8 @@ impl Fleet {
             violations: Vec::new(),
             numbers: 0,
             arrivals: 0,
+            definitions: BTreeMap::new(),
+            carried: 0,
         };
         let shared = Arc::new(Shared {
             world: Mutex::new(world),
@@ -136,12 +139,25 @@ impl Fleet {
     pub fn add_guest(&self, host: &str, plan: &GuestPlan) -> Uuid {
         let mut world = self.world();
         let mut disks = Vec::new();
+        if let (Some((path, bytes)), Some(machine)) = (&plan.base, world.machine(host)) {
+            let base = File {
+                capacity: *bytes,
+                allocated: *bytes,
+                kind: Kind::Plain {
+                    content: path.as_bytes().to_vec(),
+                    kept: true,
+                },
+                backing: None,
+            };
+            machine.files.entry(path.clone()).or_insert(base);
+        }
         for (target, size, used) in &plan.disks {
             let path = format!("/pools/default/{}-{target}.qcow2", plan.name);
             let file = File {
                 capacity: *size,
                 allocated: *used,
                 kind: Kind::Image(None),
+                backing: plan.base.as_ref().map(|(path, _)| path.clone()),
             };
             if let Some(machine) = world.machine(host) {
                 machine.files.insert(path.clone(), file);
@@ -152,9 +168,27 @@ impl Fleet {
                 size: *size,
             });
         }
+        let mut files = BTreeMap::new();
+        for (role, path, length) in &plan.files {
+            let content = path.as_bytes().to_vec();
+            files.insert(path.clone(), content.clone());
+            let file = File {
+                capacity: *length,
+                allocated: *length,
+                kind: Kind::Plain {
+                    content,
+                    kept: role != "nvram",
+                },
+                backing: None,
+            };
+            if let Some(machine) = world.machine(host) {
+                machine.files.entry(path.clone()).or_insert(file);
+            }
+        }
         let truth = Truth {
             name: plan.name.clone(),
             disks: disks.len(),
+            files,
             boots: 1,
             dirty: plan.dirty,
             ..Truth::default()
@@ -165,6 +199,11 @@ impl Fleet {
             vcpus: plan.vcpus,
             memory: plan.memory,
             disks,
+            files: plan
+                .files
+                .iter()
+                .map(|(role, path, _)| (role.clone(), path.clone()))
+                .collect(),
             labels: plan.labels.clone(),
             managed_by: plan.managed_by.clone(),
             obstacles: plan.obstacles.clone(),

@@ -85,6 +85,10 @@ pub struct GuestPlan {
     pub dirty: u64,
     /// Disks: target device, virtual size, bytes in use.
     pub disks: Vec<(String, u64, u64)>,
+    /// A base image below its disks: path, and the bytes it occupies. Guests of one path share the file.
+    pub base: Option<(String, u64)>,
+    /// Other files it needs: role, path, length in bytes. Guests of one path share the file.
+    pub files: Vec<(String, String, u64)>,
     /// Starts with its host.
     pub autostart: bool,
     /// Another system that manages it.
@@ -106,6 +110,8 @@ impl GuestPlan {
             memory: 512 * MIB,
             dirty: 4 * MIB,
             disks: vec![("vda".to_owned(), GIB, 400 * MIB)],
+            base: None,
+            files: Vec::new(),
             autostart: false,
             managed_by: None,
             obstacles: Vec::new(),
@@ -124,6 +130,20 @@ impl GuestPlan {
     #[must_use]
     pub fn disk(mut self, size: u64, used: u64) -> Self {
         self.disks = vec![("vda".to_owned(), size, used)];
+        self
+    }
+
+    /// With a base image below its disks, of so many bytes.
+    #[must_use]
+    pub fn base(mut self, path: &str, bytes: u64) -> Self {
+        self.base = Some((path.to_owned(), bytes));
+        self
+    }
+
+    /// With one more file that it needs: a `kernel`, `initrd`, or its own `nvram`, of so many bytes.
+    #[must_use]
+    pub fn file(mut self, role: &str, path: &str, length: u64) -> Self {
+        self.files.push((role.to_owned(), path.to_owned(), length));
         self
     }
 

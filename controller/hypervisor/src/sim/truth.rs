@@ -56,6 +56,12 @@ impl Fleet {
             .map_or_else(Vec::new, |machine| machine.files.keys().cloned().collect())
     }
 
+    /// How many files programs have written to their end.
+    #[must_use]
+    pub fn carried(&self) -> usize {
+        self.world().carried
+    }
+
     /// The journals on all hosts: host and text.
     #[must_use]
     pub fn journals(&self) -> Vec<(String, String)> {

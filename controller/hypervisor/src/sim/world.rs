@@ -56,6 +56,10 @@ pub(super) struct World {
     pub(super) numbers: u64,
     /// Guests that came to run at the target of a migration.
     pub(super) arrivals: u64,
+    /// Definitions as they were read, by what stands for their text.
+    pub(super) definitions: BTreeMap<String, (Uuid, Domain)>,
+    /// Files that were written to their end by a program.
+    pub(super) carried: usize,
 }
 
 /// A client's connection to a host.
@@ -99,6 +103,8 @@ pub(super) struct Truth {
     /// Rises each time it begins to execute; a file with this number has its newest data.
     pub(super) newest: u64,
     pub(super) disks: usize,
+    /// What its other files hold.
+    pub(super) files: BTreeMap<String, Vec<u8>>,
     /// Times it was started anew.
     pub(super) boots: u32,
     /// When it was last started anew.
@@ -154,6 +160,8 @@ pub(super) struct File {
     pub(super) capacity: u64,
     pub(super) allocated: u64,
     pub(super) kind: Kind,
+    /// The base that it lies over.
+    pub(super) backing: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -161,6 +169,12 @@ pub(super) enum Kind {
     /// A disk: whose data it has, and of when; nothing while it is empty or incomplete.
     Image(Option<(Uuid, u64)>),
     Journal(Uuid, String),
+    /// Neither: a kernel, a firmware's variables. Empty while it is incomplete.
+    Plain {
+        content: Vec<u8>,
+        /// Whether others may read it too: then it is never to be removed.
+        kept: bool,
+    },
     /// Somebody else's, never to be touched.
     Foreign,
 }
@@ -179,6 +193,8 @@ pub(super) struct Domain {
     pub(super) vcpus: u32,
     pub(super) memory: u64,
     pub(super) disks: Vec<Disk>,
+    /// Other files that it needs: role and path.
+    pub(super) files: Vec<(String, String)>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) managed_by: Option<String>,
     pub(super) obstacles: Vec<Cause>,
@@ -217,6 +233,22 @@ fn no_pool(name: &str) -> PortError {
 }
 
 impl Machine {
+    /// What a file occupies.
+    pub(super) fn allocated(&self, path: &str) -> u64 {
+        self.files.get(path).map_or(0, |file| file.allocated)
+    }
+
+    /// Every file that a domain names, with what lies below.
+    pub(super) fn named_by(&self, domain: &Domain) -> Vec<String> {
+        let disks = domain.disks.iter().map(|disk| disk.path.clone());
+        let below = domain
+            .disks
+            .iter()
+            .filter_map(|disk| self.files.get(&disk.path)?.backing.clone());
+        let files = domain.files.iter().map(|(_, path)| path.clone());
+        disks.chain(below).chain(files).collect()
+    }
+
     pub(super) fn available(&self, pool: &Pool) -> u64 {
         let prefix = format!("{}/", pool.path);
         let files = self
@@ -272,11 +304,8 @@ impl Machine {
         let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (uuid, domain) in &self.domains {
             if Some(*uuid) != except {
-                for disk in &domain.disks {
-                    named
-                        .entry(disk.path.clone())
-                        .or_default()
-                        .push(domain.name.clone());
+                for path in self.named_by(domain) {
+                    named.entry(path).or_default().push(domain.name.clone());
                 }
             }
         }

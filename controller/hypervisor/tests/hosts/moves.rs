@@ -33,6 +33,7 @@ async fn a_guest_moves_and_comes_back_thin() {
                 name: format!("moved-{round}-{}-{}", domain.name, disk.target),
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
+                backing: None,
             };
             disks.push((
                 disk.target.clone(),
@@ -58,6 +59,7 @@ async fn a_guest_moves_and_comes_back_thin() {
             compression: Compression::None,
             connections: 1,
             paused: false,
+            incremental: false,
         };
         let begun = Instant::now();
         let moving = from.handle.migrate(&request);
@@ -223,6 +225,7 @@ async fn many_moves() {
                 name: format!("m{round}-{name}-{}", disk.target),
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
+                backing: None,
             };
             disks.push((
                 disk.target.clone(),
@@ -250,6 +253,7 @@ async fn many_moves() {
             compression: Compression::None,
             connections: 1,
             paused: false,
+            incremental: false,
         };
         if let Ok(after) = std::env::var("EVENKEEL_TEST_ABORT") {
             // Aborted after so many milliseconds first, and tried again onto the same volumes.
@@ -341,6 +345,7 @@ async fn what_a_migration_is_refused_for() {
         compression: Compression::None,
         connections: 1,
         paused: false,
+        incremental: false,
     };
     let refused = from.handle.migrate(&request).await.unwrap_err();
     assert_eq!(refused.fault, Fault::PeerUnreachable, "{refused}");
@@ -370,6 +375,7 @@ async fn what_a_migration_is_refused_for() {
             name: format!("aborted-{}", disk.target),
             format: disk.format.clone(),
             capacity: disk.virtual_size,
+            backing: None,
         };
         copies.push((
             disk.target.clone(),

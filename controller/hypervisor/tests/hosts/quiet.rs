@@ -191,6 +191,7 @@ async fn journals_and_volumes() {
             name: format!("evenkeel-test-{id}.{format}"),
             format: format.into(),
             capacity: Bytes(64 << 20),
+            backing: None,
         };
         let made = futures::future::join_all((0..6).map(|_| host.create_volume(&volume))).await;
         assert_eq!(
@@ -224,6 +225,7 @@ async fn journals_and_volumes() {
         name: "x".into(),
         format: "raw".into(),
         capacity: Bytes(1),
+        backing: None,
     };
     assert_eq!(
         host.create_volume(&large).await.unwrap_err().fault,
@@ -349,6 +351,7 @@ async fn a_full_pool() {
         name: "no-room.qcow2".into(),
         format: "qcow2".into(),
         capacity: Bytes(1 << 30),
+        backing: None,
     };
     let made = one.handle.create_volume(&volume).await;
     let journals = one.handle.journals().await;

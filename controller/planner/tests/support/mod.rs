@@ -131,6 +131,7 @@ pub fn drain(name: &str, hosts: &[u32], parallel: u32) -> Wish {
         what: What::Drain {
             hosts: hosts.iter().copied().map(HostId).collect(),
             parallel,
+            stopped: false,
             halted: None,
         },
     }

@@ -203,6 +203,10 @@ impl<'a> Looker<'a> {
             obstacles.extend(obstacles::of_definition(&description.disks, &defined.disks));
         }
         obstacles.extend(obstacles::of_snapshots(domain.num_snapshots(0).or_fault()?));
+        if persistent && !activity.active() {
+            let saved = domain.has_managed_save(0).or_fault()?;
+            obstacles.extend(obstacles::of_saved_state(saved));
+        }
 
         let jobs = if outgoing {
             self.jobs(domain, &description)

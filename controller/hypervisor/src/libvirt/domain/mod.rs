@@ -68,6 +68,29 @@ fn change_metadata(connect: &Connect, uuid: Uuid, change: &Change<'_>) -> PortRe
     Ok(())
 }
 
+/// The persistent definition, secrets included.
+pub(crate) fn definition(connect: &Connect, uuid: Uuid) -> PortResult<String> {
+    find(connect, uuid)?
+        .xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE)
+        .or_fault()
+}
+
+/// Defines a domain, as it was but for the places of its disks and its mark.
+pub(crate) fn define(
+    connect: &Connect,
+    definition: &str,
+    disks: &[(String, String)],
+    mark: Option<&Mark>,
+) -> PortResult<()> {
+    let here = match mark {
+        None => definition.to_owned(),
+        Some(mark) => {
+            rewrite::for_target(definition, rewrite::Definition::Persistent, disks, mark)?
+        }
+    };
+    connect.define_domain_xml(&here).or_fault().map(drop)
+}
+
 /// Removes the persistent definition; every file stays.
 pub(crate) fn undefine(connect: &Connect, uuid: Uuid) -> PortResult<()> {
     let domain = find(connect, uuid)?;

@@ -25,12 +25,12 @@ pub(crate) fn in_xml(domain: Node<'_, '_>) -> Vec<Cause> {
         let stateless = xml::child(os, "loader")
             .is_some_and(|loader| loader.attribute("stateless") == Some("yes"));
         // With the firmware chosen by libvirt the store is named only while the guest runs.
-        let store = description::nvram(os)
-            .or((os.attribute("firmware") == Some("efi") && !stateless).then_some("its own file"));
-        if let Some(file) = store {
+        let store = xml::child(os, "nvram").is_some()
+            || os.attribute("firmware") == Some("efi") && !stateless;
+        if store && description::nvram(os).is_none() {
             causes.push(Cause::new(
                 Reason::DiskNotMovable,
-                format!("its firmware's variables in `{file}` (NVRAM) are not carried yet"),
+                "its firmware's variables (NVRAM) are in no file that its definition names",
             ));
         }
     }
@@ -243,6 +243,17 @@ pub(crate) fn of_snapshots(count: u32) -> Option<Cause> {
     })
 }
 
+/// A saved state: it goes with a definition that nobody could resume from elsewhere.
+pub(crate) fn of_saved_state(saved: bool) -> Option<Cause> {
+    saved.then(|| {
+        Cause::new(
+            Reason::DiskNotMovable,
+            "its memory is saved on its host (managed save), which is not carried",
+        )
+        .hint("start it, or discard what was saved (`virsh managedsave-remove`)")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -294,7 +305,7 @@ mod tests {
     #[test]
     fn nvram_and_encryption() {
         for text in [
-            "<domain><os><loader readonly='yes' type='pflash'>/c</loader><nvram>/n</nvram></os></domain>",
+            "<domain><os><loader/><nvram type='network'><source protocol='nbd'/></nvram></os></domain>",
             "<domain><os firmware='efi'/></domain>",
         ] {
             let document = xml::parse(text).unwrap();
@@ -303,6 +314,9 @@ mod tests {
                 Reason::DiskNotMovable
             );
         }
+        let named = "<domain><os firmware='efi'><nvram>/n</nvram></os></domain>";
+        let document = xml::parse(named).unwrap();
+        assert_eq!(in_xml(document.root_element()), []);
         assert_eq!(
             reasons(
                 "<disk type='file'><source file='/x'><encryption format='luks'/></source><target dev='vda'/></disk>"

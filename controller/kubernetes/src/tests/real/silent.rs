@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    ClaimRecord, CompletedFacts, DomainFacts, Fault, Glance, HostFacts, Hypervisor, JobFacts,
-    JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, PoolFacts, PortError, PortResult,
-    VolumeFacts,
+    Access, ClaimRecord, CompletedFacts, DomainFacts, Fault, FileState, Glance, HostFacts,
+    Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, Piece,
+    PoolFacts, PortError, PortResult, VolumeFacts,
 };
+use tokio::sync::mpsc::{Receiver, Sender};
 use uuid::Uuid;
 
 #[derive(Debug)]
@@ -64,6 +66,24 @@ impl Hypervisor for Silent {
     async fn delete_volume(&self, _: &str) -> PortResult<()> {
         silence()
     }
+    async fn file(&self, _: &str) -> PortResult<Option<FileState>> {
+        silence()
+    }
+    async fn create_file(&self, _: &str, _: Bytes, _: &Access) -> PortResult<()> {
+        silence()
+    }
+    async fn read_file(&self, _: &str, _: Sender<Piece>) -> PortResult<()> {
+        silence()
+    }
+    async fn write_file(&self, _: &str, _: Bytes, _: Receiver<Piece>) -> PortResult<()> {
+        silence()
+    }
+    async fn remove_file(&self, _: &str) -> PortResult<()> {
+        silence()
+    }
+    async fn close_pools(&self) -> PortResult<()> {
+        silence()
+    }
     async fn set_mark(&self, _: Uuid, _: Option<&Mark>) -> PortResult<()> {
         silence()
     }
@@ -71,6 +91,12 @@ impl Hypervisor for Silent {
         silence()
     }
     async fn set_autostart(&self, _: Uuid, _: bool) -> PortResult<()> {
+        silence()
+    }
+    async fn definition(&self, _: Uuid) -> PortResult<String> {
+        silence()
+    }
+    async fn define(&self, _: &str, _: &[(String, String)], _: Option<&Mark>) -> PortResult<()> {
         silence()
     }
     async fn migrate(&self, _: &MigrateRequest) -> PortResult<()> {
