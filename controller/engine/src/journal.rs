@@ -43,6 +43,9 @@ pub struct Journal {
     /// Whether the guest was once seen to run at both ends: then both ends' files have writes of their own.
     #[serde(default)]
     pub ran_twice: bool,
+    /// Whether memory and disks travel encrypted, where that was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<bool>,
 }
 
 /// One end of a move.

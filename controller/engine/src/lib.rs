@@ -9,6 +9,8 @@
 mod capacity;
 mod circuit;
 pub mod claim;
+pub mod credentials;
+pub mod encryption;
 pub mod evidence;
 mod guests;
 mod hosts;

@@ -160,6 +160,7 @@ pub async fn load_wishes(client: &Client) -> Result<Wishes, Error> {
         guests,
         migrations,
         drains,
+        ..Wishes::default()
     })
 }
 

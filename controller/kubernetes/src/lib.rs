@@ -23,7 +23,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain};
 use evenkeel_engine::{
@@ -63,8 +63,6 @@ pub struct Settings {
     pub process: Option<ProcessIdentity>,
     /// Where `/healthz` and `/readyz` are served.
     pub health: Option<SocketAddr>,
-    /// Where credentials are: `DIR/<secretName>/<key>`.
-    pub credentials: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -78,7 +76,6 @@ impl Default for Settings {
             fleet: "default".to_owned(),
             process: None,
             health: None,
-            credentials: None,
         }
     }
 }
@@ -267,7 +264,6 @@ impl Controller {
             act: true,
             held: false,
             from_files: false,
-            credentials: self.settings.credentials.clone(),
         }
     }
 }

@@ -80,6 +80,8 @@ pub(crate) struct Order {
     /// How the source's hypervisor reaches the target's.
     pub(crate) target_uri: String,
     pub(crate) target_address: Option<String>,
+    /// Whether memory and disks travel encrypted.
+    pub(crate) encrypted: bool,
     pub(crate) manner: Manner,
     pub(crate) start_time: String,
     /// The journal of an earlier process, where its move is taken over.

@@ -81,6 +81,7 @@ impl Attempt {
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
             ran_twice: false,
+            encrypted: Some(self.order.encrypted),
         };
         self.journal = Some(journal.clone());
         let text = journal.text();
@@ -362,6 +363,7 @@ impl Attempt {
                 domain: facts.uuid,
                 target_uri: self.order.target_uri.clone(),
                 target_address: self.order.target_address.clone(),
+                encrypted: self.order.encrypted,
                 disks: journal
                     .disks
                     .iter()

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{Pass, Reconciler};
 use crate::{
+    encryption::{self, Encryption},
     hosts::Journals,
     journal::Journal,
     life::{self, Lines, Manner, Order, Outcome, Place},
@@ -125,16 +126,27 @@ impl Reconciler {
         let (Some(from), Some(to)) = (self.place(&source, None), self.place(&target, known)) else {
             return;
         };
-        let declared = &self.hosts[&target].declared.spec;
-        let target_uri = declared
-            .migration
-            .uri
-            .clone()
-            .unwrap_or_else(|| declared.uri.clone());
-        let target_address = declared.migration.address.clone();
+        let declared = |host: &HostName| &self.hosts[host].declared.spec;
+        let target_uri = encryption::peer_uri(declared(&target)).to_owned();
+        let target_address = declared(&target).migration.address.clone();
+        let encrypted = encryption::encrypts(
+            Encryption::default(),
+            (source.as_str(), declared(&source)),
+            (target.as_str(), declared(&target)),
+        );
         let elsewhere = self.is_elsewhere(guest, &source, &target);
         let Some(state) = self.moves.get_mut(name) else {
             return;
+        };
+        // What is taken over began as its journal says.
+        let encrypted = match (&adopted, encrypted) {
+            (Some(journal), _) => journal.encrypted,
+            (None, Ok(encrypted)) => Some(encrypted),
+            (None, Err(cause)) => {
+                let tried = false;
+                state.conclude(Outcome::Failed { cause, tried }, now);
+                return;
+            }
         };
         let id = adopted
             .as_ref()
@@ -152,6 +164,7 @@ impl Reconciler {
             pools,
             target_uri,
             target_address,
+            encrypted: encrypted.unwrap_or_default(),
             manner: Manner::default(),
             start_time: now.to_string(),
             adopted,
@@ -178,6 +191,7 @@ impl Reconciler {
             cpu_milli: 0,
             memory: Default::default(),
             eta: None,
+            encrypted,
             journal: order.adopted.clone(),
         };
         for disk in running.journal.iter().flat_map(|journal| &journal.disks) {

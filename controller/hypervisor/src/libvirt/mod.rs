@@ -10,6 +10,7 @@ mod fault;
 mod host;
 mod journal;
 mod keeper;
+mod keys;
 mod link;
 mod migrate;
 mod raw;
@@ -30,6 +31,7 @@ use std::{
 
 use async_trait::async_trait;
 use evenkeel_crds::names::HostName;
+use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
     ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, Glance, HostFacts, Hypervisor,
     Hypervisors, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, News, Notice,
@@ -42,6 +44,7 @@ use virt::domain::Domain;
 pub use self::uri::{HypervisorUri, Transport, check_address, check_uri};
 use self::{
     fault::OrFault,
+    keys::Access,
     raw::Connection,
     refreshes::Freshness,
     session::{Path, Session, Status},
@@ -51,6 +54,12 @@ use self::{
 const LOOK: Duration = Duration::from_secs(5);
 /// How long anything else may take, but for a migration.
 const CALL: Duration = Duration::from_secs(10);
+
+/// Keeps libvirt's client library from writing to standard error by itself. To be called first of all in `main`, before
+/// there is a second thread.
+pub fn quieten() {
+    raw::quieten();
+}
 
 /// Makes connections to libvirt. One per process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,7 +85,13 @@ impl Hypervisors for Libvirt {
         // Whether plain TCP is allowed was decided where the Host was read; all the rest is checked again.
         let started = check_uri(&endpoint.uri, true)
             .map_err(|cause| PortError::new(Fault::Invalid, cause.message))
-            .and_then(|uri| Session::start(host.clone(), uri, notices.clone()));
+            .and_then(|uri| {
+                let access = Access {
+                    uri,
+                    credentials: endpoint.credentials.clone(),
+                };
+                Session::start(host.clone(), access, notices.clone())
+            });
         if let Err(error) = &started {
             let _ = notices.send(Notice {
                 host: host.clone(),
@@ -97,7 +112,7 @@ struct Host {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.session {
-            Ok(session) => write!(f, "Host({} at {})", session.host, session.uri),
+            Ok(session) => write!(f, "Host({} at {})", session.host, session.access().uri),
             Err(error) => write!(f, "Host({error})"),
         }
     }
@@ -138,7 +153,7 @@ impl Host {
             None => {
                 return Err(PortError::new(
                     Fault::TimedOut,
-                    format!("not connected to {} yet", session.uri),
+                    format!("not connected to {} yet", session.access().uri),
                 ));
             }
         }
@@ -175,6 +190,12 @@ impl Host {
 
 #[async_trait]
 impl Hypervisor for Host {
+    fn renew(&self, credentials: Option<Arc<Credentials>>) {
+        if let Ok(session) = &self.session {
+            session.renew(credentials);
+        }
+    }
+
     async fn observe(&self) -> PortResult<HostFacts> {
         self.call(Session::files, CALL, |session, connection| {
             host::observe(session, connection)
@@ -311,7 +332,7 @@ impl Hypervisor for Host {
     }
 
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
-        let source = self.session()?.uri.clone();
+        let source = self.session()?.access();
         let request = request.clone();
         let (answer, answered) = oneshot::channel();
         thread::Builder::new()

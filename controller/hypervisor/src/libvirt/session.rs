@@ -13,17 +13,20 @@ use std::{
 };
 
 use evenkeel_crds::names::HostName;
-use evenkeel_engine::port::{Fault, Notice, PortError, PortResult};
+use evenkeel_engine::{
+    credentials::Credentials,
+    port::{Fault, Notice, PortError, PortResult},
+};
 use tokio::sync::{mpsc::UnboundedSender, watch};
 
 use super::{
     keeper::{Keeper, Message},
+    keys::Access,
     link,
     raw::Connection,
     refreshes::Refreshes,
     storage::Storage,
-    uri::HypervisorUri,
-    worker::Lane,
+    worker::{Lane, lock},
 };
 
 /// Whether there is a connection, as the callers of the port see it.
@@ -44,7 +47,7 @@ pub(crate) type Path = Lane<Connection>;
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) host: HostName,
-    pub(crate) uri: HypervisorUri,
+    access: Mutex<Access>,
     pub(crate) status: watch::Sender<Status>,
     /// Reading, and the claim.
     looks: Path,
@@ -65,7 +68,7 @@ impl Session {
     /// Starts to look after a host.
     pub(crate) fn start(
         host: HostName,
-        uri: HypervisorUri,
+        access: Access,
         notices: UnboundedSender<Notice>,
     ) -> PortResult<Arc<Self>> {
         let (sender, inbox) = std::sync::mpsc::channel();
@@ -75,7 +78,7 @@ impl Session {
             acts: Lane::new(format!("ek-act-{host}")),
             probes: Lane::new(format!("ek-probe-{host}")),
             host,
-            uri,
+            access: Mutex::new(access),
             status: watch::Sender::new(Status::Connecting),
             cpu_milli: Mutex::new(None),
             refreshes: Arc::default(),
@@ -103,6 +106,17 @@ impl Session {
             path.close();
         }
         self.send(Message::Stop);
+    }
+
+    /// How the host is reached now.
+    pub(crate) fn access(&self) -> Access {
+        lock(&self.access).clone()
+    }
+
+    /// Other credentials from now on. Returns at once; the keeper connects anew.
+    pub(crate) fn renew(&self, credentials: Option<Arc<Credentials>>) {
+        lock(&self.access).credentials = credentials;
+        self.send(Message::Renew);
     }
 
     pub(crate) fn looks(&self) -> &Path {
@@ -162,7 +176,7 @@ impl Session {
         }
         let connection = match tool.take() {
             Some(connection) => connection,
-            None => link::open(&self.uri)?,
+            None => link::open(&self.access())?,
         };
         // Where the call panics, the connection goes with it.
         let result = call(&connection);

@@ -1,8 +1,9 @@
 //! A host that never answers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
     ClaimRecord, CompletedFacts, DomainFacts, Fault, Glance, HostFacts, Hypervisor, JobFacts,
     JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, PoolFacts, PortError, PortResult,
@@ -19,6 +20,7 @@ fn silence<T>() -> PortResult<T> {
 
 #[async_trait]
 impl Hypervisor for Silent {
+    fn renew(&self, _: Option<Arc<Credentials>>) {}
     async fn observe(&self) -> PortResult<HostFacts> {
         silence()
     }
