@@ -14,6 +14,7 @@ mod kinds;
 mod lease;
 mod objects;
 mod pause;
+mod secrets;
 mod session;
 mod statuses;
 mod stores;
@@ -49,7 +50,7 @@ use crate::{
 pub struct Settings {
     /// The cluster.
     pub access: Access,
-    /// Namespace of the lease; absent: the one of the pod or of the kubeconfig's context.
+    /// Namespace of the lease and of the hosts' Secrets; absent: the one of the pod or of the kubeconfig's context.
     pub lease_namespace: Option<String>,
     /// Name of the lease.
     pub lease_name: String,
@@ -82,6 +83,8 @@ impl Default for Settings {
 
 /// Pause between looks for the kinds, before they are there.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long Secrets are waited for before hosts are told to lack them.
+const SECRETS: Duration = Duration::from_secs(5);
 /// How often an error that goes on is logged.
 const REPEAT: Duration = Duration::from_secs(60);
 
@@ -119,6 +122,7 @@ pub async fn run(
         calls: client::build(config.clone())?,
         watches: client::build(config)?,
         stores: Arc::default(),
+        namespace,
         rounds: watch::Sender::new(0),
         settings,
         hypervisors,
@@ -135,6 +139,8 @@ struct Controller {
     calls: Client,
     watches: Client,
     stores: Arc<Stores>,
+    /// Where the lease and the Secrets are.
+    namespace: String,
     /// A new round makes the watches list everything anew.
     rounds: watch::Sender<u64>,
     health: Arc<Health>,
@@ -184,6 +190,12 @@ impl Controller {
         follow!(Guest, "the watch of guests");
         follow!(GuestMigration, "the watch of moves");
         follow!(HostDrain, "the watch of drains");
+        let (client, stores) = (self.watches.clone(), self.stores.clone());
+        let namespace = self.namespace.clone();
+        self.parts.start("the watch of Secrets", async move {
+            secrets::follow(client, namespace, stores).await;
+            "the watch ended".to_owned()
+        });
     }
 
     /// Leads while the lease is ours, and gives it back. Nothing where it ended by request.
@@ -220,7 +232,7 @@ impl Controller {
             lost = self.contender.keep(held, until, |look| log.tell(look)) => return Ok(Some(lost)),
             error = self.parts.ended() => return Err(error),
             () = shutdown.as_mut() => return Ok(None),
-            () = self.stores.synced(round) => {}
+            () = self.known(round) => {}
         }
         let mut session = Session::start(
             self.options(held.epoch),
@@ -247,6 +259,12 @@ impl Controller {
             }
         }
         ended
+    }
+
+    /// Waits until everything declared was read in that round. For Secrets that don't answer nobody waits long.
+    async fn known(&self, round: u64) {
+        self.stores.synced(round).await;
+        let _ = timeout(SECRETS, self.stores.credentials_known()).await;
     }
 
     /// Keeps the lease; never returns.

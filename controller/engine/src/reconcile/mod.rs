@@ -104,6 +104,8 @@ pub(crate) struct Reconciler {
     started: Instant,
     started_at: Timestamp,
     held: bool,
+    /// Somebody waits for the next view, whatever it shows.
+    answer: bool,
     finishing: bool,
     pools_looked: Instant,
     /// Moves, sweeps, beats. They end with the reconciler: who has left must not act any more.
@@ -152,6 +154,7 @@ impl Reconciler {
             started: Instant::now(),
             started_at: Timestamp::now(),
             held,
+            answer: false,
             finishing: false,
             pools_looked: Instant::now(),
             tasks: JoinSet::new(),
@@ -233,7 +236,10 @@ impl Reconciler {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Hold => self.held = true,
-            Command::Go => self.held = false,
+            Command::Go => {
+                self.held = false;
+                self.answer = true;
+            }
             Command::AbortAll => {
                 self.held = true;
                 for state in self.moves.values_mut() {
