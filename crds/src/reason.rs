@@ -104,6 +104,18 @@ reasons! {
     InvalidURI, AwaitChange, "use qemu+tls://HOST/system, qemu+ssh://HOST/system or qemu+tcp://HOST/system, without a query";
     /// The hypervisor refuses us.
     AuthenticationFailed, AwaitChange, "check the credentials";
+    /// The credentials that a Host names are not there, or not all of them.
+    CredentialsMissing, AwaitChange, "make the Secret in the controller's namespace, or with files give `--credentials DIR` with DIR/<secretName>/<key>";
+    /// A value among the credentials is not what it should be.
+    CredentialsInvalid, AwaitChange, "put the right value under that key";
+    /// The credentials are another host's.
+    CredentialsNotForHost, AwaitChange, "name the host in the Secret's annotation `evenkeel.dev/hosts` (names, with commas between them)";
+    /// We don't trust the hypervisor's certificate.
+    CertificateUntrusted, AwaitChange, "check that ca.crt is the authority of the host's certificate, that the certificate names the host as the URI does, and that it has not expired";
+    /// One of the two hosts doesn't trust the other's certificate.
+    PeerCertificateUntrusted, AvoidTarget, "check the certificates of both hosts (libvirt's and QEMU's): one authority, not expired, naming the host as `migration.uri` does";
+    /// The move has to be encrypted and the hosts are not set up for it.
+    EncryptionUnavailable, AwaitChange, "give both hosts certificates and a qemu+tls URI in `migration.uri`";
     /// Two Host objects lead to one hypervisor.
     DuplicateHypervisor, AwaitChange, "remove one of the Host objects, or give each libvirtd its own host_uuid";
     /// Another holder acts on the host.

@@ -108,9 +108,10 @@ fn faults_are_real_and_healed() -> Result<()> {
         .host(HostSpec::new("beta with a blank"))
         .up()?;
     let (alpha, beta) = (lab.host("alpha")?, lab.host("beta with a blank")?);
+    let port = alpha.port();
     let sees = |from: &Host<'_>, address: &str| {
         // bash's own TCP, since a host need not have ping.
-        let connect = format!("exec 3<>/dev/tcp/{address}/16509");
+        let connect = format!("exec 3<>/dev/tcp/{address}/{port}");
         from.exec(&["timeout", "1", "bash", "-c", &connect]).is_ok()
     };
     let answers = |host: &Host<'_>| host.virsh_within(Duration::from_secs(2), &["uri"]).is_ok();

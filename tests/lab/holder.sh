@@ -17,6 +17,13 @@ if [ "${6-}" != inside ]; then
 fi
 
 hostname "$name"
+if [ -d "$data/pki" ]; then
+    # libvirt looks for its certificates in /etc/pki, which the machine need not have: a layer over /etc has it.
+    mount -t tmpfs -o mode=755,size=1m tmpfs "$data/layer"
+    mkdir -p "$data/layer/upper/pki" "$data/layer/work"
+    mount -t overlay -o "lowerdir=/etc,upperdir=$data/layer/upper,workdir=$data/layer/work" overlay /etc
+    mount --bind "$data/pki" /etc/pki
+fi
 mount --bind "$data/etc" /etc/libvirt
 mount --bind "$data/lib" /var/lib/libvirt
 mount --bind "$data/log" /var/log/libvirt

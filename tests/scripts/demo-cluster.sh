@@ -42,7 +42,7 @@ say "Three hosts (own network, libvirtd and QEMUs), six guests and a control pla
 lab down > /dev/null 2>&1 || true
 cluster --id "$id" down > /dev/null 2>&1 || true
 # Guests take a while to boot; meanwhile the control plane comes up.
-lab up --id "$EVENKEEL_LAB" --hosts 3 --guests 6 --packed --rate 100M > "$work/lab" &
+lab up --id "$EVENKEEL_LAB" --plain --hosts 3 --guests 6 --packed --rate 100M > "$work/lab" &
 raising=$!
 cluster --id "$id" up
 

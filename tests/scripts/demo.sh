@@ -29,6 +29,8 @@ lab down > /dev/null 2>&1 || true
 lab up --id "$EVENKEEL_LAB" --hosts 3 --guests 6 --packed --rate 100M
 mkdir "$fleet"
 lab manifests "$fleet" > /dev/null
+# The keys to the hosts, from the lab's own authority: connections, memory and disks are encrypted.
+export EVENKEEL_CREDENTIALS=$fleet/credentials
 # The hosts' links, so that the plan can say how long it takes; six guests may leave at once.
 for host in "$fleet"/*.yaml; do
     printf '  migration: {bandwidth: 100M, maxInbound: 4, maxOutbound: 4}\n' >> "$host"

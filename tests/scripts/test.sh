@@ -35,10 +35,12 @@ KUBECONFIG=$("$bin/cluster" --id "$cluster_id" kubeconfig) EVENKEEL_CLUSTER="$bi
 
 step "the libvirt side against real hosts"
 "$bin/lab" up --id "$lab_id" --hosts 2 --guests 2 --packed
-EVENKEEL_TEST_URIS=$("$bin/lab" --lab "$lab_id" env | sed -n 's/.*\(qemu+tcp:[^'\''" ]*\).*/\1/p' | paste -sd,) \
+eval "$("$bin/lab" --lab "$lab_id" env)"
+EVENKEEL_TEST_URIS="$EVENKEEL_HOST_1,$EVENKEEL_HOST_2" EVENKEEL_TEST_CREDENTIALS="$EVENKEEL_CREDENTIALS/lab" \
     EVENKEEL_TEST_LAB="$bin/lab --lab $lab_id" \
     cargo test -p evenkeel-hypervisor --test hosts -- --ignored --test-threads 1 --skip many_moves --skip nothing_leaks
 "$bin/lab" --lab "$lab_id" down
+unset EVENKEEL_LAB EVENKEEL_CREDENTIALS
 
 step "all of it together, on real hosts and a real API server"
 cargo test -p evenkeel-tests -- --test-threads 1

@@ -81,7 +81,7 @@ impl Answer {
 }
 
 impl Fleet {
-    /// A folder with the manifests of a lab's hosts.
+    /// A folder with the manifests of a lab's hosts, and the credentials in `credentials` below it.
     ///
     /// # Errors
     /// Fails if it cannot be written.
@@ -123,6 +123,7 @@ impl Fleet {
             .args(words)
             .arg("-f")
             .arg(self.path())
+            .env("EVENKEEL_CREDENTIALS", self.path().join("credentials"))
             .stdin(Stdio::null())
             .env("NO_COLOR", "1");
         Ok(command)

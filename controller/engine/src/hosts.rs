@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::circuit::Circuit;
+use crate::credentials::Credentials;
 use crate::journal::Journal;
-use crate::port::{DomainFacts, Endpoint, HostFacts, Hypervisor, News, PortError};
+use crate::port::{DomainFacts, Endpoint, Fault, HostFacts, Hypervisor, News, PortError};
 
 /// Milliseconds that a deadline may lie ahead for the clock to bear it: ten years.
 const MOST_KEPT: u64 = 10 * 365 * 86_400_000;
@@ -94,13 +95,13 @@ pub(crate) enum Journals {
     Read,
 }
 
-/// How a declared host is reached.
-///
-/// # Errors
-/// Where its manifest says something that can't be used.
-pub(crate) fn endpoint(host: &Host) -> (Endpoint, Option<Cause>) {
+/// How a declared host is reached; with a cause where its manifest or its credentials can't be used.
+pub(crate) fn endpoint(
+    host: &Host,
+    credentials: &BTreeMap<String, Result<Arc<Credentials>, Cause>>,
+) -> (Endpoint, Option<Cause>) {
     let spec = &host.spec;
-    let endpoint = Endpoint {
+    let mut endpoint = Endpoint {
         uri: spec.uri.clone(),
         credentials: None,
     };
@@ -127,14 +128,33 @@ pub(crate) fn endpoint(host: &Host) -> (Endpoint, Option<Cause>) {
             );
         }
     }
-    let unsupported = spec.credentials.is_some().then(|| {
-        Cause::new(
-            Reason::NotSupportedYet,
-            "credentials of a Host are not supported by this version: the system's own are used",
-        )
-        .hint("leave `credentials` out and give the system's libvirt client its keys")
-    });
-    (endpoint, unsupported)
+    match own_credentials(host, credentials) {
+        Ok(own) => {
+            endpoint.credentials = own;
+            (endpoint, None)
+        }
+        Err(cause) => (endpoint, Some(cause)),
+    }
+}
+
+/// The credentials that a host's manifest names, of those there are.
+fn own_credentials(
+    host: &Host,
+    credentials: &BTreeMap<String, Result<Arc<Credentials>, Cause>>,
+) -> Result<Option<Arc<Credentials>>, Cause> {
+    let Some(named) = &host.spec.credentials else {
+        return Ok(None);
+    };
+    let secret = &named.secret_name;
+    let own = credentials.get(secret).cloned().unwrap_or_else(|| {
+        Err(Cause::new(
+            Reason::CredentialsMissing,
+            format!("the credentials `{secret}` are not there"),
+        ))
+    })?;
+    let name = host.metadata.name.as_deref().unwrap_or_default();
+    own.check(secret, name, &host.spec.uri)?;
+    Ok(Some(own))
 }
 
 /// What changed with a piece of news.
@@ -226,5 +246,11 @@ impl HostState {
 
 /// The cause for a host whose line is down.
 pub(crate) fn unreachable(name: &HostName, error: &PortError) -> Cause {
-    Cause::new(error.into(), format!("{name} does not answer: {error}"))
+    let trouble = match error.fault {
+        Fault::Denied | Fault::Untrusted | Fault::NoCredentials | Fault::BadCredentials => {
+            format!("no connection to {name}: {error}")
+        }
+        _ => format!("{name} does not answer: {error}"),
+    };
+    Cause::new(error.into(), trouble)
 }

@@ -62,6 +62,9 @@ pub struct Journal {
     /// How the move is done.
     #[serde(default)]
     pub profile: AppliedProfile,
+    /// Whether memory and disks travel encrypted, where that was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<bool>,
 }
 
 /// One end of a move.

@@ -11,6 +11,8 @@ mod carrier;
 mod circuit;
 pub mod claim;
 pub mod clock;
+pub mod credentials;
+mod encryption;
 pub mod evidence;
 mod guests;
 mod hosts;

@@ -90,6 +90,8 @@ pub(crate) struct Running {
     pub(crate) cpu_milli: u64,
     pub(crate) memory: evenkeel_crds::quantity::Bytes,
     pub(crate) eta: Option<Duration>,
+    /// Whether memory and disks travel encrypted, where that is known.
+    pub(crate) encrypted: Option<bool>,
     /// The journal of an earlier process, where its move was taken over.
     pub(crate) journal: Option<Journal>,
 }
@@ -141,6 +143,7 @@ impl MoveState {
         self.status.eta = None;
         self.status.throttle = None;
         self.course = None;
+        self.status.encrypted = running.encrypted;
         // What only waited for a change is the same attempt, tried again.
         self.status
             .attempts
@@ -257,8 +260,6 @@ impl MoveState {
                     bytes.left = Default::default();
                 }
                 self.status.evidence = Some(evidence);
-                // Encryption of memory and disks comes with credentials.
-                self.status.encrypted = Some(false);
                 self.finish(
                     MigrationPhase::Succeeded,
                     Cause::new(Reason::Completed, message),

@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::credentials::Credentials;
+
 mod files;
 pub use files::{Access, Backing, FileState, Piece};
 
@@ -34,6 +36,12 @@ pub enum Fault {
     TimedOut,
     /// The hypervisor refuses who we are.
     Denied,
+    /// We don't believe that the hypervisor is who it says.
+    Untrusted,
+    /// There are no keys to connect with.
+    NoCredentials,
+    /// Our own keys are no good: expired, or not of one another.
+    BadCredentials,
     /// The URI or the request makes no sense to the adapter.
     Invalid,
     /// The thing asked for is not there.
@@ -50,6 +58,8 @@ pub enum Fault {
     Aborted,
     /// The source's hypervisor could not open its connection to the target's.
     PeerUnreachable,
+    /// One of the two hypervisors does not believe the other's certificate.
+    PeerUntrusted,
     /// The target refused or lost the migration.
     PeerFailed,
     /// The source's copy stopped during the call.
@@ -93,8 +103,8 @@ pub type PortResult<T> = Result<T, PortError>;
 pub struct Endpoint {
     /// The URI of `Host.spec.uri`, checked: scheme, host, port, path `/system`, nothing else.
     pub uri: String,
-    /// Directory with this host's credentials, where it has some.
-    pub credentials: Option<std::path::PathBuf>,
+    /// Its keys and passwords, where its `Host` names some, checked.
+    pub credentials: Option<Arc<Credentials>>,
 }
 
 /// Makes connections. One per process.
@@ -572,6 +582,8 @@ pub struct MigrateRequest {
     pub target_uri: String,
     /// The address memory and disks travel to, if not the URI's.
     pub target_address: Option<String>,
+    /// Whether they travel encrypted; the target's certificate then has to name the URI's host.
+    pub encrypted: bool,
     /// The disks to copy: target device and path at the target. Those not named stay as they are.
     pub disks: Vec<(String, String)>,
     /// Copy only the top layers: each disk that has a base lies over the same one at the target.
@@ -627,6 +639,10 @@ pub struct CompletedFacts {
 /// One host's hypervisor. Every method looks or acts now; nothing is answered from memory.
 #[async_trait]
 pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
+    /// Other credentials from now on: whatever is connected is connected anew with them. Returns at once; where they
+    /// are refused, that is told as [`News::Lost`].
+    fn renew(&self, credentials: Option<Arc<Credentials>>);
+
     /// The whole host, pools refreshed.
     async fn observe(&self) -> PortResult<HostFacts>;
     /// One domain; nothing where the host has none of that UUID.
@@ -734,6 +750,10 @@ impl From<&PortError> for Reason {
         match error.fault {
             Fault::Unreachable | Fault::TimedOut => Self::HostUnreachable,
             Fault::Denied => Self::AuthenticationFailed,
+            Fault::Untrusted => Self::CertificateUntrusted,
+            Fault::NoCredentials => Self::CredentialsMissing,
+            Fault::BadCredentials => Self::CredentialsInvalid,
+            Fault::PeerUntrusted => Self::PeerCertificateUntrusted,
             Fault::Invalid => Self::InvalidURI,
             Fault::NoSpace => Self::InsufficientDisk,
             Fault::Busy => Self::JobActive,

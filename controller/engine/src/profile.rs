@@ -9,7 +9,7 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
 };
 
-use crate::{capacity::version, guests::Entry, hosts::HostState};
+use crate::{capacity::version, encryption, guests::Entry, hosts::HostState};
 
 /// The name of the profile for whatever names none.
 const DEFAULT: &str = "default";
@@ -33,14 +33,14 @@ impl Profiles<'_> {
         &self,
         named: Option<&str>,
         guest: Option<&Entry>,
-        ends: &[&HostName],
+        hosts: &[&HostName],
     ) -> Result<AppliedProfile, Cause> {
         let declared = guest.and_then(|entry| entry.declared.as_ref());
         let profile = choose(
             self.declared,
             named.or_else(|| declared?.spec.profile.as_deref()),
         )?;
-        let ends: Vec<End> = ends
+        let ends: Vec<End> = hosts
             .iter()
             .filter_map(|&host| {
                 let facts = self.hosts.get(host)?.facts.as_ref()?;
@@ -51,7 +51,15 @@ impl Profiles<'_> {
                 })
             })
             .collect();
-        match refusal(&profile.spec, &ends) {
+        let plain = || {
+            let mut hosts = hosts
+                .iter()
+                .filter_map(|&name| self.hosts.get_key_value(name));
+            hosts.find_map(|(name, state)| {
+                encryption::refusal(profile.spec.encryption, name, &state.declared.spec)
+            })
+        };
+        match refusal(&profile.spec, &ends).or_else(plain) {
             None => Ok(profile),
             Some(cause) => {
                 let Cause {
@@ -152,9 +160,7 @@ fn pair(spec: &MigrationProfileSpec) -> Option<&'static str> {
 
 /// What a profile may say and this version does not do.
 fn unbuilt(spec: &MigrationProfileSpec) -> Option<&'static str> {
-    if spec.encryption == Encryption::Required {
-        Some("encryption: Required")
-    } else if spec.transport == Transport::Direct {
+    if spec.transport == Transport::Direct {
         Some("transport: Direct")
     } else if spec.convergence.contains(&Convergence::PostCopy) {
         Some("convergence: [PostCopy]")
@@ -313,7 +319,7 @@ mod tests {
                 "encrypted",
                 spec(|own| own.encryption = Encryption::Required),
                 TRIXIE,
-                Some((NotSupportedYet, "encryption: Required")),
+                None,
             ),
             (
                 "direct",

@@ -1,10 +1,10 @@
 //! What is declared: the objects as users (or Git) have them, from wherever they come.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
+use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile, reason::Cause};
 
-use crate::port::ProcessIdentity;
+use crate::{credentials::Credentials, port::ProcessIdentity};
 
 /// Everything declared, at one moment. Cheap to clone: a front end sends a new one for each change.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,6 +20,8 @@ pub struct Wishes {
     pub drains: BTreeMap<String, Arc<HostDrain>>,
     /// Profiles by name.
     pub profiles: BTreeMap<String, Arc<MigrationProfile>>,
+    /// The credentials that Hosts name, by that name; a cause where they are there and can't be read.
+    pub credentials: BTreeMap<String, Result<Arc<Credentials>, Cause>>,
 }
 
 /// How the engine runs.
@@ -40,6 +42,4 @@ pub struct Options {
     /// Whether the objects come from files: then nothing remembers finished moves but the fleet itself, and a move
     /// to where its guest already is counts as satisfied instead of failed.
     pub from_files: bool,
-    /// Where credentials are: `DIR/<secretName>/<key>`.
-    pub credentials: Option<PathBuf>,
 }

@@ -200,7 +200,10 @@ impl Run<'_> {
             tokio::select! {
                 view = self.session.next() => drop(view?),
                 () = self.signals.next() => self.interrupted(),
-                _ = tick.tick() => self.reload(),
+                _ = tick.tick() => {
+                    self.session.read_credentials();
+                    self.reload();
+                }
             }
             let view = self.session.view();
             let happenings = self.session.happenings();

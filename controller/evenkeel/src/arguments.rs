@@ -39,8 +39,14 @@ pub struct Common {
     /// Manifests: a file, a directory (*.yaml, *.yml, *.json, recursively) or - ; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE|DIR", global = true)]
     pub files: Vec<PathBuf>,
-    /// Credentials for the hosts: DIR/<secretName>/<key>
-    #[arg(long, value_name = "DIR", global = true)]
+    /// Credentials for the hosts, without a cluster: DIR/<secretName>/<key>
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        env = "EVENKEEL_CREDENTIALS",
+        hide_env_values = true
+    )]
     pub credentials: Option<PathBuf>,
     /// How results are written
     #[arg(short, long, value_name = "FORMAT", global = true)]

@@ -2,6 +2,7 @@
 
 use std::env;
 
+use anyhow::bail;
 use evenkeel_engine::process;
 use evenkeel_kubernetes::Settings;
 
@@ -19,6 +20,11 @@ use crate::{
 /// # Errors
 /// Where no cluster is configured, or a part of it ended that should not have.
 pub async fn run(common: &Common, arguments: &Controller) -> anyhow::Result<Exit> {
+    if common.credentials.is_some() {
+        bail!(
+            "the controller takes credentials from the Secrets that Hosts name, not from --credentials or $EVENKEEL_CREDENTIALS"
+        );
+    }
     let mut signals = Signals::listen()?;
     let settings = Settings {
         access: cluster::access(common),
@@ -29,7 +35,6 @@ pub async fn run(common: &Common, arguments: &Controller) -> anyhow::Result<Exit
         fleet: arguments.fleet.clone(),
         process: process::own_identity(),
         health: Some(arguments.health_address),
-        credentials: common.credentials.clone(),
         ..Settings::default()
     };
     evenkeel_kubernetes::run(settings, hypervisors::open(), async move {

@@ -6,6 +6,11 @@ use evenkeel_crds::reason::Cause;
 use evenkeel_engine::port::Hypervisors;
 use evenkeel_hypervisor::libvirt::{self, Libvirt};
 
+/// Prepares the process, before it has a second thread.
+pub fn prepare() {
+    libvirt::quieten();
+}
+
 /// The real ones.
 #[must_use]
 pub fn open() -> Arc<dyn Hypervisors> {

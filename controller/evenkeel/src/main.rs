@@ -8,6 +8,7 @@ mod arguments;
 mod cluster;
 mod controller;
 mod crds;
+mod credentials;
 mod describe;
 mod drain;
 mod exit;
@@ -37,6 +38,7 @@ const _: () = assert!(
 );
 
 fn main() -> Exit {
+    hypervisors::prepare();
     let arguments = match arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(exit) => return exit,

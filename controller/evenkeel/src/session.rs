@@ -6,7 +6,7 @@ use anyhow::bail;
 use evenkeel_engine::{Engine, Happening, Options, View, Wishes, process};
 use tokio::sync::{mpsc, watch};
 
-use crate::{hypervisors, table::human};
+use crate::{credentials::Folder, hypervisors, table::human};
 
 /// Hosts that hang are found not to answer by the engine's own deadlines; this guards against those deadlines.
 const GUARD: Duration = Duration::from_secs(30);
@@ -29,6 +29,7 @@ pub enum Manner {
 #[derive(Debug)]
 pub struct Session {
     engine: Engine,
+    credentials: Folder,
     wishes: watch::Sender<Arc<Wishes>>,
     views: watch::Receiver<Arc<View>>,
     happenings: mpsc::UnboundedReceiver<Happening>,
@@ -40,7 +41,7 @@ impl Session {
     /// # Errors
     /// Where there is no host to look at, or hypervisors can't be talked to at all.
     pub fn start(
-        wishes: Wishes,
+        mut wishes: Wishes,
         command: &str,
         manner: Manner,
         credentials: Option<PathBuf>,
@@ -56,8 +57,9 @@ impl Session {
             act: manner == Manner::Act,
             held: manner == Manner::Act,
             from_files: manner != Manner::LookForCluster,
-            credentials,
         };
+        let credentials = Folder::new(credentials);
+        credentials.add_to(&mut wishes);
         let hypervisors = hypervisors::open();
         let (wishes, receiver) = watch::channel(Arc::new(wishes));
         let (sender, happenings) = mpsc::unbounded_channel();
@@ -65,6 +67,7 @@ impl Session {
         let views = engine.views();
         Ok(Self {
             engine,
+            credentials,
             wishes,
             views,
             happenings,
@@ -107,8 +110,22 @@ impl Session {
     }
 
     /// New wishes.
-    pub fn wish(&self, wishes: Wishes) {
+    pub fn wish(&self, mut wishes: Wishes) {
+        self.credentials.add_to(&mut wishes);
         self.wishes.send_replace(Arc::new(wishes));
+    }
+
+    /// Reads the credentials again: keys that were changed are used from now on.
+    pub fn read_credentials(&self) {
+        let mut wishes = Wishes::clone(&self.wishes.borrow());
+        self.credentials.add_to(&mut wishes);
+        self.wishes.send_if_modified(|current| {
+            let changed = current.credentials != wishes.credentials;
+            if changed {
+                *current = Arc::new(wishes);
+            }
+            changed
+        });
     }
 
     /// What happened since this was last asked.

@@ -164,6 +164,7 @@ pub async fn load_wishes(client: &Client) -> Result<Wishes, Error> {
         migrations,
         drains,
         profiles,
+        ..Wishes::default()
     })
 }
 

@@ -14,6 +14,7 @@ mod kinds;
 mod lease;
 mod objects;
 mod pause;
+mod secrets;
 mod session;
 mod statuses;
 mod stores;
@@ -23,7 +24,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
 use evenkeel_engine::{
@@ -49,7 +50,7 @@ use crate::{
 pub struct Settings {
     /// The cluster.
     pub access: Access,
-    /// Namespace of the lease; absent: the one of the pod or of the kubeconfig's context.
+    /// Namespace of the lease and of the hosts' Secrets; absent: the one of the pod or of the kubeconfig's context.
     pub lease_namespace: Option<String>,
     /// Name of the lease.
     pub lease_name: String,
@@ -63,8 +64,6 @@ pub struct Settings {
     pub process: Option<ProcessIdentity>,
     /// Where `/healthz` and `/readyz` are served.
     pub health: Option<SocketAddr>,
-    /// Where credentials are: `DIR/<secretName>/<key>`.
-    pub credentials: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -78,13 +77,14 @@ impl Default for Settings {
             fleet: "default".to_owned(),
             process: None,
             health: None,
-            credentials: None,
         }
     }
 }
 
 /// Pause between looks for the kinds, before they are there.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long Secrets are waited for before hosts are told to lack them.
+const SECRETS: Duration = Duration::from_secs(5);
 /// How often an error that goes on is logged.
 const REPEAT: Duration = Duration::from_secs(60);
 
@@ -122,6 +122,7 @@ pub async fn run(
         calls: client::build(config.clone())?,
         watches: client::build(config)?,
         stores: Arc::default(),
+        namespace,
         rounds: watch::Sender::new(0),
         settings,
         hypervisors,
@@ -138,6 +139,8 @@ struct Controller {
     calls: Client,
     watches: Client,
     stores: Arc<Stores>,
+    /// Where the lease and the Secrets are.
+    namespace: String,
     /// A new round makes the watches list everything anew.
     rounds: watch::Sender<u64>,
     health: Arc<Health>,
@@ -188,6 +191,12 @@ impl Controller {
         follow!(GuestMigration, "the watch of moves");
         follow!(HostDrain, "the watch of drains");
         follow!(MigrationProfile, "the watch of profiles");
+        let (client, stores) = (self.watches.clone(), self.stores.clone());
+        let namespace = self.namespace.clone();
+        self.parts.start("the watch of Secrets", async move {
+            secrets::follow(client, namespace, stores).await;
+            "the watch ended".to_owned()
+        });
     }
 
     /// Leads while the lease is ours, and gives it back. Nothing where it ended by request.
@@ -224,7 +233,7 @@ impl Controller {
             lost = self.contender.keep(held, until, |look| log.tell(look)) => return Ok(Some(lost)),
             error = self.parts.ended() => return Err(error),
             () = shutdown.as_mut() => return Ok(None),
-            () = self.stores.synced(round) => {}
+            () = known(&self.stores, round) => {}
         }
         let mut session = Session::start(
             self.options(held.epoch),
@@ -268,7 +277,6 @@ impl Controller {
             act: true,
             held: false,
             from_files: false,
-            credentials: self.settings.credentials.clone(),
         }
     }
 }
@@ -311,6 +319,12 @@ impl<'a> LeaseLog<'a> {
             }
         }
     }
+}
+
+/// Waits until everything declared was read in that round. For Secrets that don't answer nobody waits long.
+async fn known(stores: &Stores, round: u64) {
+    stores.synced(round).await;
+    let _ = timeout(SECRETS, stores.credentials_known()).await;
 }
 
 /// Waits until all kinds are installed.

@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use evenkeel_engine::Wishes;
+use evenkeel_crds::reason::Cause;
+use evenkeel_engine::{Wishes, credentials::Credentials};
 use tokio::sync::{mpsc, watch};
 
 use crate::kinds::{Key, Kind, Object};
@@ -46,7 +47,12 @@ struct Inner {
     /// The last round in which a kind was listed to its end.
     synced: BTreeMap<Kind, u64>,
     listeners: Vec<mpsc::UnboundedSender<Change>>,
+    /// What was found of each Secret that a Host names; nothing within where there is none.
+    credentials: BTreeMap<String, Option<Found>>,
 }
+
+/// Credentials as a Secret has them, or why it can't be read.
+type Found = Result<Arc<Credentials>, Cause>;
 
 impl Inner {
     fn tell(&mut self, change: &Change) {
@@ -156,10 +162,62 @@ impl Stores {
         (inner.objects.values().cloned().collect(), receiver)
     }
 
+    /// A Secret as it is now; nothing where there is none.
+    pub(crate) fn put_credentials(&self, name: &str, found: Option<Found>) {
+        let before = self
+            .lock()
+            .credentials
+            .insert(name.to_owned(), found.clone());
+        if before != Some(found) {
+            self.revision.send_modify(|revision| *revision += 1);
+        }
+    }
+
+    /// Whether a Secret could be read once.
+    pub(crate) fn knows_credentials(&self, name: &str) -> bool {
+        matches!(self.lock().credentials.get(name), Some(Some(Ok(_))))
+    }
+
+    /// Forgets every Secret but these.
+    pub(crate) fn keep_credentials(&self, names: &BTreeSet<String>) {
+        self.lock()
+            .credentials
+            .retain(|name, _| names.contains(name));
+    }
+
+    /// Waits until every Secret that a Host names was looked for.
+    pub(crate) async fn credentials_known(&self) {
+        let mut revision = self.revision();
+        loop {
+            let unknown = {
+                let inner = self.lock();
+                inner.objects.values().any(|object| match object {
+                    Object::Host(host) => {
+                        let named = host.spec.credentials.as_ref();
+                        named.is_some_and(|named| {
+                            !inner.credentials.contains_key(&named.secret_name)
+                        })
+                    }
+                    _ => false,
+                })
+            };
+            if !unknown || revision.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Everything declared, as the engine reads it.
     pub(crate) fn wishes(&self) -> Wishes {
-        let mut wishes = Wishes::default();
-        for (key, object) in &self.lock().objects {
+        let inner = self.lock();
+        let found = inner.credentials.iter();
+        let mut wishes = Wishes {
+            credentials: found
+                .filter_map(|(name, found)| Some((name.clone(), found.clone()?)))
+                .collect(),
+            ..Wishes::default()
+        };
+        for (key, object) in &inner.objects {
             let name = key.name.as_ref().to_owned();
             match object {
                 Object::Host(host) => drop(wishes.hosts.insert(name, host.clone())),

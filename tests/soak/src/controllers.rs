@@ -32,7 +32,6 @@ impl Controller {
             act: true,
             held: false,
             from_files: false,
-            credentials: None,
         };
         let (happenings, mut heard) = mpsc::unbounded_channel();
         tokio::spawn(async move { while heard.recv().await.is_some() {} });

@@ -72,9 +72,9 @@ enum Command {
     Proof,
     /// All files in the pools of all hosts
     Files,
-    /// Shell lines that export the lab's id and the hosts' URIs
+    /// Shell lines that export the lab's id, its credentials and the hosts' URIs
     Env,
-    /// Write one Host manifest per host into a directory
+    /// Write one Host manifest per host into a directory, and the credentials into `credentials` below it
     Manifests { directory: String },
 }
 
@@ -92,6 +92,9 @@ struct Up {
     /// The lab's id: 1 to 6 small letters and digits
     #[arg(long)]
     id: Option<String>,
+    /// Plain TCP instead of TLS
+    #[arg(long)]
+    plain: bool,
     /// The rate of every link in bytes per second, such as 20M
     #[arg(long)]
     rate: Option<String>,
@@ -188,7 +191,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Err(command.stdin(std::process::Stdio::inherit()).exec()).context("cannot run nsenter")
         }
         Command::Virsh { host, arguments } => {
-            let uri = open()?.host(&host)?.uri();
+            let uri = open()?.host(&host)?.virsh_uri();
             let mut command = std::process::Command::new("virsh");
             Err(command.args(["--connect", &uri]).args(arguments).exec())
                 .context("cannot run virsh")
@@ -244,6 +247,12 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Env => {
             let lab = open()?;
             println!("export EVENKEEL_LAB={}", lab.id());
+            if lab.is_encrypted() {
+                println!(
+                    "export EVENKEEL_CREDENTIALS={}",
+                    lab.credentials().display()
+                );
+            }
             for host in lab.hosts() {
                 println!(
                     "export EVENKEEL_HOST_{}={}",
@@ -291,6 +300,9 @@ fn bring_up(up: Up) -> Result<()> {
         let host: HostSpec = pools.iter().cloned().fold(host, HostSpec::pool);
         HostSpec { rate, ..host }
     });
+    if up.plain {
+        builder = builder.plain();
+    }
     if let Some(id) = up.id {
         builder = builder.id(id);
     }

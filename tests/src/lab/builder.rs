@@ -30,6 +30,8 @@ pub struct HostSpec {
     pub rate: Option<u64>,
     /// Lines to add to its `libvirtd.conf`, such as `keepalive_interval = 1`.
     pub libvirtd_options: String,
+    /// Lines to add to its `qemu.conf`, such as `migrate_tls_force = 1`.
+    pub qemu_options: String,
     /// Its `host_uuid`; absent: a new one.
     pub uuid: Option<String>,
 }
@@ -45,6 +47,7 @@ impl HostSpec {
             networks: vec!["default".to_owned()],
             rate: None,
             libvirtd_options: String::new(),
+            qemu_options: String::new(),
             uuid: None,
         }
     }
@@ -75,6 +78,13 @@ impl HostSpec {
     #[must_use]
     pub fn libvirtd_options(mut self, lines: &str) -> Self {
         self.libvirtd_options = lines.to_owned();
+        self
+    }
+
+    /// Adds lines to its `qemu.conf`.
+    #[must_use]
+    pub fn qemu_options(mut self, lines: &str) -> Self {
+        self.qemu_options = lines.to_owned();
         self
     }
 
@@ -111,6 +121,7 @@ pub struct LabBuilder {
     id: Option<String>,
     hosts: Vec<HostSpec>,
     guests: Vec<GuestSpec>,
+    plain: bool,
 }
 
 impl LabBuilder {
@@ -118,6 +129,14 @@ impl LabBuilder {
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
+        self
+    }
+
+    /// Hosts reached by plain TCP, and moves that are not encrypted. Without it everything is, with certificates of the
+    /// lab's own.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.plain = true;
         self
     }
 
@@ -191,6 +210,7 @@ impl LabBuilder {
         let empty = LabRecord {
             id: layout.id().to_owned(),
             subnet: 0,
+            encrypted: !self.plain,
             hosts: Vec::new(),
             guests: Vec::new(),
         };
@@ -240,9 +260,16 @@ impl Lab {
         )?;
         run("ip", ["link", "set", &bridge, "up"])?;
 
+        let authority = match self.is_encrypted() {
+            true => Some(self.found_authority()?),
+            false => None,
+        };
         let hosts: Vec<_> = self.hosts().into_iter().zip(specs).collect();
         in_parallel(&hosts, |(host, spec)| {
-            host.build(&boot, &hosts_file, &spec.libvirtd_options)?;
+            if let Some(authority) = &authority {
+                host.certify(authority)?;
+            }
+            host.build(&boot, &hosts_file, spec)?;
             host.rate(spec.rate)?;
             host.energize()?;
             host.start_libvirtd()
@@ -255,7 +282,7 @@ impl Lab {
     fn check_network(&self) -> Result<()> {
         let hosts = self.hosts();
         if let [first, second, ..] = hosts.as_slice() {
-            let connect = format!("exec 3<>/dev/tcp/{}/16509", second.address());
+            let connect = format!("exec 3<>/dev/tcp/{}/{}", second.address(), second.port());
             first
                 .exec(&["timeout", "5", "bash", "-c", &connect])
                 .context(

@@ -40,10 +40,34 @@ impl<'lab> Host<'lab> {
         &self.record.address
     }
 
-    /// How to connect to its libvirtd from anywhere on the machine.
+    /// How its libvirtd is reached, from anywhere on the machine and from the other hosts.
     #[must_use]
     pub fn uri(&self) -> String {
-        format!("qemu+tcp://{}/system", self.record.address)
+        let transport = match self.lab.is_encrypted() {
+            true => "tls",
+            false => "tcp",
+        };
+        format!("qemu+{transport}://{}/system", self.record.address)
+    }
+
+    /// The same for `virsh` on this machine: with the place of the lab's keys, where it needs them.
+    #[must_use]
+    pub fn virsh_uri(&self) -> String {
+        let keys = self.lab.layout().client_keys();
+        match self.lab.is_encrypted() {
+            true => format!("{}?pkipath={}", self.uri(), keys.display()),
+            false => self.uri(),
+        }
+    }
+
+    /// The port its libvirtd listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        if self.lab.is_encrypted() {
+            16514
+        } else {
+            16509
+        }
     }
 
     /// What the lab wrote down about it.
@@ -66,7 +90,7 @@ impl<'lab> Host<'lab> {
     /// Fails with what virsh said if it fails or takes longer.
     pub fn virsh_within(&self, limit: Duration, args: &[&str]) -> Result<String> {
         let seconds = format!("{:.3}", limit.as_secs_f64());
-        let uri = self.uri();
+        let uri = self.virsh_uri();
         let start = [
             "--kill-after=2",
             &seconds,
@@ -82,7 +106,7 @@ impl<'lab> Host<'lab> {
     /// background, to kill, to read its output.
     #[must_use]
     pub fn virsh_command(&self, args: &[&str]) -> Command {
-        let uri = self.uri();
+        let uri = self.virsh_uri();
         command("virsh", ["--quiet", "--connect", &uri].iter().chain(args))
     }
 

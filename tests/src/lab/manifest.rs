@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Lab;
+use super::authority::SECRET;
 use super::host::Host;
 
 impl Host<'_> {
@@ -19,14 +20,18 @@ impl Host<'_> {
             "apiVersion": "evenkeel.dev/v1alpha1",
             "kind": "Host",
             "metadata": {"name": self.name()},
-            "spec": {"uri": self.uri(), "insecure": true},
+            "spec": match self.lab().is_encrypted() {
+                true => json!({"uri": self.uri(), "credentials": {"secretName": SECRET}}),
+                false => json!({"uri": self.uri(), "insecure": true}),
+            },
         });
         serde_yaml::to_string(&manifest).context("cannot write a manifest")
     }
 }
 
 impl Lab {
-    /// Writes one `Host` manifest per host into a directory, `host-INDEX.yaml`, and makes the directory if needed.
+    /// Writes one `Host` manifest per host into a directory, `host-INDEX.yaml`, and makes the directory if needed. The
+    /// credentials of an encrypted lab are written beside them, into `credentials`, where `--credentials` finds them.
     ///
     /// # Errors
     /// Fails if a file cannot be written.
@@ -40,6 +45,17 @@ impl Lab {
             fs::write(&file, host.manifest()?)
                 .with_context(|| format!("cannot write {}", file.display()))?;
             files.push(file);
+        }
+        if self.is_encrypted() {
+            let (from, to) = (
+                self.credentials().join(SECRET),
+                directory.join("credentials"),
+            );
+            fs::create_dir_all(to.join(SECRET))?;
+            for entry in fs::read_dir(from)? {
+                let entry = entry?;
+                fs::copy(entry.path(), to.join(SECRET).join(entry.file_name()))?;
+            }
         }
         Ok(files)
     }

@@ -23,6 +23,7 @@
 //! The lab knows libvirt only through `virsh`, `libvirtd` and QEMU's tools, never through Evenkeel's own code: what
 //! it says about a guest is a second opinion.
 
+mod authority;
 mod builder;
 mod command;
 mod disk;
@@ -44,6 +45,7 @@ mod storage;
 pub mod teardown;
 mod text;
 
+pub use authority::{Authority, Certificate, Identity, SECRET};
 pub use builder::{HostSpec, LabBuilder};
 pub use disk::{Backing, DiskFormat, DiskReport, DiskSpec, RingReport};
 pub use domain::{GuestSpec, Load};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::builder::HostSpec;
 use super::command::{command, run};
 use super::host::Host;
 use super::process::Process;
@@ -29,12 +30,7 @@ pub(crate) fn write_scripts(layout: &layout::Layout) -> Result<()> {
 
 impl Host<'_> {
     /// Makes its directories and namespaces and connects it; its power stays off.
-    pub(crate) fn build(
-        &self,
-        boot: &Path,
-        hosts_file: &str,
-        libvirtd_options: &str,
-    ) -> Result<()> {
+    pub(crate) fn build(&self, boot: &Path, hosts_file: &str, spec: &HostSpec) -> Result<()> {
         let (state, data) = (self.state(), self.data());
         fs::create_dir_all(&state)?;
         for private in [
@@ -44,6 +40,7 @@ impl Host<'_> {
             "log",
             "cache",
             "srv",
+            "layer",
         ] {
             fs::create_dir_all(data.join(private))?;
         }
@@ -51,7 +48,7 @@ impl Host<'_> {
             fs::create_dir_all(data.join("lib").join(private))?;
         }
         fs::write(data.join("hosts"), hosts_file)?;
-        self.write_configuration(libvirtd_options)?;
+        self.write_configuration(spec)?;
         let mut pools = String::new();
         for (place, pool) in self.record().pools.iter().enumerate() {
             let image = data.join(format!("pool{place}.img"));
@@ -81,14 +78,21 @@ impl Host<'_> {
         self.connect()
     }
 
-    fn write_configuration(&self, libvirtd_options: &str) -> Result<()> {
+    fn write_configuration(&self, spec: &HostSpec) -> Result<()> {
         let etc = self.data().join("etc");
+        let (tls, tcp) = match self.lab().is_encrypted() {
+            true => ("1", "0"),
+            false => ("0", "1"),
+        };
         let values = [
             ("UUID", self.record().uuid.as_str()),
-            ("OPTIONS", libvirtd_options),
+            ("TLS", tls),
+            ("TCP", tcp),
+            ("OPTIONS", &spec.libvirtd_options),
         ];
         fs::write(etc.join("libvirtd.conf"), render(LIBVIRTD, &values))?;
-        fs::write(etc.join("qemu.conf"), QEMU)?;
+        let values = [("TLS", tls), ("OPTIONS", spec.qemu_options.as_str())];
+        fs::write(etc.join("qemu.conf"), render(QEMU, &values))?;
         fs::write(etc.join("libvirt.conf"), "")?;
         for (place, network) in self.record().networks.iter().enumerate() {
             let values = [

@@ -16,6 +16,8 @@ pub struct LabRecord {
     pub id: String,
     /// The N of its addresses 10.213.N.0/24.
     pub subnet: u8,
+    /// Whether its hosts are reached by TLS alone.
+    pub encrypted: bool,
     /// Its hosts.
     pub hosts: Vec<HostRecord>,
     /// The guests it made, wherever they are now.

@@ -72,6 +72,8 @@ pub(crate) struct Order {
     /// How the source's hypervisor reaches the target's.
     pub(crate) target_uri: String,
     pub(crate) target_address: Option<String>,
+    /// Whether memory and disks travel encrypted.
+    pub(crate) encrypted: bool,
     /// How it is done.
     pub(crate) profile: AppliedProfile,
     /// Bytes per second that it can have at most, where anything is declared of that.

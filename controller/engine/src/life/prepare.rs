@@ -108,6 +108,7 @@ impl Attempt {
             ran_twice: false,
             kept_until: None,
             profile: self.order.profile.clone(),
+            encrypted: Some(self.order.encrypted),
         };
         self.journal = Some(journal.clone());
         let text = journal.text();
@@ -552,6 +553,7 @@ impl Attempt {
             domain: facts.uuid,
             target_uri: self.order.target_uri.clone(),
             target_address: self.order.target_address.clone(),
+            encrypted: self.order.encrypted,
             disks: journal
                 .disks
                 .iter()

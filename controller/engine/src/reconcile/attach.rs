@@ -1,6 +1,6 @@
 //! Keeps a line to each declared host, and finds two that lead to one hypervisor.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use evenkeel_crds::names::HostName;
 use tokio::time::Instant;
@@ -24,17 +24,27 @@ impl Reconciler {
             .retain(|name, _| self.declared.hosts.contains_key(name.as_str()) || busy(name, moves));
         for (name, declared) in &self.declared.hosts {
             let name: HostName = name.as_str().into();
-            let (endpoint, refused) = endpoint(declared);
+            let (endpoint, refused) = endpoint(declared, &self.declared.credentials);
             if let Some(state) = self.hosts.get_mut(&name) {
-                let same =
-                    state.endpoint == endpoint && (state.hypervisor.is_none() == refused.is_some());
-                if same || busy(&name, moves) {
-                    if !Arc::ptr_eq(&state.declared, declared) {
-                        if state.declared.spec != declared.spec {
-                            state.circuit.renewed(Instant::now());
+                let kept = match (&state.hypervisor, &refused) {
+                    (Some(hypervisor), None) if state.endpoint.uri == endpoint.uri => {
+                        if state.endpoint != endpoint {
+                            hypervisor.renew(endpoint.credentials.clone());
+                            state.endpoint = endpoint.clone();
                         }
-                        state.declared = declared.clone();
+                        true
                     }
+                    (None, Some(cause)) => {
+                        state.link = Link::Down(cause.clone());
+                        true
+                    }
+                    _ => busy(&name, moves),
+                };
+                if kept {
+                    if state.declared.spec != declared.spec {
+                        state.circuit.renewed(Instant::now());
+                    }
+                    state.declared = declared.clone();
                     continue;
                 }
             }

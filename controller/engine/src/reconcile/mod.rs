@@ -119,6 +119,8 @@ pub(crate) struct Reconciler {
     started: Instant,
     started_at: Timestamp,
     held: bool,
+    /// Somebody waits for the next view, whatever it shows.
+    answer: bool,
     finishing: bool,
     pools_looked: Instant,
     claims_looked: Instant,
@@ -184,6 +186,7 @@ impl Reconciler {
             started_at: clock.now(),
             clock,
             held,
+            answer: false,
             finishing: false,
             pools_looked: Instant::now(),
             claims_looked: Instant::now(),
@@ -270,7 +273,10 @@ impl Reconciler {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Hold => self.held = true,
-            Command::Go => self.held = false,
+            Command::Go => {
+                self.held = false;
+                self.answer = true;
+            }
             Command::AbortAll => {
                 self.held = true;
                 for state in self.moves.values_mut() {

@@ -55,7 +55,7 @@ impl Reconciler {
         } else {
             Arc::new(pass.model.fleet)
         };
-        if differ(&before, &view) {
+        if std::mem::take(&mut self.answer) || differ(&before, &view) {
             self.views.send_replace(Arc::new(view));
         }
     }

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{Arrival, Pass, Reconciler};
 use crate::{
+    encryption,
     hosts::{HostState, Journals, Keeping},
     journal::Journal,
     life::{self, Lines, Order, Outcome, Place},
@@ -150,13 +151,18 @@ impl Reconciler {
         let (Some(from), Some(to)) = (self.place(&source, None), self.place(&target, known)) else {
             return;
         };
-        let declared = &self.hosts[&target].declared.spec;
-        let target_uri = declared
-            .migration
-            .uri
-            .clone()
-            .unwrap_or_else(|| declared.uri.clone());
-        let target_address = declared.migration.address.clone();
+        let declared = |host: &HostName| &self.hosts[host].declared.spec;
+        let target_uri = encryption::peer_uri(declared(&target)).to_owned();
+        let target_address = declared(&target).migration.address.clone();
+        let encrypted = match &adopted {
+            // What is taken over began as its journal says.
+            Some(journal) => journal.encrypted,
+            None => Some(encryption::encrypts(
+                profile.spec.encryption,
+                declared(&source),
+                declared(&target),
+            )),
+        };
         let elsewhere = self.is_elsewhere(guest, &source, &target);
         let Some(state) = self.moves.get_mut(name) else {
             return;
@@ -177,6 +183,7 @@ impl Reconciler {
             pools,
             target_uri,
             target_address,
+            encrypted: encrypted.unwrap_or_default(),
             rate: rate(&profile, [&self.hosts[&source], &self.hosts[&target]]),
             profile,
             start_time: now.to_string(),
@@ -206,6 +213,7 @@ impl Reconciler {
             cpu_milli: 0,
             memory: Default::default(),
             eta: None,
+            encrypted,
             journal: order.adopted.clone(),
         };
         for disk in running.journal.iter().flat_map(|journal| &journal.disks) {

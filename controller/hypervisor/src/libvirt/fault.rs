@@ -18,10 +18,20 @@ pub(crate) enum Doing {
 
 /// Words in the message while a connection is opened. The first match counts.
 const CONNECT_WORDS: &[(&str, Fault)] = &[
+    ("Failed to verify peer's certificate", Fault::Untrusted),
     ("authentication failed", Fault::Denied),
     ("authentication unavailable", Fault::Denied),
-    ("Failed to verify peer's certificate", Fault::Denied),
-    ("ertificate", Fault::Denied),
+    ("server verification (of our certificate", Fault::Denied),
+    // What libvirtd 9.0 does where it does not believe a client's certificate: it hangs up after the handshake.
+    ("Unable to read TLS confirmation", Fault::Denied),
+    ("Cannot read CA certificate", Fault::NoCredentials),
+    ("Cannot read client", Fault::NoCredentials),
+    ("Our own certificate", Fault::BadCredentials),
+    ("The client certificate", Fault::BadCredentials),
+    ("The CA certificate", Fault::BadCredentials),
+    ("Unable to import", Fault::BadCredentials),
+    ("Unable to set x509", Fault::BadCredentials),
+    ("ertificate", Fault::Untrusted),
     ("TLS handshake failed", Fault::Denied),
     ("Permission denied", Fault::Denied),
     ("Host key verification failed", Fault::Denied),
@@ -31,6 +41,8 @@ const CONNECT_WORDS: &[(&str, Fault)] = &[
 /// Words in the message of a migration. The first match counts.
 const MIGRATE_WORDS: &[(&str, Fault)] = &[
     ("canceled by client", Fault::Aborted),
+    ("ertificate", Fault::PeerUntrusted),
+    ("Unable to access credentials", Fault::PeerUntrusted),
     ("No space left on device", Fault::NoSpace),
     (
         "Failed to connect to remote libvirt URI",
@@ -197,7 +209,49 @@ mod tests {
                 Connect,
                 sys::VIR_ERR_AUTH_FAILED,
                 "authentication failed: Failed to verify peer's certificate",
+                Fault::Untrusted,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_RPC,
+                "server verification (of our certificate or IP address) failed",
                 Fault::Denied,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_SYSTEM_ERROR,
+                "Unable to read TLS confirmation: Input/output error",
+                Fault::Denied,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_SYSTEM_ERROR,
+                "Cannot read CA certificate '/etc/pki/CA/cacert.pem': No such file or directory",
+                Fault::NoCredentials,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_SYSTEM_ERROR,
+                "The client certificate tls.crt has expired",
+                Fault::BadCredentials,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_SYSTEM_ERROR,
+                "Unable to set x509 key and certificate: tls.key, tls.crt: The certificate and the given key do not match.",
+                Fault::BadCredentials,
+            ),
+            (
+                Migrate,
+                sys::VIR_ERR_SYSTEM_ERROR,
+                "The client certificate /etc/pki/libvirt/clientcert.pem has expired",
+                Fault::PeerUntrusted,
+            ),
+            (
+                Migrate,
+                sys::VIR_ERR_INTERNAL_ERROR,
+                "internal error: unable to execute QEMU command 'blockdev-add': Certificate does not match the hostname 10.213.134.10",
+                Fault::PeerUntrusted,
             ),
             (
                 Connect,

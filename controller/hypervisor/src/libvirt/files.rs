@@ -283,8 +283,9 @@ pub(crate) fn read(
     path: &str,
     pieces: &mpsc::Sender<Piece>,
 ) -> PortResult<()> {
-    link::knock(&session.uri, KNOCK)?;
-    let connection = link::open(&session.uri)?;
+    let reach = session.reach();
+    link::knock(&reach.uri, KNOCK)?;
+    let connection = link::open(&reach)?;
     within(session, &connection, path, |pool, name| {
         pool.refresh(Freshness::Lately)?;
         let volume = present(pool, name)?;
@@ -350,8 +351,9 @@ pub(crate) fn write(
     length: Bytes,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> PortResult<()> {
-    link::knock(&session.uri, KNOCK)?;
-    let connection = link::open(&session.uri)?;
+    let reach = session.reach();
+    link::knock(&reach.uri, KNOCK)?;
+    let connection = link::open(&reach)?;
     within(session, &connection, path, |pool, name| {
         let volume = present(pool, name)?;
         let stream = Stream::new(&connection, 0).or_fault()?;

@@ -55,6 +55,8 @@ pub(crate) enum Message {
     Looked(u64, Uuid, Box<PortResult<Option<DomainFacts>>>),
     Sampled(u64, PortResult<host::Sample>),
     Suspect,
+    /// How the host is reached has changed.
+    Renew,
     Stop,
 }
 
@@ -68,6 +70,8 @@ pub(crate) struct Keeper {
     watched: Option<Connection>,
     /// Number of the latest attempt.
     latest: u64,
+    /// The first attempt that has the keys of now.
+    valid: u64,
     /// Attempts under way, by number, with their start.
     attempts: BTreeMap<u64, Instant>,
     next_attempt: Option<Instant>,
@@ -99,6 +103,7 @@ impl Keeper {
             current: None,
             watched: None,
             latest: 0,
+            valid: 0,
             attempts: BTreeMap::new(),
             next_attempt: Some(now),
             lost_since: now,
@@ -175,6 +180,7 @@ impl Keeper {
                     self.lost(PortError::new(Fault::Unreachable, "the connection broke"));
                 }
             }
+            Message::Renew => self.renew(),
             Message::Event(..)
             | Message::Observed(..)
             | Message::Looked(..)
@@ -219,7 +225,7 @@ impl Keeper {
                 Fault::TimedOut,
                 format!(
                     "{} did not answer within {} s",
-                    self.session.uri,
+                    self.session.reach().uri,
                     CONNECT.as_secs()
                 ),
             ));
@@ -234,6 +240,11 @@ impl Keeper {
             return;
         }
         self.next_attempt = None;
+        self.open(now);
+    }
+
+    /// Opens a connection in a thread of its own.
+    fn open(&mut self, now: Instant) {
         self.latest += 1;
         let number = self.latest;
         let session = self.session.clone();
@@ -250,11 +261,12 @@ impl Keeper {
                         let _ = to_keeper.send(Message::Event(number, event));
                     })
                 };
+                let reach = session.reach();
                 let result = guarded(|| {
                     if knock {
-                        link::knock(&session.uri, CONNECT)?;
+                        link::knock(&reach.uri, CONNECT)?;
                     }
-                    link::open_watched(&session.uri, &sink)
+                    link::open_watched(&reach, &sink)
                 });
                 drop(session);
                 let _ = to_keeper.send(Message::Opened(number, result));
@@ -272,8 +284,14 @@ impl Keeper {
     fn opened(&mut self, attempt: u64, result: PortResult<Connection>) {
         let now = Instant::now();
         self.attempts.remove(&attempt);
+        let valid = attempt >= self.valid;
+        // One with the keys of now takes the place of the one with those of before.
+        let renews = valid && self.current.is_some_and(|current| current < self.valid);
         match result {
-            Ok(link) if self.current.is_none() => {
+            Ok(link) if renews || (valid && self.current.is_none()) => {
+                if renews {
+                    self.let_go();
+                }
                 self.current = Some(attempt);
                 self.attempts.clear();
                 self.next_attempt = None;
@@ -289,11 +307,12 @@ impl Keeper {
                 self.observe_at = Some(now);
                 self.load_at = Some(now);
             }
-            // One that hung and came through after another had: not needed.
+            // One that hung and came through after another had, or with keys of before: not needed.
             Ok(link) => {
                 drop_elsewhere(&self.session.host, link);
             }
-            Err(error) if self.current.is_none() => {
+            Err(error) if renews => self.lost(error),
+            Err(error) if valid && self.current.is_none() => {
                 self.tell_lost(error);
                 if attempt == self.latest {
                     self.next_attempt = Some(now + self.backoff(now));
@@ -331,6 +350,22 @@ impl Keeper {
         self.next_attempt = Some(now + Duration::from_millis(50));
         *lock(&self.session.cpu_milli) = None;
         self.tell_lost(error);
+        self.let_go();
+    }
+
+    /// Other keys: with a connection up the next is opened beside it, and takes its place or says why not.
+    fn renew(&mut self) {
+        let now = Instant::now();
+        self.valid = self.latest + 1;
+        if self.current.is_some() {
+            self.open(now);
+        } else {
+            self.next_attempt = Some(now);
+        }
+    }
+
+    /// Gives up every connection there is.
+    fn let_go(&mut self) {
         self.put_away();
         for path in self.session.paths() {
             path.retire();

@@ -12,6 +12,7 @@ use virt::connect::Connect;
 
 use super::{
     fault::{Doing, port_error},
+    keys::Reach,
     raw::{self, Connection, Sink},
     uri::{HypervisorUri, Transport},
 };
@@ -49,10 +50,14 @@ pub(crate) fn start_event_loop() -> PortResult<()> {
 }
 
 /// Opens a connection with keepalive. May block as long as the host lets it.
-pub(crate) fn open(uri: &HypervisorUri) -> PortResult<Connection> {
+pub(crate) fn open(reach: &Reach) -> PortResult<Connection> {
     start_event_loop()?;
-    let connect = Connect::open(Some(&uri.for_libvirt()))
-        .map_err(|error| port_error(Doing::Connect, &error))?;
+    let opening = reach.prepare()?;
+    let connect = Connect::open(Some(&opening.uri)).map_err(|error| {
+        let error = port_error(Doing::Connect, &error);
+        PortError::new(error.fault, opening.in_our_words(&error.message))
+    })?;
+    drop(opening);
     let connection = Connection::new(connect);
     connection
         .set_keep_alive(KEEPALIVE.0, KEEPALIVE.1)
@@ -61,8 +66,8 @@ pub(crate) fn open(uri: &HypervisorUri) -> PortResult<Connection> {
 }
 
 /// The same, with events going to the sink from before anything else is asked.
-pub(crate) fn open_watched(uri: &HypervisorUri, sink: &Sink) -> PortResult<Connection> {
-    let mut connection = open(uri)?;
+pub(crate) fn open_watched(reach: &Reach, sink: &Sink) -> PortResult<Connection> {
+    let mut connection = open(reach)?;
     raw::subscribe(&mut connection, sink).map_err(|error| port_error(Doing::Connect, &error))?;
     Ok(connection)
 }

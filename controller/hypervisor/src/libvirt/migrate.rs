@@ -23,9 +23,10 @@ use super::{
         rewrite::{self, Definition},
     },
     fault::{Doing, OrFault, port_error},
+    keys::Reach,
     link,
     raw::{self, Migration},
-    uri::{self, HypervisorUri},
+    uri,
     worker::guarded,
 };
 
@@ -38,7 +39,7 @@ const SPEED_PAUSE: Duration = Duration::from_millis(200);
 ///
 /// Of its own, for the call takes one of the few requests that libvirtd serves a client at a time for as long as the
 /// migration lasts.
-pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortResult<()> {
+pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()> {
     let invalid =
         |cause: evenkeel_crds::reason::Cause| PortError::new(Fault::Invalid, cause.message);
     // Whether plain TCP is allowed was decided where the Host was read.
@@ -49,7 +50,7 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
         None => target.host().to_owned(),
     };
     let address = format!("tcp://{}", uri::bracketed(&address));
-    link::knock(source, KNOCK)?;
+    link::knock(&source.uri, KNOCK)?;
     let connection = link::open(source)?;
     let domain = domain::find(&connection, request.domain)?;
     let secret = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_MIGRATABLE;
@@ -81,7 +82,7 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
             .spawn(move || guarded(|| speed_up(&source, uuid, limit, &ended)));
     }
     let migration = Migration {
-        target_uri: &target.for_libvirt(),
+        target_uri: &target.for_libvirt(&[]),
         flags: flags(request),
         address: &address,
         live_xml: &live,
@@ -94,6 +95,8 @@ pub(crate) fn migrate(source: &HypervisorUri, request: &MigrateRequest) -> PortR
         bandwidth: share.map(mib),
         compression: request.compression.method(),
         connections: (request.connections > 1).then_some(request.connections),
+        // Left to itself, libvirt expects the address in the certificate, and with several connections nothing sound.
+        tls_destination: request.encrypted.then(|| target.host()),
     };
     let outcome = raw::migrate(&domain, &migration);
     ended.store(true, Ordering::Relaxed);
@@ -119,12 +122,7 @@ fn mib(bytes: u64) -> u64 {
 ///
 /// libvirt lets each disk have the limit for itself, so with several each is given its share; and what is set before
 /// the memory phase begins is undone when it does.
-fn speed_up(
-    source: &HypervisorUri,
-    uuid: Uuid,
-    limit: Bytes,
-    ended: &AtomicBool,
-) -> PortResult<()> {
+fn speed_up(source: &Reach, uuid: Uuid, limit: Bytes, ended: &AtomicBool) -> PortResult<()> {
     let connection = link::open(source)?;
     let domain = domain::find(&connection, uuid)?;
     while !ended.load(Ordering::Relaxed) {
@@ -151,6 +149,9 @@ fn flags(request: &MigrateRequest) -> u32 {
         } else {
             sys::VIR_MIGRATE_NON_SHARED_DISK
         };
+    }
+    if request.encrypted {
+        flags |= sys::VIR_MIGRATE_TLS;
     }
     if request.auto_converge {
         flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;

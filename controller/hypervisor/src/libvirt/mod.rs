@@ -11,6 +11,7 @@ mod files;
 mod host;
 mod journal;
 mod keeper;
+mod keys;
 mod link;
 mod migrate;
 mod raw;
@@ -31,6 +32,7 @@ use std::{
 
 use async_trait::async_trait;
 use evenkeel_crds::{names::HostName, quantity::Bytes};
+use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
     Access, ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, FileState, Glance,
     HostFacts, Hypervisor, Hypervisors, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
@@ -43,6 +45,7 @@ use virt::domain::Domain;
 pub use self::uri::{HypervisorUri, Transport, check_address, check_uri};
 use self::{
     fault::OrFault,
+    keys::Reach,
     raw::Connection,
     refreshes::Freshness,
     session::{Path, Session, Status},
@@ -52,6 +55,12 @@ use self::{
 const LOOK: Duration = Duration::from_secs(5);
 /// How long anything else may take, but for a migration.
 const CALL: Duration = Duration::from_secs(10);
+
+/// Keeps libvirt's client library from writing to standard error by itself. To be called first of all in `main`, before
+/// there is a second thread.
+pub fn quieten() {
+    raw::quieten();
+}
 
 /// Makes connections to libvirt. One per process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,7 +86,13 @@ impl Hypervisors for Libvirt {
         // Whether plain TCP is allowed was decided where the Host was read; all the rest is checked again.
         let started = check_uri(&endpoint.uri, true)
             .map_err(|cause| PortError::new(Fault::Invalid, cause.message))
-            .and_then(|uri| Session::start(host.clone(), uri, notices.clone()));
+            .and_then(|uri| {
+                let reach = Reach {
+                    uri,
+                    credentials: endpoint.credentials.clone(),
+                };
+                Session::start(host.clone(), reach, notices.clone())
+            });
         if let Err(error) = &started {
             let _ = notices.send(Notice {
                 host: host.clone(),
@@ -98,7 +113,7 @@ struct Host {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.session {
-            Ok(session) => write!(f, "Host({} at {})", session.host, session.uri),
+            Ok(session) => write!(f, "Host({} at {})", session.host, session.reach().uri),
             Err(error) => write!(f, "Host({error})"),
         }
     }
@@ -139,7 +154,7 @@ impl Host {
             None => {
                 return Err(PortError::new(
                     Fault::TimedOut,
-                    format!("not connected to {} yet", session.uri),
+                    format!("not connected to {} yet", session.reach().uri),
                 ));
             }
         }
@@ -200,6 +215,12 @@ impl Host {
 
 #[async_trait]
 impl Hypervisor for Host {
+    fn renew(&self, credentials: Option<Arc<Credentials>>) {
+        if let Ok(session) = &self.session {
+            session.renew(credentials);
+        }
+    }
+
     async fn observe(&self) -> PortResult<HostFacts> {
         self.call(Session::files, CALL, |session, connection| {
             host::observe(session, connection)
@@ -406,7 +427,7 @@ impl Hypervisor for Host {
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
         let request = request.clone();
         self.alone("move", move |session| {
-            migrate::migrate(&session.uri, &request)
+            migrate::migrate(&session.reach(), &request)
         })
         .await
     }

@@ -17,6 +17,19 @@ use virt::{connect::Connect, domain::Domain, error::Error, stream::Stream, sys};
 
 use super::files::is_lent;
 
+/// Has libvirt keep its own log to errors, which it hands us as well: else it writes warnings to standard error. What the
+/// environment says of it already stays. Does nothing where other threads run.
+pub(crate) fn quieten() {
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+    if alone && std::env::var_os(LOG_LEVEL).is_none() {
+        // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(LOG_LEVEL, "error") };
+    }
+}
+
+/// Where libvirt looks for the level of its log.
+const LOG_LEVEL: &str = "LIBVIRT_DEBUG";
+
 /// What libvirt's event loop told, copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RawEvent {
@@ -603,6 +616,8 @@ pub(crate) struct Migration<'a> {
     pub(crate) target_uri: &'a str,
     pub(crate) flags: u32,
     pub(crate) address: &'a str,
+    /// The name that the target's certificate has to bear; nothing where the move is not encrypted.
+    pub(crate) tls_destination: Option<&'a str>,
     pub(crate) live_xml: &'a str,
     pub(crate) persistent_xml: &'a str,
     pub(crate) disks: Vec<&'a str>,
@@ -621,6 +636,9 @@ pub(crate) fn migrate(domain: &Domain, migration: &Migration<'_>) -> Result<(), 
     parameters.text(sys::VIR_MIGRATE_PARAM_DEST_XML, migration.live_xml)?;
     parameters.text(sys::VIR_MIGRATE_PARAM_PERSIST_XML, migration.persistent_xml)?;
     parameters.text(sys::VIR_MIGRATE_PARAM_URI, migration.address)?;
+    if let Some(name) = migration.tls_destination {
+        parameters.text(sys::VIR_MIGRATE_PARAM_TLS_DESTINATION, name)?;
+    }
     for disk in &migration.disks {
         parameters.text(sys::VIR_MIGRATE_PARAM_MIGRATE_DISKS, disk)?;
     }

@@ -13,18 +13,21 @@ use std::{
 };
 
 use evenkeel_crds::names::HostName;
-use evenkeel_engine::port::{Fault, Notice, PortError, PortResult};
+use evenkeel_engine::{
+    credentials::Credentials,
+    port::{Fault, Notice, PortError, PortResult},
+};
 use tokio::sync::{mpsc::UnboundedSender, watch};
 
 use super::{
     files::Lent,
     keeper::{Keeper, Message},
+    keys::Reach,
     link,
     raw::Connection,
     refreshes::Refreshes,
     storage::Storage,
-    uri::HypervisorUri,
-    worker::Lane,
+    worker::{Lane, lock},
 };
 
 /// Whether there is a connection, as the callers of the port see it.
@@ -45,7 +48,7 @@ pub(crate) type Path = Lane<Connection>;
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) host: HostName,
-    pub(crate) uri: HypervisorUri,
+    reach: Mutex<Reach>,
     pub(crate) status: watch::Sender<Status>,
     /// Reading, and the claim.
     looks: Path,
@@ -68,7 +71,7 @@ impl Session {
     /// Starts to look after a host.
     pub(crate) fn start(
         host: HostName,
-        uri: HypervisorUri,
+        reach: Reach,
         notices: UnboundedSender<Notice>,
     ) -> PortResult<Arc<Self>> {
         let (sender, inbox) = std::sync::mpsc::channel();
@@ -78,7 +81,7 @@ impl Session {
             acts: Lane::new(format!("ek-act-{host}")),
             probes: Lane::new(format!("ek-probe-{host}")),
             host,
-            uri,
+            reach: Mutex::new(reach),
             status: watch::Sender::new(Status::Connecting),
             cpu_milli: Mutex::new(None),
             refreshes: Arc::default(),
@@ -107,6 +110,17 @@ impl Session {
             path.close();
         }
         self.send(Message::Stop);
+    }
+
+    /// How the host is reached now.
+    pub(crate) fn reach(&self) -> Reach {
+        lock(&self.reach).clone()
+    }
+
+    /// Other credentials from now on. Returns at once; the keeper connects anew.
+    pub(crate) fn renew(&self, credentials: Option<Arc<Credentials>>) {
+        lock(&self.reach).credentials = credentials;
+        self.send(Message::Renew);
     }
 
     pub(crate) fn looks(&self) -> &Path {
@@ -166,7 +180,7 @@ impl Session {
         }
         let connection = match tool.take() {
             Some(connection) => connection,
-            None => link::open(&self.uri)?,
+            None => link::open(&self.reach())?,
         };
         // Where the call panics, the connection goes with it.
         let result = call(&connection);

@@ -72,12 +72,19 @@ impl HypervisorUri {
         self.port.unwrap_or(self.transport.default_port())
     }
 
-    /// What libvirt is given: the parts, and for ssh the order never to ask a person.
-    pub(crate) fn for_libvirt(&self) -> String {
-        match self.transport {
-            Transport::Ssh => format!("{self}?no_tty=1"),
-            Transport::Tls | Transport::Tcp => self.to_string(),
+    /// What libvirt is given: the parts, for ssh the order never to ask a person, and our own parameters, whose values
+    /// must need no escaping.
+    pub(crate) fn for_libvirt(&self, parameters: &[(&str, &str)]) -> String {
+        let never_ask: &[(&str, &str)] = match self.transport {
+            Transport::Ssh => &[("no_tty", "1")],
+            Transport::Tls | Transport::Tcp => &[],
+        };
+        let mut uri = self.to_string();
+        for (place, (name, value)) in never_ask.iter().chain(parameters).enumerate() {
+            uri += if place == 0 { "?" } else { "&" };
+            uri += &format!("{name}={value}");
         }
+        uri
     }
 }
 
@@ -317,7 +324,7 @@ mod tests {
         assert_eq!(
             check_uri("qemu+ssh://h/system", false)
                 .unwrap()
-                .for_libvirt(),
+                .for_libvirt(&[]),
             "qemu+ssh://h/system?no_tty=1"
         );
         assert_eq!(

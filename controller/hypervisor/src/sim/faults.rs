@@ -228,6 +228,7 @@ impl Fleet {
             domain: guest,
             target_uri: super::uri(target),
             target_address: None,
+            encrypted: false,
             disks: Vec::new(),
             mark: Mark {
                 id: Uuid::nil(),

@@ -51,6 +51,7 @@ async fn a_guest_moves_and_comes_back_thin() {
             domain: uuid,
             target_uri: target_uri.clone(),
             target_address: None,
+            encrypted: encrypted(),
             disks: disks.clone(),
             mark: mark.clone(),
             bandwidth: Some(Bytes(40 << 20)),
@@ -240,6 +241,7 @@ async fn many_moves() {
                 uris[1].clone()
             },
             target_address: None,
+            encrypted: encrypted(),
             disks,
             mark: Mark {
                 id: Uuid::new_v4(),
@@ -327,6 +329,7 @@ async fn what_a_migration_is_refused_for() {
         domain: domain.uuid,
         target_uri: "qemu+tcp://127.0.0.1:1/system".into(),
         target_address: None,
+        encrypted: encrypted(),
         disks: domain
             .disks
             .iter()

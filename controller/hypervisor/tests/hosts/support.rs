@@ -1,11 +1,13 @@
 //! Attaching to the hosts, waiting for their news, ordering the lab about.
 
 use std::{
+    path::PathBuf,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use evenkeel_engine::credentials::{Credentials, KEYS};
 use evenkeel_engine::port::{
     Activity, DomainEvent, DomainFacts, Endpoint, HostFacts, Hypervisor, Hypervisors, News, Notice,
 };
@@ -26,11 +28,23 @@ pub(crate) fn uris() -> Vec<String> {
         .collect()
 }
 
+/// Those in the directory that EVENKEEL_TEST_CREDENTIALS names; none for hosts of plain TCP.
+pub(crate) fn credentials() -> Option<Arc<Credentials>> {
+    let folder = PathBuf::from(std::env::var_os("EVENKEEL_TEST_CREDENTIALS")?);
+    let value = |key: &str| (key.to_owned(), std::fs::read(folder.join(key)).unwrap());
+    Some(Arc::new(Credentials::new(KEYS.map(value))))
+}
+
+/// Whether the hosts have certificates for each other.
+pub(crate) fn encrypted() -> bool {
+    uris().iter().all(|uri| uri.starts_with("qemu+tls:"))
+}
+
 pub(crate) fn attach(name: &str, uri: &str) -> Attached {
     let (sender, notices) = unbounded_channel();
     let endpoint = Endpoint {
         uri: uri.to_owned(),
-        credentials: None,
+        credentials: credentials(),
     };
     let handle = Libvirt::new().attach(&name.into(), &endpoint, sender);
     Attached { handle, notices }

@@ -253,7 +253,6 @@ impl Actor {
             act: true,
             held: false,
             from_files: role.from_files,
-            credentials: None,
         };
         let (sender, mut heard) = mpsc::unbounded_channel();
         let client = Arc::new(fleet.client(&role.holder));

@@ -1,9 +1,10 @@
 //! A host that never answers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
+use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
     Access, ClaimRecord, CompletedFacts, DomainFacts, Fault, FileState, Glance, HostFacts,
     Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, Piece,
@@ -21,6 +22,7 @@ fn silence<T>() -> PortResult<T> {
 
 #[async_trait]
 impl Hypervisor for Silent {
+    fn renew(&self, _: Option<Arc<Credentials>>) {}
     async fn observe(&self) -> PortResult<HostFacts> {
         silence()
     }

@@ -1,0 +1,160 @@
+//! How a host is reached, and its keys as files for as long as a connection is being opened: libvirt takes them only by
+//! fixed names in a directory.
+
+use std::{
+    env, fs,
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use evenkeel_engine::{
+    credentials::{CA_CERTIFICATE, CERTIFICATE, Credentials, KEY},
+    port::{Fault, PortError, PortResult},
+};
+use tempfile::TempDir;
+
+use super::uri::{HypervisorUri, Transport};
+
+/// Memory everywhere but on odd machines: keys are not to reach a disk.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// libvirt's names for files below `pkipath`.
+const TLS_FILES: [(&str, &str); 3] = [
+    (CA_CERTIFICATE, "cacert.pem"),
+    (CERTIFICATE, "clientcert.pem"),
+    (KEY, "clientkey.pem"),
+];
+
+/// How a host is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Reach {
+    pub(crate) uri: HypervisorUri,
+    pub(crate) credentials: Option<Arc<Credentials>>,
+}
+
+/// What libvirt is given to open a connection. Dropped, the files are gone.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) uri: String,
+    files: Option<TempDir>,
+}
+
+impl Reach {
+    /// Makes ready what libvirt needs to open a connection.
+    ///
+    /// # Errors
+    /// [`Fault::Other`] where no directory for the keys can be made.
+    pub(crate) fn prepare(&self) -> PortResult<Opening> {
+        let (Transport::Tls, Some(credentials)) = (self.uri.transport(), &self.credentials) else {
+            return Ok(Opening {
+                uri: self.uri.for_libvirt(&[]),
+                files: None,
+            });
+        };
+        let files = private_directory()
+            .and_then(|directory| {
+                for (key, file) in TLS_FILES {
+                    let value = credentials.get(key).unwrap_or_default();
+                    write_private(&directory.path().join(file), value)?;
+                }
+                Ok(directory)
+            })
+            .map_err(|error| {
+                PortError::new(
+                    Fault::Other,
+                    format!("no private place for the keys while connecting: {error}"),
+                )
+            })?;
+        Ok(Opening {
+            uri: self
+                .uri
+                .for_libvirt(&[("pkipath", &files.path().display().to_string())]),
+            files: Some(files),
+        })
+    }
+}
+
+impl Opening {
+    /// libvirt's words with our names for the files: theirs are other ones each time, and mean nothing to people.
+    pub(crate) fn in_our_words(&self, message: &str) -> String {
+        let Some(files) = &self.files else {
+            return message.to_owned();
+        };
+        TLS_FILES
+            .iter()
+            .fold(message.to_owned(), |message, (key, file)| {
+                message.replace(&files.path().join(file).display().to_string(), key)
+            })
+    }
+}
+
+/// A directory that only we can read.
+fn private_directory() -> io::Result<TempDir> {
+    let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let places = own
+        .into_iter()
+        .chain([PathBuf::from(SHARED_MEMORY), env::temp_dir()]);
+    let mut refused = io::Error::other("no directory has a plain name");
+    for place in places.filter(|place| is_plain(place)) {
+        let made = tempfile::Builder::new()
+            .prefix("evenkeel-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(place);
+        match made {
+            Ok(directory) => return Ok(directory),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// Whether a path can stand in a URI as it is.
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute()
+        && path.to_str().is_some_and(|text| {
+            text.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte))
+        })
+}
+
+fn write_private(path: &Path, value: &[u8]) -> io::Result<()> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(value)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+    use crate::libvirt::check_uri;
+
+    #[test]
+    fn keys_are_ours_alone_and_gone_afterwards() {
+        let values = [(CA_CERTIFICATE, "a"), (CERTIFICATE, "b"), (KEY, "c")];
+        let credentials =
+            Credentials::new(values.map(|(key, value)| (key.to_owned(), value.into())));
+        let reach = Reach {
+            uri: check_uri("qemu+tls://h1/system", false).unwrap(),
+            credentials: Some(Arc::new(credentials)),
+        };
+        let opening = reach.prepare().unwrap();
+        let (start, directory) = opening.uri.split_once("?pkipath=").unwrap();
+        assert_eq!(start, "qemu+tls://h1/system");
+        let directory = PathBuf::from(directory);
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
+        let key = directory.join("clientkey.pem");
+        assert_eq!(fs::read_to_string(&key).unwrap(), "c");
+        assert_eq!(fs::metadata(&key).unwrap().mode() & 0o777, 0o600);
+        let said = opening.in_our_words(&format!("{} has expired", key.display()));
+        assert_eq!(said, "tls.key has expired");
+        drop(opening);
+        assert!(!directory.exists());
+    }
+}
