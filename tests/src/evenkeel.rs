@@ -16,6 +16,11 @@ use serde_json::Value;
 
 use crate::lab::Lab;
 
+/// Seconds that a run may take at most.
+const RUN_LIMIT: &str = "300";
+/// What `timeout` exits with where it had to end what it ran.
+const TIMED_OUT: i32 = 124;
+
 /// The program that this build made: beside the test's own binary.
 ///
 /// # Errors
@@ -132,10 +137,29 @@ impl Fleet {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// Fails where it cannot be started.
+    /// Fails where it cannot be started, or has not ended after five minutes: whatever is asked of it here is to end long
+    /// before.
     pub fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Answer> {
         let start = Instant::now();
-        let output = self.command(words)?.output()?;
+        let command = self.command(words)?;
+        let output = Command::new("timeout")
+            .args(["--kill-after=5", RUN_LIMIT])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(Stdio::null())
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .output()?;
+        if output.status.code() == Some(TIMED_OUT) {
+            bail!(
+                "{command:?} did not end within {RUN_LIMIT} s:\n{}\n{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
         Ok(Answer {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -396,3 +396,17 @@ async fn somebody_elses_migration() {
         "what others left is theirs"
     );
 }
+
+/// Whoever lets it go waits for what it does then: an answer comes where that is nothing, too.
+#[tokio::test(start_paused = true)]
+async fn let_go_with_nothing_to_do_it_answers() {
+    let (actor, guest) = pair(18, &Role::new("one").files()).await;
+    actor.engine.hold();
+    actor.quiet(30).await;
+    let before = actor.view().number;
+    actor.engine.go();
+    actor
+        .until("it answers", 2, |view| view.number > before)
+        .await;
+    actor.clean(&[(guest, "h1")]).await;
+}

@@ -191,6 +191,14 @@ impl<'lab> Host<'lab> {
         }
     }
 
+    /// What its libvirtd has logged; nothing where that can't be read.
+    #[must_use]
+    pub fn libvirtd_log(&self) -> String {
+        let log = self.outside("/var/log/libvirt/libvirtd.log");
+        log.and_then(|path| Ok(std::fs::read_to_string(path)?))
+            .unwrap_or_default()
+    }
+
     /// Kills its libvirtd at once; its QEMUs stay.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ pub(crate) struct Story<'lab> {
     restarts: BTreeMap<String, usize>,
     /// Guests that libvirt ran twice for a moment, so that some counts were said twice.
     doubled: BTreeMap<String, usize>,
+    /// Times a libvirtd was found to have ended that nobody had killed.
+    fallen: usize,
     faults: BTreeMap<Fault, usize>,
     rounds: usize,
     moved: usize,
@@ -41,6 +43,7 @@ impl<'lab> Story<'lab> {
             fleet,
             restarts: BTreeMap::new(),
             doubled: BTreeMap::new(),
+            fallen: 0,
             faults: BTreeMap::new(),
             rounds: 0,
             moved: 0,
@@ -128,6 +131,7 @@ impl<'lab> Story<'lab> {
         loop {
             let answer = self.fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
             self.note(&answer);
+            self.start_fallen_libvirtds()?;
             let stopped = self.discard_doubles(fault)?
                 || self.start_what_stopped(fault)?
                 || self.resume_what_had_no_room()?;
@@ -139,6 +143,22 @@ impl<'lab> Story<'lab> {
                 "not as wished {PATIENCE:?} after the fault was healed"
             );
         }
+    }
+
+    /// Starts each libvirtd that has died of itself, as a host's service manager does.
+    fn start_fallen_libvirtds(&mut self) -> Result<()> {
+        for host in self.lab.hosts() {
+            if host.is_on() && host.libvirtd()?.is_none() {
+                println!(
+                    "      libvirtd of {} has died of itself; the last it said:\n{}",
+                    host.name(),
+                    last_lines(&host.libvirtd_log())
+                );
+                host.start_libvirtd()?;
+                self.fallen += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Starts guests that have no QEMU anywhere, where a person would: there is one definition of each. Whether any.
@@ -248,7 +268,12 @@ impl<'lab> Story<'lab> {
             picture += &format!("{}: {:?}\n", guest.name(), guest.copies());
         }
         for host in self.lab.hosts() {
-            picture += &format!("{}: {:?}\n", host.name(), host.list_files());
+            picture += &format!(
+                "{}: {:?}\n{}\n",
+                host.name(),
+                host.list_files(),
+                last_lines(&host.libvirtd_log())
+            );
         }
         picture
     }
@@ -260,13 +285,22 @@ impl<'lab> Story<'lab> {
             .map(|(fault, times)| format!("{fault:?} {times}"))
             .collect();
         format!(
-            "chaos: {} wishes under faults, {} moves, {} times a guest was started anew after a fault, {} times one of two copies discarded, {:.0} s\n       {}",
+            "chaos: {} wishes under faults, {} moves, {} times a guest was started anew after a fault, {} times one of two copies discarded, {} times a libvirtd died of itself, {:.0} s\n       {}",
             self.rounds,
             self.moved,
             self.restarts.values().sum::<usize>(),
             self.doubled.values().sum::<usize>(),
+            self.fallen,
             took.as_secs_f64(),
             faults.join(", ")
         )
     }
+}
+
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let last = &lines[lines.len().saturating_sub(6)..];
+    last.iter()
+        .map(|line| format!("        {line}\n"))
+        .collect()
 }
