@@ -3,10 +3,9 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Result, bail};
-use evenkeel_tests::{
-    evenkeel::{Fleet, Run},
-    lab::{Host, Lab},
-};
+use evenkeel_tests::lab::{Host, Lab};
+
+use crate::{driver::Driver, wish::Wish};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,10 +14,16 @@ pub(crate) enum Fault {
     Nothing,
     /// `kill -9` of the one who drives.
     DriverKilled,
-    /// Ctrl-C twice: what has not begun to switch is aborted.
+    /// Ctrl-C twice, or `abort: true`: what has not begun to switch is aborted.
     Aborted,
-    /// A second `apply` at the same time.
-    SecondApply,
+    /// A second one at the same time; in a cluster the first one ends then.
+    SecondDriver,
+    /// The wish deleted, and declared again.
+    ObjectDeleted,
+    /// SIGSTOP of the API server.
+    ApiServerFrozen,
+    /// `kill -9` of the API server, which is started again later.
+    ApiServerKilled,
     /// `kill -9` of a host's libvirtd, which is started again later.
     LibvirtdKilled,
     /// SIGSTOP of a host's libvirtd.
@@ -41,11 +46,14 @@ pub(crate) enum Fault {
     PowerCut,
 }
 
-const ALL: [Fault; 14] = [
+const ALL: [Fault; 17] = [
     Fault::Nothing,
     Fault::DriverKilled,
     Fault::Aborted,
-    Fault::SecondApply,
+    Fault::SecondDriver,
+    Fault::ObjectDeleted,
+    Fault::ApiServerFrozen,
+    Fault::ApiServerKilled,
     Fault::LibvirtdKilled,
     Fault::LibvirtdFrozen,
     Fault::CableCut,
@@ -80,6 +88,7 @@ impl Fault {
         matches!(
             self,
             Self::Aborted
+                | Self::ObjectDeleted
                 | Self::LibvirtdKilled
                 | Self::LibvirtdFrozen
                 | Self::CableCut
@@ -98,32 +107,32 @@ impl Fault {
         )
     }
 
+    /// Whether there is such a thing in a cluster only.
+    pub(crate) fn is_of_a_cluster(self) -> bool {
+        matches!(
+            self,
+            Self::ObjectDeleted | Self::ApiServerFrozen | Self::ApiServerKilled
+        )
+    }
+
     /// Does it, lets it last, and puts it right.
     pub(crate) fn strike(
         self,
         lab: &Lab,
-        fleet: &Fleet,
-        run: &mut Run,
+        driver: &mut dyn Driver,
+        wish: &Wish,
         host: &Host<'_>,
-        guest: &str,
         lasts: Duration,
     ) -> Result<()> {
-        // The driver may have ended before the fault comes: then there is nobody to signal.
+        let guest = wish.guest.as_str();
         match self {
             Self::Nothing => {}
-            Self::DriverKilled => drop(run.signal("KILL")),
-            Self::Aborted => {
-                drop(run.signal("INT"));
-                thread::sleep(Duration::from_millis(300));
-                drop(run.signal("INT"));
-            }
-            Self::SecondApply => {
-                let second = fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
-                anyhow::ensure!(
-                    [0, 4].contains(&second.code),
-                    "the second apply: {second:?}"
-                );
-            }
+            Self::DriverKilled
+            | Self::Aborted
+            | Self::SecondDriver
+            | Self::ObjectDeleted
+            | Self::ApiServerFrozen
+            | Self::ApiServerKilled => driver.strike(self, wish, lasts)?,
             Self::LibvirtdKilled => {
                 host.kill_libvirtd()?;
                 thread::sleep(lasts);

@@ -2,6 +2,7 @@
 //! fault is healed everything has to come to its end, and the hosts themselves are asked whether anything was lost.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod driver;
 mod fault;
 mod story;
 mod wish;
@@ -14,11 +15,11 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use evenkeel_tests::{
-    evenkeel::Fleet,
+    controller::Installed,
     lab::{DiskSpec, GuestSpec, Lab, PoolSpec, Room},
 };
 
-use crate::{fault::Fault, story::Story};
+use crate::story::Story;
 
 /// Moves guests about among faults and checks after each that nothing is lost.
 #[derive(Parser)]
@@ -35,6 +36,9 @@ struct Arguments {
     /// Guests
     #[arg(long, default_value_t = 3)]
     guests: usize,
+    /// A controller in a cluster instead of `apply` on files
+    #[arg(long)]
+    cluster: bool,
     /// Only this fault, by its name
     #[arg(long)]
     only: Option<String>,
@@ -73,11 +77,15 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
                 .disks(vec![DiskSpec::mib(96, 64); 1 + number % 2]),
         );
     }
+    if arguments.cluster {
+        builder = builder.plain();
+    }
     let lab = builder.up()?;
-    let fleet = Fleet::of(&lab)?;
-    let faults = Fault::chosen(arguments.only.as_deref())?;
+    let installed = arguments.cluster.then(Installed::start).transpose()?;
+    let driver = driver::of(&lab, installed.as_ref())?;
+    let faults = driver::faults(arguments.cluster, arguments.only.as_deref())?;
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut story = Story::new(&lab, &fleet);
+    let mut story = Story::new(&lab, driver);
     let start = Instant::now();
     let mut round = 0;
     let wanted = |round: usize, moved: usize| match arguments.moves {
@@ -86,7 +94,7 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
     };
     while wanted(round, story.moved()) {
         round += 1;
-        let fault = faults[random.usize(..faults.len())];
+        let fault = driver::pick(&faults, &mut random);
         story
             .round(round, fault, &mut random)
             .with_context(|| format!("round {round}, {fault:?}\n{}", story.picture()))

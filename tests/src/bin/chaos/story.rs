@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
-    evenkeel::{Answer, Fleet},
     lab::{Guest, Lab},
     witness,
 };
@@ -15,6 +15,7 @@ use fastrand::Rng;
 
 use crate::{
     PATIENCE,
+    driver::Driver,
     fault::Fault,
     wish::{Aim, Wish},
 };
@@ -22,7 +23,7 @@ use crate::{
 /// What happened so far.
 pub(crate) struct Story<'lab> {
     lab: &'lab Lab,
-    fleet: &'lab Fleet,
+    driver: Box<dyn Driver + 'lab>,
     /// How often each guest was started anew, because a fault had stopped it.
     restarts: BTreeMap<String, usize>,
     /// Guests that libvirt ran twice for a moment, so that some counts were said twice.
@@ -32,22 +33,19 @@ pub(crate) struct Story<'lab> {
     faults: BTreeMap<Fault, usize>,
     rounds: usize,
     moved: usize,
-    /// What the last runs said.
-    said: String,
 }
 
 impl<'lab> Story<'lab> {
-    pub(crate) fn new(lab: &'lab Lab, fleet: &'lab Fleet) -> Self {
+    pub(crate) fn new(lab: &'lab Lab, driver: Box<dyn Driver + 'lab>) -> Self {
         Self {
             lab,
-            fleet,
+            driver,
             restarts: BTreeMap::new(),
             doubled: BTreeMap::new(),
             fallen: 0,
             faults: BTreeMap::new(),
             rounds: 0,
             moved: 0,
-            said: String::new(),
         }
     }
 
@@ -59,13 +57,11 @@ impl<'lab> Story<'lab> {
         random: &mut Rng,
     ) -> Result<Duration> {
         let start = Instant::now();
-        self.said.clear();
         self.rounds += 1;
         *self.faults.entry(fault).or_default() += 1;
         let before = self.places()?;
         let wish = Wish::random(self.lab, round, random)?;
         let aim = Aim::random(&wish, random);
-        self.fleet.write("wish.yaml", &wish.manifest)?;
         let struck = match &wish.to {
             Some(to) if random.bool() => to,
             _ => &wish.from,
@@ -73,20 +69,19 @@ impl<'lab> Story<'lab> {
         let struck = self.lab.host(struck)?;
         let lasts = Duration::from_millis(random.u64(200..12_000));
         let events = aim.listen(self.lab, &wish)?;
-        let mut run = self.fleet.start(&["apply", "--yes", "--timeout", "120s"])?;
+        self.driver.begin(&wish)?;
         aim.wait(&wish, events.as_ref());
         fault
-            .strike(self.lab, self.fleet, &mut run, &struck, &wish.guest, lasts)
+            .strike(self.lab, self.driver.as_mut(), &wish, &struck, lasts)
             .with_context(|| format!("striking {}", struck.name()))?;
-        let ended = run.end(PATIENCE);
-        self.said = run.said();
-        ended?;
-        self.converge(fault)?;
+        self.driver.wait()?;
+        self.converge(fault, &wish)?;
         for other in self.lab.guests() {
             self.check(&other)
                 .with_context(|| format!("{} after the fault was healed", other.name()))?;
         }
-        witness::nothing_is_left(self.lab)?;
+        self.driver.end(&wish)?;
+        self.nothing_is_left()?;
         let after = self.places()?;
         let moved = after
             .iter()
@@ -102,7 +97,6 @@ impl<'lab> Story<'lab> {
             wish.what,
             start.elapsed().as_secs_f64()
         );
-        self.fleet.remove("wish.yaml")?;
         Ok(start.elapsed())
     }
 
@@ -122,20 +116,29 @@ impl<'lab> Story<'lab> {
 
     /// What the runs of the last round said.
     pub(crate) fn said(&self) -> &str {
-        &self.said
+        self.driver.said()
     }
 
-    /// Runs `apply` until everything is as wished; starts what the fault has stopped.
-    fn converge(&mut self, fault: Fault) -> Result<()> {
+    /// Claims are given back a moment after the last move.
+    fn nothing_is_left(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(15);
+        while let Err(left) = witness::nothing_is_left(self.lab) {
+            ensure!(Instant::now() < end, "{left:#}");
+            thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
+    }
+
+    /// Goes on until everything is as wished; starts what the fault has stopped.
+    fn converge(&mut self, fault: Fault, wish: &Wish) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let answer = self.fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
-            self.note(&answer);
+            let done = self.driver.converge(wish)?;
             self.start_fallen_libvirtds()?;
             let stopped = self.discard_doubles(fault)?
                 || self.start_what_stopped(fault)?
                 || self.resume_what_had_no_room()?;
-            if answer.code == 0 && !stopped {
+            if done && !stopped {
                 return Ok(());
             }
             ensure!(
@@ -204,7 +207,7 @@ impl<'lab> Story<'lab> {
                 continue;
             };
             ensure!(
-                fault.may_double_a_guest() && self.said.contains("RunsTwice"),
+                fault.may_double_a_guest() && self.said().contains("RunsTwice"),
                 "{} is on two hosts after {fault:?}, and nobody says so: {copies:?}",
                 guest.name()
             );
@@ -257,13 +260,9 @@ impl<'lab> Story<'lab> {
         witness::once_and_whole(guest).map(drop)
     }
 
-    fn note(&mut self, answer: &Answer) {
-        self.said += &format!("-- exit {}\n{}{}", answer.code, answer.out, answer.err);
-    }
-
     /// Everything a person wants to see when it went wrong.
     pub(crate) fn picture(&self) -> String {
-        let mut picture = self.said.clone();
+        let mut picture = self.said().to_owned();
         for guest in self.lab.guests() {
             picture += &format!("{}: {:?}\n", guest.name(), guest.copies());
         }

@@ -10,6 +10,9 @@ use fastrand::Rng;
 pub(crate) struct Wish {
     /// Its manifest.
     pub(crate) manifest: String,
+    /// The kind of its objects, and their names.
+    pub(crate) kind: &'static str,
+    pub(crate) names: Vec<String>,
     /// What it is, for people.
     pub(crate) what: String,
     /// The guest that is aimed at.
@@ -29,42 +32,38 @@ impl Wish {
         };
         let guest = aimed.name().to_owned();
         let from = aimed.host()?.name().to_owned();
-        let (what, manifest, to) = match random.u8(..8) {
-            0 | 1 => (
-                format!("drain {from}"),
-                object(
-                    "HostDrain",
-                    round,
-                    &format!("hosts: {{names: [{from}]}}, parallel: 2"),
-                ),
-                None,
-            ),
+        let (what, kind, specs, to) = match random.u8(..8) {
+            0 | 1 => {
+                let spec = format!("hosts: {{names: [{from}]}}, parallel: 2");
+                (format!("drain {from}"), "HostDrain", vec![spec], None)
+            }
             2 | 3 => {
-                let mut manifest = String::new();
+                let mut specs = Vec::new();
                 let mut to = None;
-                for (number, guest) in guests.iter().enumerate() {
+                for guest in &guests {
                     let target = another(lab, guest, random)?;
-                    manifest += &object(
-                        "GuestMigration",
-                        round * 100 + number,
-                        &format!("guest: {}, target: {target}", guest.name()),
-                    );
+                    specs.push(format!("guest: {}, target: {target}", guest.name()));
                     to.get_or_insert(target);
                 }
-                ("all".to_owned(), manifest, to)
+                ("all".to_owned(), "GuestMigration", specs, to)
             }
             _ => {
                 let target = another(lab, aimed, random)?;
                 let spec = format!("guest: {guest}, target: {target}");
-                (
-                    format!("{guest} to {target}"),
-                    object("GuestMigration", round, &spec),
-                    Some(target),
-                )
+                let what = format!("{guest} to {target}");
+                (what, "GuestMigration", vec![spec], Some(target))
             }
         };
+        let names: Vec<String> = (0..specs.len())
+            .map(|number| format!("r{round}-{number}"))
+            .collect();
+        let objects = names.iter().zip(&specs);
         Ok(Self {
-            manifest,
+            manifest: objects
+                .map(|(name, spec)| object(kind, name, spec))
+                .collect(),
+            kind,
+            names,
             what,
             guest,
             from,
@@ -83,9 +82,9 @@ fn another(lab: &Lab, guest: &Guest<'_>, random: &mut Rng) -> Result<String> {
     Ok(others[random.usize(..others.len())].name().to_owned())
 }
 
-fn object(kind: &str, number: usize, spec: &str) -> String {
+fn object(kind: &str, name: &str, spec: &str) -> String {
     format!(
-        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: r{number}}}\nspec: {{{spec}}}\n"
+        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
     )
 }
 

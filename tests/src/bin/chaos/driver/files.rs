@@ -1,0 +1,86 @@
+//! `evenkeel apply`, run again and again.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use evenkeel_tests::{
+    evenkeel::{Fleet, Run},
+    lab::Lab,
+};
+
+use super::Driver;
+use crate::{PATIENCE, fault::Fault, wish::Wish};
+
+/// The file that the wish is in.
+const WISH: &str = "wish.yaml";
+
+pub(super) struct Files {
+    fleet: Fleet,
+    run: Option<Run>,
+    said: String,
+}
+
+impl Files {
+    pub(super) fn new(lab: &Lab) -> Result<Self> {
+        Ok(Self {
+            fleet: Fleet::of(lab)?,
+            run: None,
+            said: String::new(),
+        })
+    }
+}
+
+impl Driver for Files {
+    fn begin(&mut self, wish: &Wish) -> Result<()> {
+        self.said.clear();
+        self.fleet.write(WISH, &wish.manifest)?;
+        let run = self.fleet.start(&["apply", "--yes", "--timeout", "120s"])?;
+        self.run = Some(run);
+        Ok(())
+    }
+
+    fn strike(&mut self, fault: Fault, _: &Wish, _: Duration) -> Result<()> {
+        let Some(run) = &self.run else { return Ok(()) };
+        // It may have ended before the fault comes: then there is nobody to signal.
+        match fault {
+            Fault::DriverKilled => drop(run.signal("KILL")),
+            Fault::Aborted => {
+                drop(run.signal("INT"));
+                thread::sleep(Duration::from_millis(300));
+                drop(run.signal("INT"));
+            }
+            Fault::SecondDriver => {
+                let second = self.fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
+                ensure!(
+                    [0, 4].contains(&second.code),
+                    "the second apply: {second:?}"
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        if let Some(mut run) = self.run.take() {
+            let ended = run.end(PATIENCE);
+            self.said += &run.said();
+            ended?;
+        }
+        Ok(())
+    }
+
+    fn converge(&mut self, _: &Wish) -> Result<bool> {
+        let answer = self.fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
+        self.said += &format!("-- exit {}\n{}{}", answer.code, answer.out, answer.err);
+        Ok(answer.code == 0)
+    }
+
+    fn end(&mut self, _: &Wish) -> Result<()> {
+        self.fleet.remove(WISH)
+    }
+
+    fn said(&self) -> &str {
+        &self.said
+    }
+}

@@ -1,0 +1,57 @@
+//! Who carries wishes out, and what goes wrong with it: `evenkeel apply` on files, or a controller in a cluster.
+
+mod cluster;
+mod files;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use evenkeel_tests::{controller::Installed, lab::Lab};
+use fastrand::Rng;
+
+use crate::{fault::Fault, wish::Wish};
+
+/// Carries wishes out.
+pub(crate) trait Driver {
+    /// Declares the wish and begins.
+    fn begin(&mut self, wish: &Wish) -> Result<()>;
+
+    /// What goes wrong with the driver itself, for so long, and is put right.
+    fn strike(&mut self, fault: Fault, wish: &Wish, lasts: Duration) -> Result<()>;
+
+    /// Waits for the end of what was begun, where there is one to wait for.
+    fn wait(&mut self) -> Result<()>;
+
+    /// Tries for a while to come to where everything is as wished. Whether it is.
+    fn converge(&mut self, wish: &Wish) -> Result<bool>;
+
+    /// The wish is no more.
+    fn end(&mut self, wish: &Wish) -> Result<()>;
+
+    /// What was said in this round to whoever waits for the wish.
+    fn said(&self) -> &str;
+}
+
+/// One on files, or in that cluster.
+pub(crate) fn of<'a>(lab: &Lab, installed: Option<&'a Installed>) -> Result<Box<dyn Driver + 'a>> {
+    Ok(match installed {
+        None => Box::new(files::Files::new(lab)?),
+        Some(installed) => Box::new(cluster::Controllers::new(lab, installed)?),
+    })
+}
+
+/// The faults that there are for it.
+pub(crate) fn faults(in_cluster: bool, only: Option<&str>) -> Result<Vec<Fault>> {
+    let mut faults = Fault::chosen(only)?;
+    faults.retain(|fault| in_cluster || !fault.is_of_a_cluster());
+    anyhow::ensure!(
+        !faults.is_empty(),
+        "there is no such fault without a cluster: say --cluster"
+    );
+    Ok(faults)
+}
+
+/// One of them.
+pub(crate) fn pick(faults: &[Fault], random: &mut Rng) -> Fault {
+    faults[random.usize(..faults.len())]
+}
