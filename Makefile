@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 
-.PHONY: help demo demo-cluster test unit end-to-end lint generate check-generated chart bench chaos soak tools packages clean
+.PHONY: help demo demo-cluster test unit end-to-end lint generate check-generated chart bench chaos chaos-cluster chaos-table soak tools packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,9 +38,17 @@ chart: tools ## lint the chart
 bench: packages ## paired against a shell loop over virsh migrate
 	tests/scripts/bench.sh
 
-chaos: packages ## moves among faults on real hosts; ROUNDS=100 SEED=7 to say how many and which
+chaos: packages ## moves among faults on real hosts; ROUNDS=100 or MOVES=1000, SEED=7 to say how many and which
 	cargo build --quiet -p evenkeel -p evenkeel-tests --bins
-	"$${CARGO_TARGET_DIR:-target}"/debug/chaos --rounds $(or $(ROUNDS),50) $(if $(SEED),--seed $(SEED))
+	"$${CARGO_TARGET_DIR:-target}"/debug/chaos $(if $(MOVES),--moves $(MOVES),--rounds $(or $(ROUNDS),50)) $(if $(SEED),--seed $(SEED))
+
+chaos-cluster: packages tools ## the same with a controller in a cluster
+	cargo build --quiet -p evenkeel -p evenkeel-tests --bins
+	"$${CARGO_TARGET_DIR:-target}"/debug/chaos --cluster --rounds $(or $(ROUNDS),50) $(if $(SEED),--seed $(SEED))
+
+chaos-table: packages ## every fault, at each end, at every moment of a move
+	cargo build --quiet -p evenkeel -p evenkeel-tests --bins
+	"$${CARGO_TARGET_DIR:-target}"/debug/chaos --table $(if $(SEED),--seed $(SEED))
 
 soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to say how many and which
 	cargo test --release --quiet -p evenkeel-soak --features mutations --test mutations -- --include-ignored --nocapture

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use super::{command::command, host::Host};
 
-/// The lifecycle events of one host from now on. Ends with its drop.
+/// The events of one host's guests from now on. Ends with its drop.
 #[derive(Debug)]
 pub struct Events {
     listener: Child,
@@ -26,7 +26,7 @@ impl Host<'_> {
     /// Fails where virsh cannot be started.
     pub fn events(&self) -> Result<Events> {
         // Left to itself, virsh keeps what it says to a pipe until there is a page of it.
-        let virsh = self.virsh_command(&["event", "--event", "lifecycle", "--loop"]);
+        let virsh = self.virsh_command(&["event", "--all", "--loop"]);
         let mut listener = command("stdbuf", ["-oL".as_ref(), virsh.get_program()])
             .args(virsh.get_args())
             .stdout(Stdio::piped())
@@ -48,7 +48,7 @@ impl Host<'_> {
 }
 
 impl Events {
-    /// Waits until that is told of the guest, in libvirt's words (`Suspended Migrated`). Whether it was, in time.
+    /// Waits until that is told of the guest, in libvirt's words (`Suspended Migrated`, `iteration: `). Whether it was, in time.
     pub fn wait_for(&self, guest: &str, what: &str, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let told = format!("'{guest}': {what}");

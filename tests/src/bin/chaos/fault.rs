@@ -115,6 +115,21 @@ impl Fault {
         )
     }
 
+    /// Whether it matters which host is struck.
+    pub(crate) fn strikes_a_host(self) -> bool {
+        matches!(
+            self,
+            Self::LibvirtdKilled
+                | Self::LibvirtdFrozen
+                | Self::CableCut
+                | Self::CutFromDriver
+                | Self::LinkSlow
+                | Self::QemuKilled
+                | Self::DiskFull
+                | Self::PowerCut
+        )
+    }
+
     /// Does it, lets it last, and puts it right.
     pub(crate) fn strike(
         self,

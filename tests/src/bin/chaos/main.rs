@@ -4,6 +4,7 @@
 
 mod driver;
 mod fault;
+mod plan;
 mod story;
 mod wish;
 
@@ -19,7 +20,10 @@ use evenkeel_tests::{
     lab::{DiskSpec, GuestSpec, Lab, PoolSpec, Room},
 };
 
-use crate::story::Story;
+use crate::{
+    plan::{Cell, Plan},
+    story::{Story, Told},
+};
 
 /// Moves guests about among faults and checks after each that nothing is lost.
 #[derive(Parser)]
@@ -33,6 +37,9 @@ struct Arguments {
     /// Go on until so many moves were made, however many rounds that takes
     #[arg(long)]
     moves: Option<usize>,
+    /// Every fault, at each end, at every moment of a move, one after another; prints a table
+    #[arg(long)]
+    table: bool,
     /// Guests
     #[arg(long, default_value_t = 3)]
     guests: usize,
@@ -87,25 +94,45 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut story = Story::new(&lab, driver);
     let start = Instant::now();
-    let mut round = 0;
-    let wanted = |round: usize, moved: usize| match arguments.moves {
-        Some(moves) => moved < moves,
-        None => round < arguments.rounds,
-    };
-    while wanted(round, story.moved()) {
-        round += 1;
-        let fault = driver::pick(&faults, &mut random);
-        story
-            .round(round, fault, &mut random)
-            .with_context(|| format!("round {round}, {fault:?}\n{}", story.picture()))
-            .map(|took| {
-                if took.as_secs_f64() > arguments.slow {
-                    println!("{}", story.said());
-                }
-            })?;
+    if arguments.table {
+        let mut table =
+            String::from("| Fault | Struck | Moment | Said | By hand |\n|---|---|---|---|---|\n");
+        for (round, cell) in (1..).zip(Cell::all(&faults)) {
+            let plan = Plan::of(&lab, round, cell, &mut random)?;
+            let told = play(&mut story, round, &plan, arguments)?;
+            let hand = match (told.restarts, told.doubled) {
+                (0, 0) => "",
+                (_, 0) => "guest started",
+                (0, _) => "a copy discarded",
+                _ => "a copy discarded, guest started",
+            };
+            table += &format!("| {cell} | {} | {hand} |\n", told.reasons.join(", "));
+        }
+        println!("{table}");
+    } else {
+        let mut round = 0;
+        let wanted = |round: usize, moved: usize| match arguments.moves {
+            Some(moves) => moved < moves,
+            None => round < arguments.rounds,
+        };
+        while wanted(round, story.moved()) {
+            round += 1;
+            let plan = Plan::random(&lab, round, &faults, &mut random)?;
+            play(&mut story, round, &plan, arguments)?;
+        }
     }
     println!("{}", story.summary(start.elapsed()));
     Ok(())
+}
+
+fn play(story: &mut Story<'_>, round: usize, plan: &Plan, arguments: &Arguments) -> Result<Told> {
+    let told = story
+        .round(round, plan)
+        .with_context(|| format!("round {round}, {:?}\n{}", plan.fault, story.picture()))?;
+    if told.took.as_secs_f64() > arguments.slow {
+        println!("{}", story.said());
+    }
+    Ok(told)
 }
 
 /// How long anything may take to come to its end once the fault is healed.

@@ -1,7 +1,7 @@
 //! One round after another, and what is known of each guest.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     thread,
     time::{Duration, Instant},
 };
@@ -11,14 +11,20 @@ use evenkeel_tests::{
     lab::{Guest, Lab},
     witness,
 };
-use fastrand::Rng;
 
-use crate::{
-    PATIENCE,
-    driver::Driver,
-    fault::Fault,
-    wish::{Aim, Wish},
-};
+use crate::{PATIENCE, driver::Driver, fault::Fault, plan::Plan, wish::Wish};
+
+/// What is to be told of a round.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) took: Duration,
+    /// Guests that were started anew.
+    pub(crate) restarts: usize,
+    /// Copies that were discarded.
+    pub(crate) doubled: usize,
+    /// The reasons that were said.
+    pub(crate) reasons: Vec<String>,
+}
 
 /// What happened so far.
 pub(crate) struct Story<'lab> {
@@ -50,37 +56,33 @@ impl<'lab> Story<'lab> {
     }
 
     /// A wish, a fault at a random instant while it is carried out, its healing, and the check.
-    pub(crate) fn round(
-        &mut self,
-        round: usize,
-        fault: Fault,
-        random: &mut Rng,
-    ) -> Result<Duration> {
+    pub(crate) fn round(&mut self, round: usize, plan: &Plan) -> Result<Told> {
         let start = Instant::now();
+        let Plan {
+            wish,
+            fault,
+            aim,
+            lasts,
+            ..
+        } = plan;
         self.rounds += 1;
-        *self.faults.entry(fault).or_default() += 1;
+        *self.faults.entry(*fault).or_default() += 1;
         let before = self.places()?;
-        let wish = Wish::random(self.lab, round, random)?;
-        let aim = Aim::random(&wish, random);
-        let struck = match &wish.to {
-            Some(to) if random.bool() => to,
-            _ => &wish.from,
-        };
-        let struck = self.lab.host(struck)?;
-        let lasts = Duration::from_millis(random.u64(200..12_000));
-        let events = aim.listen(self.lab, &wish)?;
-        self.driver.begin(&wish)?;
-        aim.wait(&wish, events.as_ref());
+        let (restarts, doubled) = self.helped();
+        let struck = self.lab.host(&plan.struck)?;
+        let events = aim.listen(self.lab, wish)?;
+        self.driver.begin(wish)?;
+        aim.wait(wish, events.as_ref());
         fault
-            .strike(self.lab, self.driver.as_mut(), &wish, &struck, lasts)
+            .strike(self.lab, self.driver.as_mut(), wish, &struck, *lasts)
             .with_context(|| format!("striking {}", struck.name()))?;
         self.driver.wait()?;
-        self.converge(fault, &wish)?;
+        self.converge(*fault, wish)?;
         for other in self.lab.guests() {
             self.check(&other)
                 .with_context(|| format!("{} after the fault was healed", other.name()))?;
         }
-        self.driver.end(&wish)?;
+        self.driver.end(wish)?;
         self.nothing_is_left()?;
         let after = self.places()?;
         let moved = after
@@ -97,7 +99,27 @@ impl<'lab> Story<'lab> {
             wish.what,
             start.elapsed().as_secs_f64()
         );
-        Ok(start.elapsed())
+        Ok(Told {
+            took: start.elapsed(),
+            restarts: self.helped().0 - restarts,
+            doubled: self.helped().1 - doubled,
+            reasons: self.reasons(),
+        })
+    }
+
+    /// How often a guest was started anew, and how often one of two copies was discarded.
+    fn helped(&self) -> (usize, usize) {
+        (self.restarts.values().sum(), self.doubled.values().sum())
+    }
+
+    /// The reasons that were said in this round: words such as `GuestStopped`.
+    fn reasons(&self) -> Vec<String> {
+        let words = self.said().split_whitespace();
+        let reasons: BTreeSet<&str> = words
+            .map(|word| word.trim_end_matches(':'))
+            .filter(|word| is_reason(word))
+            .collect();
+        reasons.into_iter().map(str::to_owned).collect()
     }
 
     /// Where each guest runs.
@@ -287,13 +309,22 @@ impl<'lab> Story<'lab> {
             "chaos: {} wishes under faults, {} moves, {} times a guest was started anew after a fault, {} times one of two copies discarded, {} times a libvirtd died of itself, {:.0} s\n       {}",
             self.rounds,
             self.moved,
-            self.restarts.values().sum::<usize>(),
-            self.doubled.values().sum::<usize>(),
+            self.helped().0,
+            self.helped().1,
             self.fallen,
             took.as_secs_f64(),
             faults.join(", ")
         )
     }
+}
+
+fn is_reason(word: &str) -> bool {
+    let kinds = ["GuestMigration", "HostDrain"];
+    let starts = word.chars().next().is_some_and(char::is_uppercase);
+    let humps = word.chars().filter(|letter| letter.is_uppercase()).count();
+    let letters = word.chars().all(char::is_alphabetic);
+    let small = word.chars().any(char::is_lowercase);
+    starts && letters && small && humps > 1 && !kinds.contains(&word)
 }
 
 fn last_lines(log: &str) -> String {

@@ -1,9 +1,7 @@
-//! What is wished in a round, and at which moment of it the fault shall come.
-
-use std::{fmt, time::Duration};
+//! What is wished in a round.
 
 use anyhow::Result;
-use evenkeel_tests::lab::{Events, Guest, Host, Lab};
+use evenkeel_tests::lab::{Guest, Host, Lab};
 use fastrand::Rng;
 
 /// A wish, and the move of it that the fault is aimed at.
@@ -25,6 +23,16 @@ pub(crate) struct Wish {
 impl Wish {
     /// One guest to another host, a host to be emptied, or every guest to another host.
     pub(crate) fn random(lab: &Lab, round: usize, random: &mut Rng) -> Result<Self> {
+        let what = random.u8(..8);
+        Self::new(lab, round, what, random)
+    }
+
+    /// One guest to another host.
+    pub(crate) fn one(lab: &Lab, round: usize, random: &mut Rng) -> Result<Self> {
+        Self::new(lab, round, u8::MAX, random)
+    }
+
+    fn new(lab: &Lab, round: usize, what: u8, random: &mut Rng) -> Result<Self> {
         let mut guests = lab.guests();
         random.shuffle(&mut guests);
         let Some(aimed) = guests.first() else {
@@ -32,7 +40,7 @@ impl Wish {
         };
         let guest = aimed.name().to_owned();
         let from = aimed.host()?.name().to_owned();
-        let (what, kind, specs, to) = match random.u8(..8) {
+        let (what, kind, specs, to) = match what {
             0 | 1 => {
                 let spec = format!("hosts: {{names: [{from}]}}, parallel: 2");
                 (format!("drain {from}"), "HostDrain", vec![spec], None)
@@ -86,64 +94,4 @@ fn object(kind: &str, name: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: evenkeel.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
     )
-}
-
-/// When the fault comes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Aim {
-    /// So long after `apply` was started.
-    After(Duration),
-    /// So long after the source said that it paused for the switch.
-    Switch(Duration),
-    /// So long after the target said that the guest runs there.
-    Arrival(Duration),
-}
-
-/// How long a switch that is aimed at is waited for: it need not come.
-const SWITCH: Duration = Duration::from_secs(40);
-
-impl Aim {
-    pub(crate) fn random(wish: &Wish, random: &mut Rng) -> Self {
-        let moment = Duration::from_micros(random.u64(..60_000));
-        match random.u8(..10) {
-            0..3 => Self::Switch(moment),
-            3..6 if wish.to.is_some() => Self::Arrival(moment),
-            // A move takes a few seconds here; most faults shall fall into it.
-            _ => Self::After(Duration::from_millis(random.u64(..7000))),
-        }
-    }
-
-    /// Begins to listen, where that is needed.
-    pub(crate) fn listen(self, lab: &Lab, wish: &Wish) -> Result<Option<Events>> {
-        let host = match (self, &wish.to) {
-            (Self::After(_), _) => return Ok(None),
-            (Self::Arrival(_), Some(to)) => to,
-            _ => &wish.from,
-        };
-        lab.host(host)?.events().map(Some)
-    }
-
-    /// Waits for the moment.
-    pub(crate) fn wait(self, wish: &Wish, events: Option<&Events>) {
-        let (what, moment) = match self {
-            Self::After(moment) => ("", moment),
-            Self::Switch(moment) => ("Suspended Migrated", moment),
-            Self::Arrival(moment) => ("Resumed Migrated", moment),
-        };
-        if let Some(events) = events {
-            events.wait_for(&wish.guest, what, SWITCH);
-        }
-        std::thread::sleep(moment);
-    }
-}
-
-impl fmt::Display for Aim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, moment) = match self {
-            Self::After(moment) => ("start", moment),
-            Self::Switch(moment) => ("switch", moment),
-            Self::Arrival(moment) => ("arrival", moment),
-        };
-        f.pad(&format!("{what}+{}ms", moment.as_millis()))
-    }
 }

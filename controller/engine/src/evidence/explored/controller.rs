@@ -87,14 +87,17 @@ pub(super) enum Act {
     Do,
     Abort(Fate),
     Restart,
+    /// A second move, to a third host, from its first step to its last.
+    MovesElsewhere,
 }
 
-pub(super) const ACTS: [Act; 9] = [
+pub(super) const ACTS: [Act; 10] = [
     Act::Begin,
     Act::CallReturns,
     Act::Look,
     Act::Do,
     Act::Restart,
+    Act::MovesElsewhere,
     Act::GiveUp,
     Act::Abort(Fate::Resumes),
     Act::Abort(Fate::Finishes),
@@ -198,6 +201,9 @@ impl State {
                 self.world = self.world.abort(fate)?;
                 self.abort = false;
             }
+            (Act::MovesElsewhere, Doing::Ended(Told::Failed)) => {
+                self.world = self.world.goes_elsewhere()?;
+            }
             (Act::Restart, Doing::Down) => self.restart(false)?,
             (Act::Restart, Doing::Ended(_)) => self.restart(true)?,
             _ => return None,
@@ -298,6 +304,7 @@ impl State {
             | Verdict::StayedTargetSilent
             | Verdict::StoppedAtSource
             | Verdict::CrashedAtSource => Doing::TakesBack,
+            Verdict::Lost if self.world.is_elsewhere() => Doing::TakesBack,
             Verdict::Moved => Doing::Looks(Purpose::Clean, None),
             Verdict::StoppedAtTarget {
                 defined: false,
@@ -362,7 +369,7 @@ impl State {
         if !self.world.answers(side) || !copy.activity.active() {
             return;
         }
-        if self.holds(side) && !self.holds(other) {
+        if self.holds(side) && !self.holds(other) && !self.world.is_elsewhere() {
             self.harms(Harm::DestroyedTheOnlyOne);
         }
         if (Phase::Switch..=Phase::Confirm).contains(&self.world.phase) {
@@ -389,7 +396,8 @@ impl State {
         if !self.world.answers(side) {
             return;
         }
-        if copy.persistent && !elsewhere.is_some_and(|copy| copy.persistent) {
+        let only = !elsewhere.is_some_and(|copy| copy.persistent) && !self.world.is_elsewhere();
+        if copy.persistent && only {
             self.harms(Harm::UndefinedTheOnlyOne);
         }
         self.world.end_mut(side).copy = copy.activity.active().then_some(Copy {
@@ -404,7 +412,7 @@ impl State {
         let Some(copy) = end.copy.filter(|copy| ready && !copy.job) else {
             return;
         };
-        if self.world.end(other(side)).qemu == Qemu::Runs {
+        if self.world.end(other(side)).qemu == Qemu::Runs || self.world.is_elsewhere() {
             self.harms(Harm::RanItTwice);
         }
         let older = match side {

@@ -83,6 +83,8 @@ pub(super) enum Newest {
     Same,
     /// It ran at both: each has something that the other lacks.
     Both,
+    /// A third host's: it went there by another move.
+    Elsewhere,
 }
 
 /// What libvirt's call says in the end.
@@ -356,11 +358,30 @@ impl World {
         let beside = self.end(other).qemu == Qemu::Runs;
         self.end_mut(side).qemu = Qemu::Runs;
         self.newest = match (side, self.newest) {
-            (_, Newest::Both) | (Side::Source, Newest::Target) => Newest::Both,
+            (_, Newest::Both | Newest::Elsewhere) | (Side::Source, Newest::Target) => Newest::Both,
             _ if beside => Newest::Both,
             (Side::Target, _) => Newest::Target,
             (Side::Source, _) => Newest::Source,
         };
+    }
+
+    /// By a second move, begun while the target of the first one was silent, it goes to a third host. Nothing where that
+    /// can't begin: the source must run it, without a job, and have no journal of the first.
+    pub(super) fn goes_elsewhere(mut self) -> Option<Self> {
+        let source = &mut self.source;
+        let runs = source.qemu == Qemu::Runs && source.copy.is_some_and(|copy| !copy.job);
+        if source.libvirtd != Libvirtd::Answers || source.journal || !runs {
+            return None;
+        }
+        (source.copy, source.qemu, source.files) = (None, Qemu::None, false);
+        self.settle = None;
+        self.newest = Newest::Elsewhere;
+        Some(self)
+    }
+
+    /// Whether a third host has it.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.newest == Newest::Elsewhere
     }
 
     /// The source has heard that the target runs, and kills its QEMU.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use evenkeel_tests::{controller::Installed, lab::Lab};
-use fastrand::Rng;
 
 use crate::{fault::Fault, wish::Wish};
 
@@ -49,9 +48,4 @@ pub(crate) fn faults(in_cluster: bool, only: Option<&str>) -> Result<Vec<Fault>>
         "there is no such fault without a cluster: say --cluster"
     );
     Ok(faults)
-}
-
-/// One of them.
-pub(crate) fn pick(faults: &[Fault], random: &mut Rng) -> Fault {
-    faults[random.usize(..faults.len())]
 }
