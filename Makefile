@@ -48,7 +48,7 @@ chaos-cluster: packages tools ## the same with a controller in a cluster
 
 chaos-table: packages ## every fault, at each end, at every moment of a move
 	cargo build --quiet -p evenkeel -p evenkeel-tests --bins
-	"$${CARGO_TARGET_DIR:-target}"/debug/chaos --table $(if $(SEED),--seed $(SEED))
+	"$${CARGO_TARGET_DIR:-target}"/debug/chaos --table --guests 1 $(if $(SEED),--seed $(SEED))
 
 soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to say how many and which
 	cargo test --release --quiet -p evenkeel-soak --features mutations --test mutations -- --include-ignored --nocapture

@@ -85,7 +85,7 @@ impl Cell {
     /// All combinations of these faults. What strikes no host strikes once.
     pub(crate) fn all(faults: &[Fault]) -> Vec<Self> {
         let mut cells = Vec::new();
-        for &fault in faults {
+        for &fault in faults.iter().filter(|fault| **fault != Fault::Nothing) {
             for end in [End::Source, End::Target] {
                 if end == End::Target && !fault.strikes_a_host() {
                     continue;
