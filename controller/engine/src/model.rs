@@ -105,6 +105,7 @@ pub(crate) fn build(sources: &Sources<'_>) -> Model {
         model.guests.insert(uuid, id);
         model.uuids.push(uuid);
     }
+    between_hosts(sources, &mut model);
     ledger(sources, &mut model);
     left(sources, &mut model);
     model
@@ -304,6 +305,30 @@ fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
     needs
 }
 
+/// Guests of moves under way that no host tells of just now: the source has them no more, the target is silent. They are
+/// no less on their way.
+fn between_hosts(sources: &Sources<'_>, model: &mut Model) {
+    for running in sources
+        .moves
+        .values()
+        .filter_map(|state| state.running.as_ref())
+    {
+        let (Some(known), Some(&host)) = (&running.known, model.hosts.get(&running.target)) else {
+            continue;
+        };
+        if model.guests.contains_key(&running.guest) {
+            continue;
+        }
+        let id = GuestId(model.fleet.guests.len() as u32);
+        model.fleet.guests.push(planner::Guest {
+            host,
+            ..known.clone()
+        });
+        model.guests.insert(running.guest, id);
+        model.uuids.push(running.guest);
+    }
+}
+
 fn ledger(sources: &Sources<'_>, model: &mut Model) {
     if broken(Rule::InFlight) {
         return;
@@ -370,6 +395,7 @@ fn ledger(sources: &Sources<'_>, model: &mut Model) {
         // What the target's own description counts already is not reserved a second time.
         let there = sources.hosts[&running.target].domains.get(&running.guest);
         let counted = there.is_some_and(|facts| facts.activity.active());
+        let needs = model.guest(guest);
         let mut pools = running.pools.clone();
         if there.is_some() {
             for hold in pools.values_mut() {
@@ -386,8 +412,8 @@ fn ledger(sources: &Sources<'_>, model: &mut Model) {
             guest,
             source,
             target,
-            cpu_milli: if counted { 0 } else { running.cpu_milli },
-            memory: if counted { Bytes(0) } else { running.memory },
+            cpu_milli: if counted { 0 } else { needs.cpu_milli },
+            memory: if counted { Bytes(0) } else { needs.memory },
             pools,
             remaining: running.eta,
         });

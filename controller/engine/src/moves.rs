@@ -13,7 +13,7 @@ use evenkeel_crds::{
     reason::{Cause, Class, Reason},
     shared::{ATTEMPTS_CAP, RequestedBy, Time, Timestamp, whole_seconds},
 };
-use evenkeel_planner::PoolHold;
+use evenkeel_planner::{self as planner, PoolHold};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -86,9 +86,8 @@ pub(crate) struct Running {
     pub(crate) events: mpsc::UnboundedSender<(HostName, DomainEvent)>,
     /// What it holds of the target's pools.
     pub(crate) pools: BTreeMap<String, PoolHold>,
-    /// CPU and memory it will take at the target.
-    pub(crate) cpu_milli: u64,
-    pub(crate) memory: evenkeel_crds::quantity::Bytes,
+    /// The guest as it was last seen: when its source has it no more, its target may not have told of it yet.
+    pub(crate) known: Option<planner::Guest>,
     pub(crate) eta: Option<Duration>,
     /// Whether memory and disks travel encrypted, where that is known.
     pub(crate) encrypted: Option<bool>,

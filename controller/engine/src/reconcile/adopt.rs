@@ -266,9 +266,6 @@ impl Reconciler {
                 continue;
             }
             self.orphans.remove(&id);
-            let guest = pass.model.guests.get(&journal.guest);
-            let needs = guest.map(|id| pass.model.guest(*id));
-            let needs = needs.map(|guest| (guest.cpu_milli, guest.memory));
             let name = self.name_for_journal(&journal, pass);
             tracing::info!(migration = %name, %id, "taking over a move that an earlier process left");
             self.launch(
@@ -279,13 +276,6 @@ impl Reconciler {
                 Way::Adopted(Box::new(journal)),
                 pass.now,
             );
-            // It takes as much of its target as one that was begun here.
-            let state = self.moves.get_mut(&name);
-            if let (Some(running), Some(needs)) =
-                (state.and_then(|state| state.running.as_mut()), needs)
-            {
-                (running.cpu_milli, running.memory) = needs;
-            }
         }
     }
 

@@ -485,6 +485,7 @@ impl Reconciler {
             now,
             started: self.started,
         });
+        self.know(&model);
         self.count_arrivals(&mut model);
         let wanted = self.wanted(&guests, &model, now);
         let plan = planner::plan(
@@ -507,6 +508,19 @@ impl Reconciler {
         self.start(&mut pass);
         self.release(&pass);
         self.show(pass);
+    }
+
+    /// Keeps with each move what its guest takes.
+    fn know(&mut self, model: &Model) {
+        let under_way = self.moves.values_mut();
+        for running in under_way.filter_map(|state| state.running.as_mut()) {
+            let seen = model.guests.get(&running.guest);
+            if let Some(seen) = seen.map(|id| model.guest(*id))
+                && running.known.as_ref() != Some(seen)
+            {
+                running.known = Some(seen.clone());
+            }
+        }
     }
 
     /// Counts guests that have just arrived where their host has not told of them yet: it may be slow to answer.

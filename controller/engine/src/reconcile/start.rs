@@ -125,8 +125,7 @@ impl Reconciler {
                 .get_mut(&name)
                 .and_then(|state| state.running.as_mut())
             {
-                running.cpu_milli = guest.cpu_milli;
-                running.memory = guest.memory;
+                running.known = Some(guest.clone());
                 running.pools = holds(guest, &planned.pools);
             }
         }
@@ -210,8 +209,7 @@ impl Reconciler {
             elsewhere,
             events,
             pools: BTreeMap::new(),
-            cpu_milli: 0,
-            memory: Default::default(),
+            known: None,
             eta: None,
             encrypted,
             journal: order.adopted.clone(),
@@ -244,11 +242,13 @@ impl Reconciler {
             .running
             .as_ref()
             .and_then(|running| running.journal.clone());
-        if let (Outcome::Succeeded { .. }, Some(running)) = (&outcome, &state.running) {
+        if let (Outcome::Succeeded { .. }, Some(running)) = (&outcome, &state.running)
+            && let Some(known) = &running.known
+        {
             let arrival = Arrival {
                 host: running.target.clone(),
-                cpu_milli: running.cpu_milli,
-                memory: running.memory,
+                cpu_milli: known.cpu_milli,
+                memory: known.memory,
                 at: Instant::now(),
             };
             self.arrivals.insert(running.guest, arrival);
