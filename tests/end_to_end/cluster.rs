@@ -245,9 +245,11 @@ fn the_chart_gives_each_role_its_rights_and_no_more() {
             account
         ]
     ));
-    // By the names that Hosts give, and no others.
+    // Those that Hosts name, in its own namespace.
     assert!(may("admin", &["get", "secrets", account, here]));
+    assert!(may("admin", &["watch", "secrets", account, here]));
     assert!(!may("admin", &["list", "secrets", account, here]));
+    assert!(!may("admin", &["update", "secrets", account, here]));
     assert!(!may(
         "admin",
         &["get", "secrets", account, "--namespace=default"]

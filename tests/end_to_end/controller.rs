@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use evenkeel_tests::{
-    controller::{self, Controller, Followed, Installed, Seen, condition},
+    controller::{self, Controller, Followed, Installed, NAMESPACE, Seen, condition},
     evenkeel::Fleet,
-    lab::{DiskSpec, GuestSpec, Lab, PoolSpec, Room},
+    lab::{DiskSpec, GuestSpec, Lab, PoolSpec, Room, SECRET},
     witness,
 };
 
@@ -66,9 +66,7 @@ fn the_controller_on_real_hosts_in_a_real_cluster() -> Result<()> {
 
 fn lab() -> Result<Lab> {
     let disk = |size, data| vec![DiskSpec::mib(size, data)];
-    // Secrets are not read yet.
     Lab::builder()
-        .plain()
         .hosts(3)
         .each_host(|host| host.pool(PoolSpec::new("fast").room(Room::Ext4(FAST))))
         .guest(GuestSpec::new("a").on("h1").disks(disk(64, 8)))
@@ -161,9 +159,7 @@ impl Stage {
 
     fn hosts_and_guests_appear(&self) -> Result<()> {
         let cluster = &self.installed.cluster;
-        for host in self.lab.hosts() {
-            cluster.apply(&host.manifest()?)?;
-        }
+        self.installed.declare_hosts(&self.lab)?;
         for host in ["h1", "h2", "h3"] {
             let (after, seen) =
                 self.followed
@@ -432,7 +428,11 @@ impl Stage {
             .lab
             .host("h1")?
             .manifest()?
-            .replace("name: h1", "name: twin");
+            .replace("name: h1", "name: twin")
+            .replace(&format!("secretName: {SECRET}"), "secretName: twin");
+        let keys = self.lab.credentials().join(SECRET);
+        self.installed
+            .secret("twin", NAMESPACE, &keys, Some("twin"))?;
         cluster.apply(&twin)?;
         let (after, _) =
             self.followed

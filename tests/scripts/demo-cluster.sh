@@ -42,7 +42,7 @@ say "Three hosts (own network, libvirtd and QEMUs), six guests and a control pla
 lab down > /dev/null 2>&1 || true
 cluster --id "$id" down > /dev/null 2>&1 || true
 # Guests take a while to boot; meanwhile the control plane comes up.
-lab up --id "$EVENKEEL_LAB" --plain --hosts 3 --guests 6 --packed --rate 100M > "$work/lab" &
+lab up --id "$EVENKEEL_LAB" --hosts 3 --guests 6 --packed --rate 100M > "$work/lab" &
 raising=$!
 cluster --id "$id" up
 
@@ -73,8 +73,10 @@ wait "$raising"
 raising=
 cat "$work/lab"
 
-say "The hosts, by kubectl; the guests are found on them"
+say "The hosts and a Secret with the keys to them, by kubectl; the guests are found on them"
 lab manifests "$work/hosts" > /dev/null
+run kubectl --namespace "$namespace" create secret generic lab --from-file="$work/hosts/credentials/lab"
+run kubectl --namespace "$namespace" annotate secret lab evenkeel.dev/hosts=h1,h2,h3
 for host in "$work"/hosts/*.yaml; do
     printf '  migration: {bandwidth: 100M, maxInbound: 4, maxOutbound: 4}\n' >> "$host"
 done

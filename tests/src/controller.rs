@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::{
     cluster::{Cluster, Options},
     evenkeel::{Answer, binary},
+    lab::{Host, Lab, SECRET},
 };
 
 /// The namespace it is installed in, and that of its lease.
@@ -88,6 +89,14 @@ impl Installed {
     /// # Errors
     /// If it cannot be started.
     pub fn controller(&self) -> Result<Controller> {
+        self.controller_that_says("info,kube_client=off")
+    }
+
+    /// Starts a controller whose log says as much as `RUST_LOG` asks for.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn controller_that_says(&self, level: &str) -> Result<Controller> {
         let health = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
             .local_addr()?
             .port();
@@ -104,13 +113,61 @@ impl Installed {
             .env_remove("KUBECONFIG")
             .env_remove("POD_NAME")
             .env_remove("POD_NAMESPACE")
-            .env("RUST_LOG", "info,kube_client=off")
+            .env("RUST_LOG", level)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)
             .spawn()
             .context("setpriv (util-linux) is missing")?;
         Ok(Controller { child, health, log })
+    }
+
+    /// Makes a Secret of the files in a folder, for the hosts that the annotation names if there is one, or gives it other
+    /// contents; the Secret as it was written.
+    ///
+    /// # Errors
+    /// If kubectl refuses it.
+    pub fn secret(
+        &self,
+        name: &str,
+        namespace: &str,
+        folder: &Path,
+        hosts: Option<&str>,
+    ) -> Result<Value> {
+        let secret = self.cluster.kubectl([
+            "create",
+            "secret",
+            "generic",
+            name,
+            &format!("--namespace={namespace}"),
+            &format!("--from-file={}", folder.display()),
+            "--dry-run=client",
+            "--output=json",
+        ])?;
+        let mut secret: Value = serde_json::from_str(&secret)?;
+        if let Some(hosts) = hosts {
+            secret["metadata"]["annotations"] = serde_json::json!({"evenkeel.dev/hosts": hosts});
+        }
+        let apply = ["apply", "--server-side", "--filename=-"];
+        self.cluster
+            .kubectl_with_input(crate::cluster::ADMIN, apply, &secret.to_string())?
+            .success()?;
+        Ok(secret)
+    }
+
+    /// Gives the cluster a lab's hosts and the keys to them.
+    ///
+    /// # Errors
+    /// If kubectl refuses them.
+    pub fn declare_hosts(&self, lab: &Lab) -> Result<()> {
+        let hosts = lab.hosts();
+        let names: Vec<&str> = hosts.iter().map(Host::name).collect();
+        let keys = lab.credentials().join(SECRET);
+        self.secret(SECRET, NAMESPACE, &keys, Some(&names.join(",")))?;
+        for host in &hosts {
+            self.cluster.apply(&host.manifest()?)?;
+        }
+        Ok(())
     }
 
     /// Follows every object of the four kinds and every Event from now on.
@@ -396,6 +453,15 @@ impl Followed {
         let all = self.all();
         let mine = all.iter().filter(|seen| is(seen, kind, name));
         mine.cloned().collect()
+    }
+
+    /// Every version of every object so far, a line each, as JSON.
+    #[must_use]
+    pub fn everything(&self) -> String {
+        let all = self.all();
+        all.iter()
+            .map(|seen| format!("{}\n", seen.object))
+            .collect()
     }
 
     /// The last version of every object of a kind, by name; without those that are deleted.
