@@ -12,6 +12,8 @@ use crate::{
 pub enum Seen {
     /// It does not answer.
     Silent,
+    /// The same, and its operator says that the machine is off and stays off.
+    Off,
     /// It answers, and has no such domain.
     Absent,
     /// It has it.
@@ -34,9 +36,10 @@ pub struct Copy {
 impl Seen {
     /// From a fresh glance.
     #[must_use]
-    pub fn of(glance: &PortResult<Option<Glance>>) -> Self {
+    pub fn of(glance: &PortResult<Option<Glance>>, out_of_service: bool) -> Self {
         match glance {
             Err(_) if broken(Rule::BothEnds) => Self::Absent,
+            Err(_) if out_of_service => Self::Off,
             Err(_) => Self::Silent,
             Ok(None) => Self::Absent,
             Ok(Some(glance)) => Self::Present(Copy {
@@ -58,6 +61,8 @@ pub enum Verdict {
     Switching,
     /// Only the target has the guest, and it runs there (or is paused, as it was before).
     Moved,
+    /// The target runs it (or is paused, as it was before), and the source is off for good: what is there stays as it is.
+    MovedSourceOff,
     /// The target has the guest; the source only still defines it: undefine it there.
     UndefineSource,
     /// The target runs; the source's QEMU hangs paused without a job: undefine it there, then destroy it.
@@ -130,6 +135,10 @@ pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
     let paused_before = arrival == Arrival::StaysPaused;
     let guarded = arrival == Arrival::Guarded;
     use Activity::{Crashed, Paused, Running, ShutOff, ShuttingDown, Suspended};
+    let off = matches!(source, Seen::Off) || matches!(target, Seen::Off);
+    if off {
+        return decide_without(source, target, arrival);
+    }
     let (source, target) = match (source, target) {
         (Seen::Silent, Seen::Silent) => return Verdict::Wait(Waiting::BothSilent),
         // A source with a job needs no word from the target: libvirt is at work.
@@ -137,8 +146,8 @@ pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
         (Seen::Present(copy), Seen::Silent) if never_switched(copy) => {
             return Verdict::StayedTargetSilent;
         }
-        (Seen::Silent, _) => return Verdict::Wait(Waiting::SourceSilent),
-        (_, Seen::Silent) => return Verdict::Wait(Waiting::TargetSilent),
+        (Seen::Silent | Seen::Off, _) => return Verdict::Wait(Waiting::SourceSilent),
+        (_, Seen::Silent | Seen::Off) => return Verdict::Wait(Waiting::TargetSilent),
         (Seen::Absent, target) => (None, present(target)),
         (Seen::Present(copy), target) => (Some(copy), present(target)),
     };
@@ -199,6 +208,30 @@ pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
     }
 }
 
+/// The same where an end is off for good: what the other one proves alone counts, and nothing else.
+fn decide_without(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
+    use Activity::{Paused, Running, ShuttingDown, Suspended};
+    match (source, target) {
+        (Seen::Off, Seen::Present(copy)) if copy.persistent => match copy.activity {
+            Running | Suspended => Verdict::MovedSourceOff,
+            Paused if arrival == Arrival::StaysPaused && waits(copy) => Verdict::MovedSourceOff,
+            Paused if arrival == Arrival::Guarded && waits(copy) => Verdict::ResumeTarget,
+            _ => Verdict::Wait(Waiting::SourceSilent),
+        },
+        (Seen::Present(copy), Seen::Off) if copy.job => with_job(copy),
+        (Seen::Present(copy), Seen::Off) => match copy.activity {
+            Running | Suspended | ShuttingDown => Verdict::StayedTargetSilent,
+            Paused if arrival == Arrival::StaysPaused && copy.why != Why::Migrating => {
+                Verdict::StayedTargetSilent
+            }
+            _ => Verdict::Wait(Waiting::TargetSilent),
+        },
+        (Seen::Off, Seen::Off) => Verdict::Wait(Waiting::BothSilent),
+        (Seen::Off, Seen::Silent) | (_, Seen::Off) => Verdict::Wait(Waiting::TargetSilent),
+        _ => Verdict::Wait(Waiting::SourceSilent),
+    }
+}
+
 /// Whether a paused copy has arrived: it is defined, and libvirt has nothing more to do to it.
 fn waits(copy: Copy) -> bool {
     copy.persistent && !matches!(copy.why, Why::Migrating | Why::StartingUp)
@@ -236,7 +269,7 @@ fn never_switched(source: Copy) -> bool {
 fn present(seen: Seen) -> Option<Copy> {
     match seen {
         Seen::Present(copy) => Some(copy),
-        Seen::Absent | Seen::Silent => None,
+        Seen::Absent | Seen::Silent | Seen::Off => None,
     }
 }
 
@@ -526,7 +559,7 @@ mod tests {
             Why::StartingUp,
             Why::Other,
         ];
-        let mut all = vec![Seen::Silent, Seen::Absent];
+        let mut all = vec![Seen::Silent, Seen::Off, Seen::Absent];
         for activity in activities {
             for why in whys {
                 for persistent in [false, true] {
@@ -549,6 +582,20 @@ mod tests {
                         verdict,
                         Verdict::Wait(_) | Verdict::Copying | Verdict::Switching
                     );
+                    if source == Seen::Off || target == Seen::Off {
+                        // Nothing is done but what the other end proves alone, and nothing to what is off.
+                        let alone = matches!(
+                            verdict,
+                            Verdict::MovedSourceOff
+                                | Verdict::ResumeTarget
+                                | Verdict::StayedTargetSilent
+                        );
+                        assert!(passive || alone, "{source:?} {target:?} {verdict:?}");
+                        assert!(verdict != Verdict::StayedTargetSilent || source != Seen::Off);
+                        assert!(verdict != Verdict::MovedSourceOff || target != Seen::Off);
+                    } else {
+                        assert_ne!(verdict, Verdict::MovedSourceOff);
+                    }
                     if source == Seen::Silent || target == Seen::Silent {
                         let passive = passive || verdict == Verdict::StayedTargetSilent;
                         assert!(passive, "{source:?} {target:?} {verdict:?}");
@@ -559,7 +606,8 @@ mod tests {
                         assert!(passive, "{source:?} {target:?} {verdict:?}");
                     }
                     if verdict == Verdict::ResumeTarget {
-                        assert_eq!((source, arrival), (Seen::Absent, Arrival::Guarded));
+                        assert!(matches!(source, Seen::Absent | Seen::Off));
+                        assert_eq!(arrival, Arrival::Guarded);
                     }
                     if verdict == Verdict::Moved {
                         assert_eq!(source, Seen::Absent);

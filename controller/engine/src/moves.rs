@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     journal::Journal,
-    life::{Course, Outcome, Progress},
+    life::{Course, Known, Outcome, Progress},
     port::DomainEvent,
 };
 
@@ -81,8 +81,8 @@ pub(crate) struct Running {
     pub(crate) source: HostName,
     pub(crate) target: HostName,
     pub(crate) abort: watch::Sender<bool>,
-    /// Whether the guest is at a third host.
-    pub(crate) elsewhere: watch::Sender<bool>,
+    /// What the ends don't tell.
+    pub(crate) beside: watch::Sender<Known>,
     pub(crate) events: mpsc::UnboundedSender<(HostName, DomainEvent)>,
     /// What it holds of the target's pools.
     pub(crate) pools: BTreeMap<String, PoolHold>,
@@ -241,6 +241,7 @@ impl MoveState {
                 };
                 let left = match evidence.source_files {
                     SourceFiles::Retained => "its files are kept on",
+                    SourceFiles::Abandoned => "what it left is out of reach on",
                     _ => "nothing is left on",
                 };
                 let message = format!("{does} {to}, proven; {left} {source}");

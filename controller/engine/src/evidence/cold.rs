@@ -29,9 +29,9 @@ pub enum Verdict {
 #[must_use]
 pub fn decide(source: Seen, target: Seen) -> Verdict {
     match (source, target) {
-        (Seen::Silent, Seen::Silent) => Verdict::Wait(Waiting::BothSilent),
-        (Seen::Silent, _) => Verdict::Wait(Waiting::SourceSilent),
-        (_, Seen::Silent) => Verdict::Wait(Waiting::TargetSilent),
+        (Seen::Silent | Seen::Off, Seen::Silent | Seen::Off) => Verdict::Wait(Waiting::BothSilent),
+        (Seen::Silent | Seen::Off, _) => Verdict::Wait(Waiting::SourceSilent),
+        (_, Seen::Silent | Seen::Off) => Verdict::Wait(Waiting::TargetSilent),
         (Seen::Absent, Seen::Absent) => Verdict::Between,
         (Seen::Absent, Seen::Present(Copy { persistent, .. })) => {
             // One that only runs there was not defined by us.
@@ -68,7 +68,7 @@ mod tests {
             Activity::Suspended,
             Activity::ShuttingDown,
         ];
-        let mut all = vec![Seen::Silent, Seen::Absent];
+        let mut all = vec![Seen::Silent, Seen::Off, Seen::Absent];
         for activity in activities {
             for why in [Why::Other, Why::LeftByMigration, Why::Migrating] {
                 for (persistent, job) in
@@ -92,7 +92,8 @@ mod tests {
         for source in everything() {
             for target in everything() {
                 let verdict = decide(source, target);
-                let silent = source == Seen::Silent || target == Seen::Silent;
+                let is_silent = |seen| matches!(seen, Seen::Silent | Seen::Off);
+                let silent = is_silent(source) || is_silent(target);
                 let present = |seen| matches!(seen, Seen::Present(_));
                 match verdict {
                     Verdict::Wait(Waiting::Settling) => assert!(present(target) && !silent),

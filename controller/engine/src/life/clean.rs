@@ -114,6 +114,54 @@ impl Attempt {
         })
     }
 
+    /// The guest is at the target, and the source is off for good. What it has of the guest is left to its own journal, for
+    /// when it is back after all.
+    ///
+    /// Nothing where that is no longer shown.
+    pub(super) async fn conclude_without_source(&mut self) -> Option<Outcome> {
+        self.enter(MigrationPhase::Verifying);
+        let journal = self.journal.clone()?;
+        while let Err(cause) = self.settle_target(&journal).await {
+            let over = self.rest(cause).await;
+            if over.is_some() {
+                return over;
+            }
+            if self.look().await.verdict != Verdict::MovedSourceOff {
+                return None;
+            }
+        }
+        let ends = self.look().await;
+        if ends.verdict != Verdict::MovedSourceOff {
+            return None;
+        }
+        self.enter(MigrationPhase::Cleaning);
+        let target = self.order.target.clone();
+        while let Err(error) = target
+            .hypervisor
+            .remove_journal(&journal.target.pool, journal.id)
+            .await
+        {
+            self.wait_for(failure(&target.host, "removing the journal", &error));
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.go_on();
+        let running = Some(target.host.to_string()).filter(|_| executes(ends.target));
+        Some(Outcome::Succeeded {
+            evidence: Evidence {
+                running: running.into_iter().collect(),
+                uuid: self.order.guest.to_string(),
+                rebooted: self.rebooted,
+                source_defined: true,
+                source_files: SourceFiles::Abandoned,
+                kept_files: Vec::new(),
+                observed_time: Time(self.lines.clock.now()),
+            },
+            downtime: self.stood_still,
+            bytes: None,
+            kept: None,
+        })
+    }
+
     async fn shows_finished(&mut self) -> bool {
         is_finished(self.look().await.verdict)
     }

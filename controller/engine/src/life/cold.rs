@@ -116,7 +116,7 @@ impl Attempt {
     pub(super) async fn look_cold(&self) -> (Seen, Seen) {
         let target = self.order.target.hypervisor.glance(self.order.guest).await;
         let source = self.order.source.hypervisor.glance(self.order.guest).await;
-        (Seen::of(&source), Seen::of(&target))
+        (Seen::of(&source, false), Seen::of(&target, false))
     }
 
     /// The same evidence again, with both claims proven.

@@ -130,8 +130,26 @@ pub(crate) struct Lines {
     /// Events of the guest at both ends.
     pub(crate) events: mpsc::UnboundedReceiver<(HostName, DomainEvent)>,
     pub(crate) reports: mpsc::UnboundedSender<(MigrationName, Report)>,
-    /// Whether the guest is known to be at a third host: answers for a move whose both ends have it no more.
-    pub(crate) elsewhere: channel::Receiver<bool>,
+    /// What is known of the move beside its ends.
+    pub(crate) known: channel::Receiver<Known>,
+}
+
+/// What the ends of a move don't tell themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Whether the guest is at a third host: answers for a move whose both ends have it no more.
+    pub(crate) elsewhere: bool,
+    /// Whether the source's operator says that it is off and stays off.
+    pub(crate) source_off: bool,
+    /// The same of the target.
+    pub(crate) target_off: bool,
+}
+
+/// Claims at source and target. One that could not be had is asked for again before anything is done at that end.
+#[derive(Debug)]
+struct Guards {
+    source: Option<ClaimGuard>,
+    target: Option<ClaimGuard>,
 }
 
 /// A running attempt.
@@ -140,8 +158,8 @@ struct Attempt {
     order: Order,
     lines: Lines,
     journal: Option<Journal>,
-    /// Claims at source and target, once held. A move that is taken over may do without a target that is silent.
-    guards: Option<(ClaimGuard, Option<ClaimGuard>)>,
+    /// Once held. A move that is taken over may do without an end that is silent.
+    guards: Option<Guards>,
     phase: MigrationPhase,
     waiting: Option<Cause>,
     course: Option<Course>,
@@ -278,29 +296,42 @@ impl Attempt {
     async fn claim(&mut self) -> Result<(), Cause> {
         let (source, target) = (&self.order.source, &self.order.target);
         let claims = &self.lines.claims;
-        let guards = if source.host <= target.host {
+        let (source, target) = if source.host <= target.host {
             let first = claims.hold(&source.host, &source.hypervisor).await?;
             (first, claims.hold(&target.host, &target.hypervisor).await?)
         } else {
             let first = claims.hold(&target.host, &target.hypervisor).await?;
             (claims.hold(&source.host, &source.hypervisor).await?, first)
         };
-        self.guards = Some((guards.0, Some(guards.1)));
+        self.guards = Some(Guards {
+            source: Some(source),
+            target: Some(target),
+        });
         Ok(())
     }
 
+    fn known(&self) -> Known {
+        *self.lines.known.borrow()
+    }
+
     /// The same for a move that is taken over: the source's claim keeps others from it, so it does where the target is
-    /// silent.
+    /// silent; and the target's where the source is off for good.
     async fn claim_what_answers(&mut self) -> Result<(), Cause> {
         match self.claim().await {
             Err(cause) if cause.reason == Reason::HostUnreachable => {
-                let source = &self.order.source;
-                let guard = self
-                    .lines
-                    .claims
-                    .hold(&source.host, &source.hypervisor)
-                    .await?;
-                self.guards = Some((guard, None));
+                let claims = &self.lines.claims;
+                let (source, target) = (&self.order.source, &self.order.target);
+                self.guards = Some(if self.known().source_off {
+                    Guards {
+                        source: None,
+                        target: Some(claims.hold(&target.host, &target.hypervisor).await?),
+                    }
+                } else {
+                    Guards {
+                        source: Some(claims.hold(&source.host, &source.hypervisor).await?),
+                        target: None,
+                    }
+                });
                 Ok(())
             }
             done => done,
@@ -310,15 +341,23 @@ impl Attempt {
     /// Takes over what an earlier process began: only with both claims, and only what its journals still say then.
     async fn take_over(&mut self) -> Result<(), Cause> {
         self.claim_what_answers().await?;
-        let lone = self.guards.as_ref().is_some_and(|(_, own)| own.is_none());
+        let without = |end: fn(&Guards) -> &Option<ClaimGuard>| {
+            self.guards
+                .as_ref()
+                .is_some_and(|guards| end(guards).is_none())
+        };
+        let no_source = without(|guards| &guards.source);
+        let no_target = without(|guards| &guards.target);
         let id = self.order.id;
         let (source, target) = (&self.order.source, &self.order.target);
         let (at_source, at_target) =
             tokio::join!(source.hypervisor.journals(), target.hypervisor.journals());
-        let at_source =
-            at_source.map_err(|error| failure(&source.host, "reading the journals", &error))?;
+        let at_source = match at_source {
+            Err(_) if no_source => Vec::new(),
+            read => read.map_err(|error| failure(&source.host, "reading the journals", &error))?,
+        };
         let at_target = match at_target {
-            Err(_) if lone => Vec::new(),
+            Err(_) if no_target => Vec::new(),
             read => read.map_err(|error| failure(&target.host, "reading the journals", &error))?,
         };
         // The target's first: it is the one that was written anew once the files were made.
@@ -366,7 +405,10 @@ impl Attempt {
     /// Proves that both claims are ours.
     async fn prove_claims(&mut self) -> Result<(), Cause> {
         match &self.guards {
-            Some((source, Some(target))) => {
+            Some(Guards {
+                source: Some(source),
+                target: Some(target),
+            }) => {
                 let (source, target) = tokio::join!(source.prove(), target.prove());
                 source.and(target)
             }
@@ -379,20 +421,20 @@ impl Attempt {
 
     /// Proves one claim.
     async fn prove_claim(&mut self, at_source: bool) -> Result<(), Cause> {
-        let Some((source, target)) = &mut self.guards else {
+        let Some(guards) = &mut self.guards else {
             return Err(Cause::new(Reason::ClaimedByOther, "no claim is held"));
         };
-        if at_source {
-            return source.prove().await;
-        }
-        if target.is_none() {
-            let place = &self.order.target;
-            let claims = &self.lines.claims;
-            *target = Some(claims.hold(&place.host, &place.hypervisor).await?);
-        }
-        match target {
+        let (guard, place) = match at_source {
+            true => (&mut guards.source, &self.order.source),
+            false => (&mut guards.target, &self.order.target),
+        };
+        match guard {
             Some(guard) => guard.prove().await,
-            None => Ok(()),
+            None => {
+                let claims = &self.lines.claims;
+                let held = claims.hold(&place.host, &place.hypervisor).await?;
+                guard.insert(held).prove().await
+            }
         }
     }
 
@@ -499,7 +541,9 @@ impl Attempt {
             self.source_paused = glance.activity == Activity::Paused;
             self.source_defined = glance.persistent;
         }
-        let (at_source, at_target) = (Seen::of(&source), Seen::of(&target));
+        let known = self.known();
+        let at_source = Seen::of(&source, known.source_off);
+        let at_target = Seen::of(&target, known.target_off);
         Ends {
             source: at_source,
             target: at_target,

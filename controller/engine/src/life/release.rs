@@ -54,7 +54,7 @@ pub(crate) async fn release(claims: &Arc<Claims>, kept: &Kept) -> Result<(), Cau
     second.prove().await?;
     let there = holder.hypervisor.glance(journal.guest).await;
     let here = source.hypervisor.glance(journal.guest).await;
-    let verdict = shown(&journal, Seen::of(&here), Seen::of(&there));
+    let verdict = shown(&journal, Seen::of(&here, false), Seen::of(&there, false));
     let disks = there.ok().flatten().map_or(Vec::new(), |copy| copy.disks);
     // It must run from files of its own, and where it went since they have other names.
     let own = match holder.uuid == journal.target.uuid {

@@ -322,6 +322,7 @@ impl Attempt {
                 self.enter(MigrationPhase::Switching);
             }
             Verdict::Moved => return self.conclude().await,
+            Verdict::MovedSourceOff => return self.conclude_without_source().await,
             Verdict::UndefineSource => {
                 self.enter(MigrationPhase::Verifying);
                 if self.may_act(verdict, true).await {
@@ -390,6 +391,19 @@ impl Attempt {
                 };
                 return self.stayed(outcome).await;
             }
+            // It was started elsewhere while this host was off: what is here is old, and nobody's to start.
+            Verdict::StoppedAtSource | Verdict::CrashedAtSource if self.known().elsewhere => {
+                self.wait_for(
+                    Cause::new(
+                        Reason::DefinedTwice,
+                        format!(
+                            "the guest lives on another host by now; its old copy on {} is not touched",
+                            source.host
+                        ),
+                    )
+                    .hint(format!("undefine it on {}: then this goes on", source.host)),
+                );
+            }
             Verdict::StoppedAtSource => {
                 let cause = Cause::new(
                     Reason::GuestStopped,
@@ -446,7 +460,7 @@ impl Attempt {
                     self.note("suspend", source.hypervisor.suspend(order.guest).await);
                 }
             }
-            Verdict::Lost if *self.lines.elsewhere.borrow() => {
+            Verdict::Lost if self.known().elsewhere => {
                 let cause = Cause::new(Reason::Interrupted, "the guest went elsewhere since");
                 let outcome = Outcome::Failed { cause, tried: true };
                 return self.stayed(outcome).await;
@@ -468,6 +482,10 @@ impl Attempt {
                             "{} does not answer; nothing is decided without it",
                             source.host
                         ),
+                    )
+                    .hint(
+                        "bring it back; if it is gone for good, set `outOfService` on its Host: a guest that runs at \
+                         its target is then left there",
                     ),
                     Waiting::TargetSilent => Cause::new(
                         Reason::TargetLost,
@@ -541,7 +559,7 @@ impl Attempt {
 /// The cause for a move whose ends show what libvirt does not leave by itself.
 fn unsettled(order: &super::Order, source: Seen, target: Seen) -> Cause {
     let shows = |seen: Seen| match seen {
-        Seen::Silent => "does not answer".to_owned(),
+        Seen::Silent | Seen::Off => "does not answer".to_owned(),
         Seen::Absent => "has no copy".to_owned(),
         Seen::Present(copy) => format!("shows {:?} ({:?})", copy.activity, copy.why),
     };

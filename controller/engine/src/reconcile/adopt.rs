@@ -16,7 +16,7 @@ use crate::{
     claim::Claims,
     hosts::{Journals, Keeping, Link},
     journal::Journal,
-    life::failure,
+    life::{Known, failure},
     moves::MoveState,
     port::{Hypervisor, JournalEntry},
 };
@@ -228,8 +228,20 @@ impl Reconciler {
                 })
                 .map(|_| name.clone())
         };
-        let source = find(journal.source.uuid)?;
-        Some((source, find(journal.target.uuid).or_else(silent)?))
+        // Nor does a source that is off for good.
+        let off = || {
+            let name = &journal.source.host;
+            let state = self.hosts.get(name)?;
+            let off = state.declared.spec.out_of_service
+                && matches!(state.link, Link::Down(_))
+                && state.hypervisor.is_some();
+            off.then(|| name.clone())
+        };
+        let (source, target) = (find(journal.source.uuid), find(journal.target.uuid));
+        match (source, target) {
+            (None, Some(target)) => Some((off()?, target)),
+            (source, target) => Some((source?, target.or_else(silent)?)),
+        }
     }
 
     /// Starts a task for each journal whose both ends are there.
@@ -280,7 +292,7 @@ impl Reconciler {
     }
 
     /// Whether the guest is at another host than these two.
-    pub(super) fn is_elsewhere(&self, guest: Uuid, source: &HostName, target: &HostName) -> bool {
+    fn is_elsewhere(&self, guest: Uuid, source: &HostName, target: &HostName) -> bool {
         self.hosts.iter().any(|(host, state)| {
             let facts = state.domains.get(&guest);
             host != source
@@ -290,15 +302,28 @@ impl Reconciler {
         })
     }
 
-    /// Tells each move whether its guest is seen at a third host.
-    pub(super) fn tell_elsewhere(&self) {
+    /// What the ends of a move don't tell themselves.
+    pub(super) fn known(&self, guest: Uuid, source: &HostName, target: &HostName) -> Known {
+        let off = |host: &HostName| {
+            let state = self.hosts.get(host);
+            state.is_some_and(|state| state.declared.spec.out_of_service)
+        };
+        Known {
+            elsewhere: self.is_elsewhere(guest, source, target),
+            source_off: off(source),
+            target_off: off(target),
+        }
+    }
+
+    /// Tells each move what its ends don't.
+    pub(super) fn tell_moves(&self) {
         for running in self
             .moves
             .values()
             .filter_map(|state| state.running.as_ref())
         {
-            let now = self.is_elsewhere(running.guest, &running.source, &running.target);
-            running.elsewhere.send_if_modified(|known| {
+            let now = self.known(running.guest, &running.source, &running.target);
+            running.beside.send_if_modified(|known| {
                 let changed = *known != now;
                 *known = now;
                 changed

@@ -502,7 +502,7 @@ impl Reconciler {
             wanted,
             plan,
         };
-        self.tell_elsewhere();
+        self.tell_moves();
         self.adopt(&pass);
         self.release_kept(&pass);
         self.start(&mut pass);

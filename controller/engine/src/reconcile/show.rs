@@ -62,6 +62,7 @@ impl Reconciler {
 
     fn show_hosts(&mut self, pass: &Pass, before: &View, view: &mut View) {
         let claims = self.claims.others();
+        let stale = self.stale_copies(pass);
         let mut told = Vec::new();
         for (name, state) in &self.hosts {
             let planned = pass.model.host(pass.model.hosts[name]);
@@ -92,6 +93,7 @@ impl Reconciler {
                 held_pools,
                 moves,
                 managed_elsewhere: self.elsewhere(pass, name),
+                stale: stale.get(name).map_or(&[], Vec::as_slice),
                 before: old.map(|old| &**old).or(state.declared.status.as_ref()),
                 now: pass.now,
             });
@@ -135,6 +137,38 @@ impl Reconciler {
             return;
         }
         self.tell(kind, name, &cause, !fine, action);
+    }
+
+    /// For each host the guests that it defines and that live on another one. What a move is about to remove is none.
+    fn stale_copies<'a>(
+        &'a self,
+        pass: &'a Pass,
+    ) -> BTreeMap<&'a HostName, Vec<(&'a str, &'a HostName)>> {
+        let mut stale: BTreeMap<&HostName, Vec<(&str, &HostName)>> = BTreeMap::new();
+        let moving = under_way(&self.moves);
+        for (uuid, entry) in &pass.guests.by_uuid {
+            if entry.hosts.len() < 2 || entry.settling {
+                continue;
+            }
+            let copies = || {
+                entry.hosts.iter().filter_map(|host| {
+                    let state = self.hosts.get(host).filter(|state| state.usable())?;
+                    Some((host, state.domains.get(uuid)?))
+                })
+            };
+            let Some((lives, _)) = copies().find(|(_, copy)| copy.activity.active()) else {
+                continue;
+            };
+            let ends = moving.get(uuid);
+            if ends.is_some_and(|(source, target, _)| [*source, *target].contains(&lives)) {
+                continue;
+            }
+            let old = copies().filter(|(_, copy)| !copy.activity.active());
+            for (host, _) in old {
+                stale.entry(host).or_default().push((&entry.name, lives));
+            }
+        }
+        stale
     }
 
     fn elsewhere(&self, pass: &Pass, host: &HostName) -> i64 {

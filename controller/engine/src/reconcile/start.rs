@@ -145,9 +145,14 @@ impl Reconciler {
             Way::New(pools, profile) => (pools, profile, None),
             Way::Adopted(journal) => (BTreeMap::new(), journal.profile.clone(), Some(*journal)),
         };
-        // A move that is taken over may have a target that has not answered yet.
-        let known = adopted.as_ref().map(|journal| journal.target.uuid);
-        let (Some(from), Some(to)) = (self.place(&source, None), self.place(&target, known)) else {
+        // A move that is taken over may have an end that has not answered yet.
+        let known = |end: fn(&Journal) -> &crate::journal::End| {
+            adopted.as_ref().map(|journal| end(journal).uuid)
+        };
+        let (Some(from), Some(to)) = (
+            self.place(&source, known(|journal| &journal.source)),
+            self.place(&target, known(|journal| &journal.target)),
+        ) else {
             return;
         };
         let declared = |host: &HostName| &self.hosts[host].declared.spec;
@@ -162,7 +167,7 @@ impl Reconciler {
                 declared(&target),
             )),
         };
-        let elsewhere = self.is_elsewhere(guest, &source, &target);
+        let known_beside = self.known(guest, &source, &target);
         let Some(state) = self.moves.get_mut(name) else {
             return;
         };
@@ -189,7 +194,7 @@ impl Reconciler {
             adopted,
         };
         let (abort, aborted) = watch::channel(false);
-        let (elsewhere, third) = watch::channel(elsewhere);
+        let (tell_beside, beside) = watch::channel(known_beside);
         let (events, heard) = mpsc::unbounded_channel();
         let lines = Lines {
             claims: self.claims.clone(),
@@ -198,7 +203,7 @@ impl Reconciler {
             abort: aborted,
             events: heard,
             reports: self.reports.0.clone(),
-            elsewhere: third,
+            known: beside,
         };
         let mut running = Running {
             id,
@@ -206,7 +211,7 @@ impl Reconciler {
             source,
             target,
             abort,
-            elsewhere,
+            beside: tell_beside,
             events,
             pools: BTreeMap::new(),
             known: None,

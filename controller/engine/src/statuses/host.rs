@@ -7,6 +7,7 @@ use evenkeel_crds::{
     kinds::host::{
         Capacity, ClaimStatus, CpuCapacity, GuestCounts, MemoryCapacity, MoveCounts, PoolCapacity,
     },
+    names::HostName,
     quantity::{Bytes, Cpus},
     reason::{Cause, Reason},
     shared::{Answer, Time, Timestamp, condition, whole_seconds},
@@ -33,10 +34,14 @@ pub(crate) struct Input<'a> {
     pub(crate) held_pools: BTreeMap<String, Bytes>,
     pub(crate) moves: MoveCounts,
     pub(crate) managed_elsewhere: i64,
+    /// Guests that it defines and that live on another host, with that host.
+    pub(crate) stale: &'a [(&'a str, &'a HostName)],
     pub(crate) before: Option<&'a HostStatus>,
     pub(crate) now: Timestamp,
 }
 
+/// Old copies that are named; of more only how many.
+const NAMED: usize = 8;
 /// Percent points by which live use must change before it is written again.
 const STEP: u64 = 5;
 
@@ -127,6 +132,16 @@ pub(crate) fn status(input: &Input<'_>) -> HostStatus {
             input.now,
         ));
     }
+    if let Some(cause) = stale_copies(input.stale) {
+        own.push(condition(
+            "StaleCopies",
+            Answer::True,
+            cause.reason,
+            sentence(&cause),
+            generation,
+            input.now,
+        ));
+    }
     let standing = Standing {
         ready: ready.0,
         reconciling: state.link == Link::Unheard,
@@ -149,6 +164,28 @@ pub(crate) fn status(input: &Input<'_>) -> HostStatus {
         status.observed_time = seen;
     }
     status
+}
+
+/// What must not be started there.
+fn stale_copies(stale: &[(&str, &HostName)]) -> Option<Cause> {
+    let named: Vec<String> = stale
+        .iter()
+        .take(NAMED)
+        .map(|(guest, host)| format!("{guest} (lives on {host})"))
+        .collect();
+    let more = match stale.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!stale.is_empty()).then(|| {
+        Cause::new(
+            Reason::DefinedTwice,
+            format!(
+                "old copies that must not be started: {}{more}",
+                named.join(", ")
+            ),
+        )
+    })
 }
 
 fn counts(state: &HostState, managed_elsewhere: i64) -> GuestCounts {
