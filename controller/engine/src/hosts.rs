@@ -215,10 +215,13 @@ impl HostState {
             }
             News::Load(load) => {
                 self.observed = Some(now);
-                if let Some(facts) = &mut self.facts {
-                    facts.load = load;
+                match &mut self.facts {
+                    Some(facts) if facts.load != load => {
+                        facts.load = load;
+                        Change::Something
+                    }
+                    _ => Change::Nothing,
                 }
-                Change::Something
             }
             News::Event(..) => Change::Nothing,
             News::Lost(error) => {

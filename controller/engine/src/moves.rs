@@ -43,6 +43,8 @@ pub(crate) struct MoveState {
     pub(crate) uid: String,
     /// Whether an object of this name exists where objects are kept.
     pub(crate) declared: bool,
+    /// Whether one ever did.
+    pub(crate) had_object: bool,
     pub(crate) generation: Option<i64>,
     pub(crate) spec: GuestMigrationSpec,
     pub(crate) by: RequestedBy,
@@ -100,6 +102,7 @@ impl MoveState {
         Self {
             uid: String::new(),
             declared: false,
+            had_object: false,
             generation: None,
             spec,
             by,

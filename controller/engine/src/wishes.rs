@@ -24,6 +24,40 @@ pub struct Wishes {
     pub credentials: BTreeMap<String, Result<Arc<Credentials>, Cause>>,
 }
 
+/// Whether two maps have the same objects, but for their statuses and what a database notes on them.
+macro_rules! ask_the_same {
+    ($one:expr, $other:expr) => {
+        $one.len() == $other.len()
+            && $one
+                .iter()
+                .zip(&$other)
+                .all(|((name, one), (other_name, other))| {
+                    let (meta, other_meta) = (&one.metadata, &other.metadata);
+                    name == other_name
+                        && (Arc::ptr_eq(one, other)
+                            || one.spec == other.spec
+                                && meta.uid == other_meta.uid
+                                && meta.generation == other_meta.generation
+                                && meta.labels == other_meta.labels
+                                && meta.annotations == other_meta.annotations
+                                && meta.creation_timestamp == other_meta.creation_timestamp
+                                && meta.deletion_timestamp == other_meta.deletion_timestamp)
+                })
+    };
+}
+
+impl Wishes {
+    /// Whether nothing else differs than what we, or a database, have written on the objects.
+    pub(crate) fn ask_the_same(&self, other: &Self) -> bool {
+        ask_the_same!(self.hosts, other.hosts)
+            && ask_the_same!(self.guests, other.guests)
+            && ask_the_same!(self.migrations, other.migrations)
+            && ask_the_same!(self.drains, other.drains)
+            && ask_the_same!(self.profiles, other.profiles)
+            && self.credentials == other.credentials
+    }
+}
+
 /// How the engine runs.
 #[derive(Debug, Clone)]
 pub struct Options {

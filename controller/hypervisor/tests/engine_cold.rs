@@ -163,6 +163,22 @@ async fn libvirtd_dies_at_any_instant() {
     }
 }
 
+/// So does one while the move is being prepared: what was made is taken back, and it is tried again.
+#[tokio::test(start_paused = true)]
+async fn libvirtd_dies_while_it_is_prepared() {
+    for instant in 0..8 {
+        for host in ["h1", "h2"] {
+            let (fleet, _, actor, guest) = begun(800 + instant, &Role::new("one").cluster()).await;
+            sleep(Duration::from_millis(instant * 20)).await;
+            fleet.kill_libvirtd(host);
+            sleep(Duration::from_secs(4)).await;
+            fleet.start_libvirtd(host);
+            actor.phase("m", MigrationPhase::Succeeded, 600).await;
+            is_on(&actor, guest, "h2").await;
+        }
+    }
+}
+
 /// A drain that moves stopped guests is done when no domain is left; one that leaves them, when none runs.
 #[tokio::test(start_paused = true)]
 async fn a_drain_moves_them_where_it_is_asked_to() {

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use evenkeel_crds::{MigrationPhase, kinds::migration::SourceFiles};
+use evenkeel_crds::{MigrationPhase, kinds::migration::SourceFiles, shared::find};
 use evenkeel_hypervisor::sim::{GuestPlan, HostPlan};
 use support::*;
 use tokio::time::sleep;
@@ -386,4 +386,36 @@ async fn waiting_is_quiet() {
     actor.quiet(120).await;
     let told = actor.told.lock().unwrap().len();
     assert!(told <= 2, "{told} happenings");
+}
+
+/// What a drain has done is forgotten once its objects are gone, but for how much it was.
+#[tokio::test(start_paused = true)]
+async fn a_drains_moves_are_forgotten() {
+    let (fleet, desk) = stage(17, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+    for name in ["g1", "g2", "g3"] {
+        fleet.add_guest("h1", &GuestPlan::new(name));
+    }
+    let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
+    actor.settled().await;
+    desk.drain("empty", &["h1"], |_| {});
+    let drained = |view: &evenkeel_engine::View| {
+        let drain = view.drains.get("empty");
+        let drained = drain.and_then(|own| find(&own.conditions, "Drained"));
+        drained.is_some_and(|drained| drained.status == "True")
+    };
+    actor.until("the host is drained", 300, drained).await;
+    assert_eq!(actor.view().migrations.len(), 3);
+    desk.change(|wishes| wishes.migrations.clear());
+    sleep(Duration::from_secs(2)).await;
+    let view = actor.view();
+    assert!(view.migrations.is_empty(), "{}", actor.picture());
+    assert!(drained(&view));
+    assert_eq!(view.drains["empty"].guests.total, 3);
+    // One that comes later is counted beside them.
+    fleet.add_guest("h1", &GuestPlan::new("g4"));
+    actor
+        .until("it leaves too", 300, |view| {
+            view.drains["empty"].guests.total == 4 && drained(view)
+        })
+        .await;
 }

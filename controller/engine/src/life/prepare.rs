@@ -572,6 +572,9 @@ impl Attempt {
 
     /// Ends an attempt that never began to copy: what was made is taken back.
     pub(super) async fn give_up(mut self, stop: Stop) -> Outcome {
+        if self.is_cold() {
+            return self.follow_cold(Some(stop)).await;
+        }
         if self.journal.is_some() {
             // Nothing was started, so both ends must show just that before anything is removed.
             loop {

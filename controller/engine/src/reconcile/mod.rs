@@ -21,7 +21,7 @@ use evenkeel_crds::{
     names::{HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
-    shared::Timestamp,
+    shared::{RequestedBy, Timestamp},
 };
 use evenkeel_planner as planner;
 use tokio::{
@@ -134,6 +134,8 @@ pub(crate) struct Reconciler {
     crowded: BTreeMap<Uuid, Instant>,
     /// Causes already told as happenings, by object.
     told: BTreeMap<(&'static str, String), (Reason, String)>,
+    /// Moves that succeeded and were forgotten since, by drain.
+    forgotten: BTreeMap<RequestedBy, i64>,
 }
 
 /// A guest that a move has seen at its target.
@@ -195,6 +197,7 @@ impl Reconciler {
             tasks: JoinSet::new(),
             crowded: BTreeMap::new(),
             told: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
         }
     }
 
@@ -236,7 +239,12 @@ impl Reconciler {
                         // Nobody wishes anything any more; what is under way still ends.
                         tokio::time::sleep(TICK).await;
                     }
-                    dirty = true;
+                    let declared = self.wishes.borrow_and_update().clone();
+                    // Mostly it is only that what we showed has been written down.
+                    dirty = passed.is_none() || !declared.ask_the_same(&self.declared);
+                    if !dirty {
+                        self.declared = declared;
+                    }
                 }
                 Some(notice) = self.notices.1.recv() => dirty |= self.hear(notice),
                 Some((name, report)) = self.reports.1.recv() => dirty |= self.note(&name, report),

@@ -12,7 +12,7 @@ use evenkeel_crds::{
 use evenkeel_planner::Rejection;
 use uuid::Uuid;
 
-use super::{Pass, Reconciler};
+use super::{Pass, Reconciler, wanted::by_drain};
 use crate::{
     guests::place,
     hosts::Link,
@@ -415,6 +415,8 @@ impl Reconciler {
                     .filter(|state| mine(&state.by) && test(state))
                     .count() as i64
             };
+            let forgotten = self.forgotten.get(&by_drain(name, drain));
+            let forgotten = forgotten.copied().unwrap_or(0);
             let old = before.drains.get(name.as_str());
             let halted = resolved.halted.as_ref().or(resolved.unsupported.as_ref());
             let status = statuses::drain::status(&statuses::drain::Input {
@@ -424,9 +426,10 @@ impl Reconciler {
                 states: &self.hosts,
                 in_flight,
                 elsewhere,
-                succeeded: count(&|state| {
-                    state.status.phase == evenkeel_crds::MigrationPhase::Succeeded
-                }),
+                succeeded: forgotten
+                    + count(&|state| {
+                        state.status.phase == evenkeel_crds::MigrationPhase::Succeeded
+                    }),
                 moving: count(&|state| state.running.is_some()),
                 rejections,
                 eta,

@@ -25,6 +25,9 @@ use crate::{
     profile::Profiles,
 };
 
+/// Seconds for which a drain's move that is over and never had an object is kept: whoever makes it may be late.
+const REMEMBERED: i64 = 600;
+
 /// What is wanted, resolved.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
@@ -85,7 +88,7 @@ impl Reconciler {
                 .moves
                 .entry(name.as_str().into())
                 .or_insert_with(|| adopted_object(object, name, now));
-            state.declared = true;
+            (state.declared, state.had_object) = (true, true);
             state.uid = object.metadata.uid.clone().unwrap_or_default();
             state.generation = object.metadata.generation;
             state.spec = object.spec.clone();
@@ -393,8 +396,55 @@ impl Reconciler {
                 None => state.finish(MigrationPhase::Aborted, cause, pass.now),
             }
         }
+        gone.extend(self.to_forget(pass));
         for name in gone {
-            self.moves.remove(&name);
+            self.forget(&name);
+        }
+        self.forgotten.retain(|by, _| {
+            let drain = declared.drains.get(&by.name);
+            drain.is_some_and(|drain| by_drain(&by.name, drain) == *by)
+        });
+    }
+
+    /// Moves of drains that are over and whose objects are gone, or were never made. What a drain gave up is kept for as
+    /// long as it would ask for the same again. From files nothing else remembers what was done.
+    fn to_forget(&self, pass: &Pass) -> Vec<MigrationName> {
+        if self.options.from_files {
+            return Vec::new();
+        }
+        let late = |state: &MoveState| {
+            let end = state.status.completion_time.as_ref();
+            end.is_some_and(|end| pass.now.as_second() - end.0.as_second() > REMEMBERED)
+        };
+        let over = self.moves.iter().filter(|(_, state)| {
+            state.by.kind == "HostDrain"
+                && state.is_final()
+                && !state.declared
+                && (state.had_object || late(state))
+        });
+        let asked_again = |name: &MigrationName, state: &MoveState| {
+            state.status.phase != MigrationPhase::Succeeded
+                && match pass.guests.find(&state.spec.guest) {
+                    Some((uuid, entry)) => {
+                        self.wish_move_name(&state.by, entry.name.as_str(), uuid)
+                            .as_ref()
+                            == Some(name)
+                    }
+                    None => self.declared.drains.contains_key(&state.by.name),
+                }
+        };
+        over.filter(|(name, state)| !asked_again(name, state))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    fn forget(&mut self, name: &MigrationName) {
+        let Some(state) = self.moves.remove(name) else {
+            return;
+        };
+        self.told.remove(&("GuestMigration", name.to_string()));
+        if state.by.kind == "HostDrain" && state.status.phase == MigrationPhase::Succeeded {
+            *self.forgotten.entry(state.by).or_default() += 1;
         }
     }
 }

@@ -16,10 +16,14 @@ use super::{
 
 /// Set before what a disk holds, to tell it from other files.
 const IMAGE: &[u8] = b"image";
+/// A disk's file is so many times shorter than what it occupies: all that is read of it goes into digests. It travels for
+/// as long as if it were whole.
+const SHORTER: u64 = 256;
+const LEAST: u64 = 4096;
 
 pub(super) fn state(file: &File) -> FileState {
     let (length, format) = match file.kind {
-        Kind::Image(_) => (file.allocated, "qcow2"),
+        Kind::Image(_) => ((file.allocated / SHORTER).max(LEAST), "qcow2"),
         _ => (file.capacity, "raw"),
     };
     FileState {
@@ -71,6 +75,7 @@ fn content(file: &File) -> Vec<u8> {
             guest.as_bytes().as_slice(),
             &stamp.to_le_bytes(),
             &file.capacity.to_le_bytes(),
+            &file.allocated.to_le_bytes(),
         ]
         .concat(),
         Kind::Journal(_, text) => text.as_bytes().to_vec(),
@@ -78,19 +83,21 @@ fn content(file: &File) -> Vec<u8> {
     }
 }
 
-/// What a file holds by the bytes that were written, and its capacity.
-fn written(bytes: Vec<u8>, length: u64) -> (Kind, u64) {
+/// What a file holds by the bytes that were written, its capacity and what it occupies.
+fn written(bytes: Vec<u8>, length: u64) -> (Kind, u64, u64) {
     let image = || {
         let rest = bytes.strip_prefix(IMAGE)?;
         let guest = Uuid::from_slice(rest.get(..16)?).ok()?;
         let number = |at: usize| Some(u64::from_le_bytes(rest.get(at..at + 8)?.try_into().ok()?));
-        Some((Kind::Image(Some((guest, number(16)?))), number(24)?))
+        let image = Kind::Image(Some((guest, number(16)?)));
+        Some((image, number(24)?, number(32)?))
     };
     image().unwrap_or((
         Kind::Plain {
             content: bytes.clone(),
             kept: false,
         },
+        length,
         length,
     ))
 }
@@ -197,8 +204,7 @@ impl Handle {
             let file = machine.and_then(|machine| machine.files.get_mut(&path));
             let file =
                 file.ok_or_else(|| PortError::new(Fault::NotFound, "Storage volume not found"))?;
-            (file.kind, file.capacity) = written(bytes, length);
-            file.allocated = length;
+            (file.kind, file.capacity, file.allocated) = written(bytes, length);
             Ok(())
         })
         .await
