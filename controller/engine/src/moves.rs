@@ -241,7 +241,8 @@ impl MoveState {
                 };
                 let left = match evidence.source_files {
                     SourceFiles::Retained => "its files are kept on",
-                    _ => "nothing is left on",
+                    SourceFiles::Shared => "its disks are where they were, on storage shared with",
+                    SourceFiles::Removed | SourceFiles::Abandoned => "nothing is left on",
                 };
                 let message = format!("{does} {to}, proven; {left} {source}");
                 self.close_attempt(Reason::Completed, &message, "", time);
