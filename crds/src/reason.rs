@@ -130,6 +130,18 @@ reasons! {
     InsufficientDisk, AwaitChange, "make room in the pool, or name another with `spec.disks`";
     /// No pool on the target for a disk.
     PoolMissing, AwaitChange, "define and start a pool of that name on the target, or name another with `spec.disks`";
+    /// The target does not have the shared storage that the guest's disks stay on.
+    SharedStorageMissing, AwaitChange, "mount that storage on the target in the same directory, with an active storage pool over it";
+    /// The target has the shared storage in another directory.
+    SharedPathDiffers, AwaitChange, "mount it in the same directory on every host";
+    /// The same directory on the target is other storage.
+    SharedStorageDiffers, AvoidTarget, "mount the same export on both hosts; a file made in it on one has to be there on the other at once";
+    /// libvirt does not take the disk's file system for one that several hosts may use at a time.
+    SharedStorageUnsafe, AwaitChange, "put the disk on a file system that libvirt knows as shared (NFS, GlusterFS, CephFS, GFS2, OCFS2, CIFS, ...)";
+    /// Nothing was to be copied, and a disk is not on shared storage.
+    DiskNotShared, AwaitChange, "use `mode: Auto`, which copies what is not shared";
+    /// All was to be copied, and a disk is on storage that both hosts see.
+    DiskShared, AwaitChange, "use `mode: Auto`, which leaves in place what both hosts see";
     /// The target's CPU is not what the guest was started with.
     IncompatibleCPU, AwaitChange, "give the guest a CPU model that both hosts have";
     /// The target's hypervisor is older than the guest's.

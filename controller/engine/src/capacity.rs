@@ -78,6 +78,12 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
         networks: facts.networks.clone(),
         bridges: facts.bridges.clone(),
         nwfilters: facts.nwfilters.clone(),
+        storage: facts
+            .pools
+            .iter()
+            .filter(|pool| pool.active)
+            .map(|pool| (pool.name.clone(), pool.path.clone()))
+            .collect(),
     };
     host
 }

@@ -41,6 +41,9 @@ pub struct Journal {
     pub target: End,
     /// Disks that travel.
     pub disks: Vec<JournalDisk>,
+    /// Disks on storage that both ends see: one file, never removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<SharedDisk>,
     /// Other files that it needs at the target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<JournalFile>,
@@ -103,6 +106,16 @@ pub struct JournalDisk {
     /// Whether we made the file at the target: written after its exclusive creation. Until then only an empty one
     /// of exactly this size is ours.
     pub created: bool,
+}
+
+/// A disk that is left in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedDisk {
+    /// Target device: `vda`.
+    pub target: String,
+    /// Its file, at both ends.
+    pub path: String,
 }
 
 /// A file that is carried: at the same path on both ends, but for a stopped guest's disks.

@@ -302,6 +302,11 @@ fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
         }
         needs.nwfilters.extend(interface.filter.clone());
     }
+    for disk in facts.disks.iter().filter(|disk| disk.stays()) {
+        needs
+            .storage
+            .extend(disk.pool.clone().zip(disk.directory().map(str::to_owned)));
+    }
     needs
 }
 

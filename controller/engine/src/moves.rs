@@ -244,8 +244,9 @@ impl MoveState {
                 };
                 let left = match evidence.source_files {
                     SourceFiles::Retained => "its files are kept on",
+                    SourceFiles::Shared => "its disks are where they were, on storage shared with",
                     SourceFiles::Abandoned => "what it left is out of reach on",
-                    _ => "nothing is left on",
+                    SourceFiles::Removed => "nothing is left on",
                 };
                 let message = format!("{does} {to}, proven; {left} {source}");
                 self.close_attempt(Reason::Completed, &message, "", time);

@@ -64,6 +64,8 @@ pub enum Fault {
     PeerFailed,
     /// The source's copy stopped during the call.
     DomainStopped,
+    /// A disk that is not copied is on storage that only this host is known to see.
+    NotShared,
     /// Anything else.
     Other,
 }
@@ -439,7 +441,25 @@ impl DiskFacts {
     /// Whether its content must be copied in a block migration.
     #[must_use]
     pub fn is_copied(&self) -> bool {
-        self.device == DiskDevice::Disk && self.path.is_some() && !self.readonly && !self.shared
+        self.is_written() && !self.shared
+    }
+
+    /// Whether it is left in place: a file on storage that other hosts see too.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.is_written() && self.shared
+    }
+
+    /// The directory that its file is in.
+    #[must_use]
+    pub fn directory(&self) -> Option<&str> {
+        let (directory, _) = self.path.as_deref()?.rsplit_once('/')?;
+        Some(directory)
+    }
+
+    /// Whether it is a disk that the guest writes to, in a file.
+    fn is_written(&self) -> bool {
+        self.device == DiskDevice::Disk && self.path.is_some() && !self.readonly
     }
 }
 
@@ -761,6 +781,7 @@ impl From<&PortError> for Reason {
             Fault::PeerUnreachable => Self::TargetCannotBeReachedFromSource,
             Fault::PeerFailed => Self::TargetFailed,
             Fault::DomainStopped => Self::GuestStopped,
+            Fault::NotShared => Self::SharedStorageUnsafe,
             Fault::NotFound | Fault::Exists | Fault::Unsupported | Fault::Other => {
                 Self::HypervisorError
             }

@@ -230,6 +230,8 @@ pub(crate) fn about_room(refusal: Refusal) -> bool {
         | Refusal::Older
         | Refusal::OtherCpu
         | Refusal::NoNetwork
+        | Refusal::NoStorage
+        | Refusal::OtherPath
         | Refusal::Ring => false,
     }
 }

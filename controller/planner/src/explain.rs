@@ -9,8 +9,8 @@ use evenkeel_crds::shared::{HostCount, HostExample, RequestedBy};
 
 use crate::board::Board;
 use crate::capacity::When;
-use crate::fit::{Refusal, fits};
-use crate::model::{Fleet, Guest, HostId, InFlight, Rejection};
+use crate::fit::{Refusal, fits, unseen};
+use crate::model::{Fleet, Guest, Host, HostId, InFlight, Rejection};
 use crate::pools::{DiskRefusal, DiskWhy};
 use crate::wishes::Ask;
 
@@ -215,6 +215,7 @@ pub(crate) fn refusal(
                 list(&missing(board, ask, host))
             ),
         ),
+        Refusal::NoStorage | Refusal::OtherPath => storage(view.host(host), guest, refusal),
         Refusal::Ring => Cause::new(
             Reason::InsufficientMemory,
             board
@@ -348,6 +349,37 @@ fn disk_refusal(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId, refusal: Dis
             space(pool, "room for virtual sizes", needs, left, limit)
         }
     }
+}
+
+/// The first shared storage that the host lacks, or has elsewhere.
+fn storage(host: &Host, guest: &Guest, refusal: Refusal) -> Cause {
+    let (name, guest_name) = (&host.name, &guest.name);
+    let elsewhere = |pool: &String| host.offers.storage.get(pool);
+    for (pool, directory) in unseen(guest, host) {
+        match (refusal, elsewhere(pool)) {
+            (Refusal::NoStorage, None) => {
+                return Cause::new(
+                    Reason::SharedStorageMissing,
+                    format!(
+                        "{name} has no active storage pool in {directory}, the shared storage of {guest_name}"
+                    ),
+                );
+            }
+            (Refusal::OtherPath, Some(other)) => {
+                return Cause::new(
+                    Reason::SharedPathDiffers,
+                    format!(
+                        "{name} has pool {pool} in {other}; the shared storage of {guest_name} is in {directory}"
+                    ),
+                );
+            }
+            _ => {}
+        }
+    }
+    Cause::new(
+        Reason::SharedStorageMissing,
+        format!("{name} lacks shared storage of {guest_name}"),
+    )
 }
 
 fn missing(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId) -> Vec<String> {
@@ -491,6 +523,8 @@ fn reason(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId, refusal: Refusal) 
         Refusal::Older => Reason::HypervisorOlder,
         Refusal::OtherCpu => Reason::IncompatibleCPU,
         Refusal::NoNetwork => Reason::NetworkMissing,
+        Refusal::NoStorage => Reason::SharedStorageMissing,
+        Refusal::OtherPath => Reason::SharedPathDiffers,
         Refusal::Ring | Refusal::Memory { .. } => Reason::InsufficientMemory,
         Refusal::Cpu { .. } => Reason::InsufficientCPU,
         Refusal::Disk(disk) => match disk.why {

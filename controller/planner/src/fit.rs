@@ -34,6 +34,10 @@ pub(crate) enum Refusal {
     OtherCpu,
     /// Networks, bridges or filters are missing.
     NoNetwork,
+    /// Shared storage that its disks stay on is missing.
+    NoStorage,
+    /// It has that storage in another directory.
+    OtherPath,
     /// The move is part of a ring of moves that wait for each other.
     Ring,
     /// Not enough memory: what is left, negative when over the limit.
@@ -155,6 +159,14 @@ pub(crate) fn lacking(guest: &Guest, host: &Host, found: &mut dyn FnMut(Refusal)
                 || !needs.nwfilters.is_subset(&offers.nwfilters),
             Refusal::NoNetwork,
         ),
+        (
+            unseen(guest, host).any(|(name, _)| !offers.storage.contains_key(name)),
+            Refusal::NoStorage,
+        ),
+        (
+            unseen(guest, host).any(|(name, _)| offers.storage.contains_key(name)),
+            Refusal::OtherPath,
+        ),
     ];
     let mut any = false;
     for (fault, refusal) in faults {
@@ -166,4 +178,14 @@ pub(crate) fn lacking(guest: &Guest, host: &Host, found: &mut dyn FnMut(Refusal)
         }
     }
     any
+}
+
+/// Shared storage that the guest's disks stay on and that the host has not in the same directory: pool and directory.
+pub(crate) fn unseen<'a>(
+    guest: &'a Guest,
+    host: &'a Host,
+) -> impl Iterator<Item = (&'a String, &'a String)> {
+    let there = &host.offers.storage;
+    let needed = guest.needs.storage.iter();
+    needed.filter(|(_, directory)| there.values().all(|other| other != *directory))
 }

@@ -96,6 +96,8 @@ pub struct Offers {
     pub bridges: Option<BTreeSet<String>>,
     /// Network filters.
     pub nwfilters: BTreeSet<String>,
+    /// Active storage pools and their directories.
+    pub storage: BTreeMap<String, String>,
 }
 
 /// A pool as a place for disks.
@@ -172,6 +174,8 @@ pub struct Needs {
     pub bridges: BTreeSet<String>,
     /// Network filters.
     pub nwfilters: BTreeSet<String>,
+    /// Pools on storage that other hosts see too and that its disks stay on, and their directories.
+    pub storage: BTreeMap<String, String>,
 }
 
 /// A disk to be copied.

@@ -16,6 +16,7 @@ type Kind<'a> = (
     &'a str,
     &'a str,
     [&'a BTreeSet<String>; 3],
+    &'a BTreeMap<String, String>,
 );
 
 fn kind(guest: &Guest) -> Kind<'_> {
@@ -27,6 +28,7 @@ fn kind(guest: &Guest) -> Kind<'_> {
         networks,
         bridges,
         nwfilters,
+        storage,
     } = &guest.needs;
     (
         guest.active,
@@ -35,6 +37,7 @@ fn kind(guest: &Guest) -> Kind<'_> {
         emulator,
         machine,
         [networks, bridges, nwfilters],
+        storage,
     )
 }
 

@@ -304,6 +304,9 @@ pub struct Evidence {
     /// Files that it reads and others may read too, a kernel or a medium: they stay at the source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_files: Vec<String>,
+    /// Disks on storage that both ends see: the same files before and after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_files: Vec<String>,
     /// When both ends were looked at.
     pub observed_time: Time,
 }

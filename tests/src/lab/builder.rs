@@ -11,7 +11,7 @@ use super::command::{in_parallel, run};
 use super::domain::GuestSpec;
 use super::layout::{self, Layout};
 use super::record::{HostRecord, LabRecord};
-use super::storage::PoolSpec;
+use super::storage::{PoolSpec, Room};
 use super::teardown::Keeper;
 use super::{Lab, image, namespaces, preflight};
 
@@ -259,6 +259,11 @@ impl Lab {
             ],
         )?;
         run("ip", ["link", "set", &bridge, "up"])?;
+
+        let mut pools = specs.iter().flat_map(|spec| &spec.pools);
+        if pools.any(|pool| matches!(pool.room, Room::Shared | Room::Netfs)) {
+            self.serve_shared()?;
+        }
 
         let authority = match self.is_encrypted() {
             true => Some(self.found_authority()?),

@@ -29,6 +29,7 @@ mod command;
 mod disk;
 mod domain;
 mod events;
+mod gluster;
 mod guest;
 mod host;
 mod image;

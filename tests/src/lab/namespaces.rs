@@ -54,7 +54,9 @@ impl Host<'_> {
             let image = data.join(format!("pool{place}.img"));
             storage::make_image(pool, &image)?;
             let (kind, size) = match pool.room {
-                storage::Room::Machine => ("directory", 0),
+                storage::Room::Machine | storage::Room::Shared | storage::Room::Netfs => {
+                    ("directory", 0)
+                }
                 storage::Room::Tmpfs(size) => ("tmpfs", size),
                 storage::Room::Ext4(size) => ("ext4", size),
             };
@@ -75,7 +77,8 @@ impl Host<'_> {
         ]
         .map(Path::to_owned);
         self.launch(&script, &words, "held")?;
-        self.connect()
+        self.connect()?;
+        self.mount_shared()
     }
 
     fn write_configuration(&self, spec: &HostSpec) -> Result<()> {
@@ -103,7 +106,8 @@ impl Host<'_> {
             autostarted(&etc.join("qemu/networks"), network, &xml)?;
         }
         for pool in &self.record().pools {
-            autostarted(&etc.join("storage"), &pool.name, &storage::pool_xml(pool))?;
+            let xml = storage::pool_xml(pool, &self.lab().gateway());
+            autostarted(&etc.join("storage"), &pool.name, &xml)?;
         }
         Ok(())
     }

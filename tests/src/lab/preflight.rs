@@ -76,6 +76,21 @@ pub fn preflight() -> Result<()> {
     Ok(())
 }
 
+/// Checks that storage can be shared among hosts, asked only where a pool needs it.
+pub(crate) fn shared_storage() -> Result<()> {
+    if find("glusterfsd").is_none() || find("glusterfs").is_none() {
+        bail!(
+            "shared storage needs the Debian packages glusterfs-server and glusterfs-client: run tests/scripts/install-lab.sh"
+        );
+    }
+    if !Path::new("/dev/fuse").exists() {
+        bail!(
+            "shared storage needs /dev/fuse: load the kernel module fuse, or give the container that device"
+        );
+    }
+    Ok(())
+}
+
 /// Checks that images can be mounted, asked only where a pool needs it.
 pub(crate) fn loop_devices() -> Result<()> {
     if !Path::new("/dev/loop-control").exists() {

@@ -14,6 +14,7 @@ use super::record::PoolRecord;
 use super::text::{escaped, render};
 
 const POOL: &str = include_str!("../../lab/pool.xml");
+const NETFS: &str = include_str!("../../lab/netfs.xml");
 
 /// What a pool's directory lies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,10 @@ pub enum Room {
     Tmpfs(u64),
     /// An ext4 file system of so many bytes in a sparse image on the machine's disk. Allow a tenth for itself.
     Ext4(u64),
+    /// GlusterFS, the same for all hosts that have such a pool: somebody mounted it, and the pool is one of a directory.
+    Shared,
+    /// The same storage in a pool of type `netfs`, as libvirt mounts it.
+    Netfs,
 }
 
 /// A directory pool a host is to have.
@@ -75,8 +80,10 @@ impl PoolSpec {
             private && plain,
             "a pool's directory has to be under /var/lib/libvirt or /srv, not {path:?}"
         );
-        if matches!(self.room, Room::Ext4(_)) {
-            preflight::loop_devices()?;
+        match self.room {
+            Room::Ext4(_) => preflight::loop_devices()?,
+            Room::Shared | Room::Netfs => preflight::shared_storage()?,
+            Room::Machine | Room::Tmpfs(_) => {}
         }
         Ok(PoolRecord {
             name: self.name.clone(),
@@ -128,12 +135,17 @@ pub(crate) fn make_image(pool: &PoolRecord, image: &Path) -> Result<()> {
 }
 
 /// What libvirt reads from its directory of pools.
-pub(crate) fn pool_xml(pool: &PoolRecord) -> String {
+pub(crate) fn pool_xml(pool: &PoolRecord, gateway: &str) -> String {
+    let kind = match pool.room {
+        Room::Netfs => NETFS,
+        _ => POOL,
+    };
     render(
-        POOL,
+        kind,
         &[
             ("NAME", &escaped(&pool.name)),
             ("PATH", &escaped(&pool.path)),
+            ("ADDRESS", gateway),
         ],
     )
 }

@@ -17,7 +17,7 @@ use futures::future::join_all;
 use super::{Attempt, LOOK_AGAIN, Outcome, Place, failure};
 use crate::{
     evidence::{Seen, Verdict},
-    journal::{Journal, JournalFile},
+    journal::{FileOrigin, Journal, JournalFile},
     mutation::{Rule, broken},
     port::{Activity, Fault, Hypervisor, LastMove, PortResult},
 };
@@ -87,7 +87,9 @@ impl Attempt {
                 uuid: order.guest.to_string(),
                 rebooted: self.rebooted,
                 source_defined: false,
-                source_files: if journal.ran_twice || self.kept.is_some() {
+                source_files: if journal.disks.is_empty() && !journal.shared.is_empty() {
+                    SourceFiles::Shared
+                } else if journal.ran_twice || self.kept.is_some() {
                     SourceFiles::Retained
                 } else {
                     SourceFiles::Removed
@@ -95,8 +97,14 @@ impl Attempt {
                 kept_files: journal
                     .files
                     .iter()
-                    .filter(|file| !file.own)
+                    .filter(|file| !leaves(file))
                     .map(|file| file.path.clone())
+                    .take(LIST_CAP)
+                    .collect(),
+                shared_files: journal
+                    .shared
+                    .iter()
+                    .map(|disk| disk.path.clone())
                     .take(LIST_CAP)
                     .collect(),
                 observed_time: Time(self.lines.clock.now()),
@@ -205,14 +213,20 @@ impl Attempt {
             .references(None)
             .await
             .map_err(|error| failure(&source.host, "looking for users of the files", &error))?;
-        for disk in &journal.disks {
-            // The target must really run from files of its own.
-            if !ends.disks.contains(&disk.target_path) {
+        let shared = journal.shared.iter().map(|disk| &disk.path);
+        for path in journal
+            .disks
+            .iter()
+            .map(|disk| &disk.target_path)
+            .chain(shared)
+        {
+            // The target must really run from files of its own, and from those that both ends see.
+            if !ends.disks.contains(path) {
                 return Err(Cause::new(
                     Reason::OutcomeUnknown,
                     format!(
-                        "the guest on {} does not use {}; nothing is removed",
-                        target.host, disk.target_path
+                        "the guest on {} does not use {path}; nothing is removed",
+                        target.host
                     ),
                 ));
             }
@@ -222,7 +236,7 @@ impl Attempt {
         if journal.ran_twice {
             return Ok(Some(executes(ends.target)));
         }
-        if keep.is_zero() {
+        if keep.is_zero() || own_files(journal).is_empty() {
             remove_own_files(journal, source).await?;
         } else {
             let until = self.lines.clock.now().checked_add(keep);
@@ -464,11 +478,17 @@ pub(super) fn is_finished(verdict: Verdict) -> bool {
 /// The files at the source that are the guest's alone.
 fn own_files(journal: &Journal) -> Vec<&str> {
     let disks = journal.disks.iter().map(|disk| disk.source_path.as_str());
-    let files = journal.files.iter().filter(|file| file.own);
+    let files = journal.files.iter().filter(|file| leaves(file));
     let mut own: Vec<&str> = disks.chain(files.map(JournalFile::source)).collect();
     own.sort_unstable();
     own.dedup();
     own
+}
+
+/// Whether a file leaves the source with the guest. One that the target had may be the very same, on storage that both
+/// see: only what we brought there is removed here.
+fn leaves(file: &JournalFile) -> bool {
+    file.own && file.origin != FileOrigin::Found
 }
 
 /// Closes what a dead process left open. Where that fails, the next move that ends there does it.

@@ -21,7 +21,7 @@ use crate::{
         Seen, Waiting,
         cold::{self, Verdict},
     },
-    journal::Journal,
+    journal::{FileOrigin, Journal},
     port::DomainEvent,
 };
 
@@ -151,7 +151,11 @@ impl Attempt {
     /// Waits until the target's kernel has written to disk what was carried. libvirt's streams do not, and the source's
     /// files are the only others.
     pub(super) async fn let_target_write(&self) {
-        if self.is_cold() {
+        let carried = |journal: &Journal| {
+            let mut files = journal.files.iter();
+            journal.definition.is_some() && files.any(|file| file.origin != FileOrigin::Found)
+        };
+        if self.journal.as_ref().is_some_and(carried) {
             tokio::time::sleep(WRITTEN).await;
         }
     }

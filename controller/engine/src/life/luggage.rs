@@ -30,7 +30,7 @@ fn needed(facts: &DomainFacts) -> Vec<(String, String)> {
     let media = facts
         .disks
         .iter()
-        .filter(|disk| !disk.shared && (disk.readonly || disk.device != DiskDevice::Disk))
+        .filter(|disk| disk.readonly || disk.device != DiskDevice::Disk)
         .flat_map(|disk| {
             let role = match disk.device {
                 DiskDevice::Disk => "medium",

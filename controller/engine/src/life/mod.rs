@@ -11,13 +11,18 @@ mod luggage;
 mod prepare;
 mod progress;
 mod release;
+mod sharing;
 mod watch;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use evenkeel_crds::{
     kinds::{
-        migration::{Evidence, MigrationPhase},
+        migration::{Evidence, MigrationMode, MigrationPhase},
         profile::AppliedProfile,
     },
     names::{HostName, MigrationName},
@@ -67,6 +72,10 @@ pub(crate) struct Order {
     pub(crate) guest: Uuid,
     pub(crate) source: Place,
     pub(crate) target: Place,
+    /// Which disks are copied.
+    pub(crate) mode: MigrationMode,
+    /// Disks whose pool the user named.
+    pub(crate) placed: BTreeSet<String>,
     /// For each disk the pool at the target.
     pub(crate) pools: BTreeMap<String, String>,
     /// How the source's hypervisor reaches the target's.

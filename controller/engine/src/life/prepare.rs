@@ -13,7 +13,9 @@ use evenkeel_crds::{
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{Attempt, Outcome, Report, Stop, clean::TakenBack, course, failure, luggage::DISK};
+use super::{
+    Attempt, Outcome, Report, Stop, clean::TakenBack, course, failure, luggage::DISK, sharing,
+};
 use crate::{
     evidence::{Arrival, Verdict},
     journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
@@ -41,7 +43,7 @@ impl Attempt {
             target.hypervisor.look(guest),
             target.hypervisor.pools(),
         );
-        let facts = here
+        let mut facts = here
             .map_err(|error| failure(&source.host, "looking at the guest", &error))?
             .ok_or_else(|| {
                 Cause::new(
@@ -63,6 +65,8 @@ impl Attempt {
         self.memory = Some(facts.memory);
         self.check_guest(&facts)?;
         self.check_others(&facts).await?;
+        self.settle_shared(&mut facts, &pools).await?;
+        let shared = sharing::directories(&facts);
         let mut disks = self.place(&facts, &pools)?;
         self.check_clashes(&facts, &disks).await?;
         let predicts = self.begin_prediction(&facts).await;
@@ -97,9 +101,10 @@ impl Attempt {
             target: End {
                 host: target.host.clone(),
                 uuid: target.uuid,
-                pool: journal_pool(&disks, &pools).ok_or_else(|| no_pool(&target.host))?,
+                pool: journal_pool(&disks, &pools, &shared).ok_or_else(|| no_pool(&target.host))?,
             },
             disks,
+            shared: sharing::left_in_place(&facts),
             files,
             definition,
             autostart: facts.autostart,
@@ -467,7 +472,7 @@ impl Attempt {
             .pools()
             .await
             .map_err(|error| failure(&source.host, "reading the pools", &error))?;
-        journal_pool(&[], &pools).ok_or_else(|| no_pool(&source.host))
+        journal_pool(&[], &pools, &sharing::directories(facts)).ok_or_else(|| no_pool(&source.host))
     }
 
     /// Makes the volumes, notes that we did, marks the guest and turns its autostart off.
@@ -627,18 +632,24 @@ fn brings(files: &[JournalFile], pools: &[PoolFacts]) -> BTreeMap<String, Bytes>
     brings
 }
 
-fn journal_pool(disks: &[JournalDisk], pools: &[PoolFacts]) -> Option<String> {
-    disks.first().map(|disk| disk.pool.clone()).or_else(|| {
-        pools
-            .iter()
-            .find(|pool| pool.active && matches!(pool.kind.as_str(), "dir" | "fs" | "netfs"))
-            .map(|pool| pool.name.clone())
-    })
+/// Beside the disks, else in any pool of files that the other end does not see too: each end has a journal of its own.
+fn journal_pool(
+    disks: &[JournalDisk],
+    pools: &[PoolFacts],
+    shared: &BTreeSet<String>,
+) -> Option<String> {
+    let own = |pool: &&PoolFacts| {
+        pool.active
+            && matches!(pool.kind.as_str(), "dir" | "fs")
+            && !shared.contains(pool.path.trim_end_matches('/'))
+    };
+    let beside = disks.first().map(|disk| disk.pool.clone());
+    beside.or_else(|| pools.iter().find(own).map(|pool| pool.name.clone()))
 }
 
 fn no_pool(host: &evenkeel_crds::names::HostName) -> Cause {
     Cause::new(
         Reason::PoolMissing,
-        format!("{host} has no active pool of files, where a move keeps its journal"),
+        format!("{host} has no active pool of files of its own, where a move keeps its journal"),
     )
 }

@@ -171,6 +171,7 @@ impl Reconciler {
         let Some(state) = self.moves.get_mut(name) else {
             return;
         };
+        let placed = state.spec.disks.iter().flatten();
         let id = adopted
             .as_ref()
             .map_or_else(|| self.clock.id(), |journal| journal.id);
@@ -184,6 +185,8 @@ impl Reconciler {
             guest,
             source: from,
             target: to,
+            mode: state.spec.mode,
+            placed: placed.map(|disk| disk.target.clone()).collect(),
             pools,
             target_uri,
             target_address,

@@ -6,7 +6,7 @@ use evenkeel_crds::{
     GuestMigration, HostDrain, MigrationPhase,
     kinds::{
         drain::{OnRelease, StoppedGuests, StuckGuests},
-        migration::{Evidence, MigrationMode, SourceFiles},
+        migration::{Evidence, SourceFiles},
     },
     names::{HostName, MigrationName},
     reason::{Cause, Reason},
@@ -614,10 +614,13 @@ fn finished_before(
             .get(&last.from)
             .is_some_and(|source| source.domains.contains_key(&uuid)),
         kept_files: Vec::new(),
+        shared_files: Vec::new(),
         source_files: match hosts.get(&last.from) {
             Some(source) if source.kept.iter().any(|kept| kept.journal.guest == uuid) => {
                 SourceFiles::Retained
             }
+            _ if place.facts.disks.iter().any(|disk| disk.is_copied()) => SourceFiles::Removed,
+            _ if place.facts.disks.iter().any(|disk| disk.shared) => SourceFiles::Shared,
             _ => SourceFiles::Removed,
         },
         observed_time: Time(whole_seconds(now)),
@@ -632,12 +635,6 @@ fn resolve(
     profiles: &Profiles<'_>,
 ) -> Result<Wish, Cause> {
     let spec = &state.spec;
-    if spec.mode == MigrationMode::Shared {
-        return Err(Cause::new(
-            Reason::NotSupportedYet,
-            "`mode: Shared` is not supported by this version",
-        ));
-    }
     let (uuid, entry) = guests.find(&spec.guest).ok_or_else(|| {
         Cause::new(
             Reason::GuestNotFound,

@@ -124,7 +124,7 @@ const CODES: &[(sys::virErrorNumber, Fault)] = &[
     (sys::VIR_ERR_OPERATION_UNSUPPORTED, Fault::Unsupported),
     (sys::VIR_ERR_CONFIG_UNSUPPORTED, Fault::Unsupported),
     (sys::VIR_ERR_ARGUMENT_UNSUPPORTED, Fault::Unsupported),
-    (sys::VIR_ERR_MIGRATE_UNSAFE, Fault::Unsupported),
+    (sys::VIR_ERR_MIGRATE_UNSAFE, Fault::NotShared),
     (sys::VIR_ERR_CPU_INCOMPATIBLE, Fault::PeerFailed),
     (sys::VIR_ERR_OPERATION_ABORTED, Fault::Aborted),
     (sys::VIR_ERR_RESOURCE_BUSY, Fault::Busy),
@@ -372,6 +372,12 @@ mod tests {
                 sys::VIR_ERR_OPERATION_FAILED,
                 "operation failed: job 'migration out' unexpectedly failed",
                 Fault::PeerFailed,
+            ),
+            (
+                Migrate,
+                sys::VIR_ERR_MIGRATE_UNSAFE,
+                "Unsafe migration: Migration without shared storage is unsafe",
+                Fault::NotShared,
             ),
             (
                 Migrate,

@@ -526,6 +526,13 @@ pub(crate) fn has_block_job(domain: &Domain, disk: &str) -> Result<bool, Error> 
     }
 }
 
+/// How many checkpoints a domain has.
+pub(crate) fn checkpoints(domain: &Domain) -> Result<u32, Error> {
+    // SAFETY: the domain lives; without a place for them libvirt only counts.
+    let count = unsafe { sys::virDomainListAllCheckpoints(domain.as_ptr(), ptr::null_mut(), 0) };
+    u32::try_from(count).map_err(|_| Error::last_error())
+}
+
 /// Begins to sample how fast a domain writes to its memory, for so many seconds.
 pub(crate) fn start_dirty_rate(domain: &Domain, seconds: c_int) -> Result<(), Error> {
     // SAFETY: the domain lives.

@@ -57,12 +57,12 @@ pub(super) fn pools(machine: &Machine) -> Vec<PoolFacts> {
         .iter()
         .map(|pool| PoolFacts {
             name: pool.name.clone(),
-            kind: "dir".into(),
+            kind: pool.kind.into(),
             path: pool.path.clone(),
             active: true,
             total: Bytes(pool.total),
             available: Bytes(machine.available(pool)),
-            shared: false,
+            shared: pool.kind == "netfs",
         })
         .collect()
 }
@@ -133,6 +133,6 @@ fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
         volume: pool.map(|pool| disk.path[pool.path.len() + 1..].to_owned()),
         backing: base.into_iter().collect(),
         readonly: false,
-        shared: false,
+        shared: pool.is_some_and(|pool| pool.kind == "netfs"),
     }
 }

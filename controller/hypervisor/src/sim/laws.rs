@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     migration::Phase,
-    world::{File, Kind, Qemu, World},
+    world::{Domain, File, Kind, Machine, Qemu, World},
 };
 
 /// How long a guest that somebody started may be unknown to a program that reserves memory.
@@ -65,6 +65,7 @@ impl World {
                     .push(format!("{name} runs on {host} without its file {path}")),
             }
         }
+        self.spread(host);
         for (path, wanted) in files {
             let found = self.machines.get(host).and_then(|own| own.files.get(&path));
             if !matches!(found.map(|file| &file.kind), Some(Kind::Plain { content, .. }) if *content == wanted)
@@ -84,14 +85,19 @@ impl World {
         else {
             return;
         };
-        let users: Vec<String> = self.machines[host]
-            .domains
-            .values()
-            .filter(|domain| {
-                self.machines[host]
-                    .named_by(domain)
-                    .iter()
-                    .any(|own| own == path)
+        // On network storage it is gone from every host.
+        let store = self.machines[host].store_of(path).cloned();
+        let sees = |name: &String, machine: &Machine| {
+            name == host || store.is_some() && machine.store_of(path) == store.as_ref()
+        };
+        let users: Vec<String> = self
+            .machines
+            .iter()
+            .filter(|(name, machine)| sees(name, machine))
+            .flat_map(|(_, machine)| {
+                let names =
+                    |domain: &&Domain| machine.named_by(domain).iter().any(|own| own == path);
+                machine.domains.values().filter(names)
             })
             .map(|domain| domain.name.clone())
             .collect();

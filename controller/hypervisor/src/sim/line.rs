@@ -211,7 +211,12 @@ async fn travel<T>(
         }
         sleep(Duration::from_millis(20)).await;
     }
-    let result = act(&mut shared.world(), machine);
+    let result = {
+        let mut world = shared.world();
+        let result = act(&mut world, machine);
+        world.spread(machine);
+        result
+    };
     sleep(back).await;
     loop {
         {

@@ -48,8 +48,8 @@ pub(super) struct Move {
     pub(super) guest: Uuid,
     pub(super) source: String,
     pub(super) target: String,
-    /// Path at the target, and bytes to copy.
-    disks: Vec<(String, u64)>,
+    /// Path at the target, and bytes to copy; nothing where it is left in place.
+    disks: Vec<(String, Option<u64>)>,
     incremental: bool,
     mark: Option<Mark>,
     limit: Option<u64>,
@@ -150,11 +150,24 @@ impl World {
             let named = request.disks.iter().find(|(name, _)| *name == disk.target);
             named.map_or(disk.path.clone(), |(_, path)| path.clone())
         };
-        let disks: Vec<(String, u64)> = copy
+        let copied =
+            |disk: &Disk| by_hand || request.disks.iter().any(|(name, _)| *name == disk.target);
+        let staying = copy.disks.iter().filter(|disk| !copied(disk));
+        let unsafe_disk = staying
+            .into_iter()
+            .any(|disk| here.store_of(&disk.path).is_none());
+        let disks: Vec<(String, Option<u64>)> = copy
             .disks
             .iter()
-            .map(|disk| (path(disk), used(disk)))
+            .map(|disk| (path(disk), copied(disk).then(|| used(disk))))
             .collect();
+        if unsafe_disk {
+            if let Some(domain) = self.domain(source, guest) {
+                domain.job = None;
+            }
+            let told = "Unsafe migration: Migration without shared storage is unsafe";
+            return Err(refused(Fault::NotShared, told));
+        }
         let dirty = self.guests[&guest].dirty;
         let now = Instant::now();
         let own = Move {
@@ -168,7 +181,7 @@ impl World {
             phase: Phase::Connect,
             until: now + CONNECT,
             paused_at: now,
-            disks_total: disks.iter().map(|(_, bytes)| bytes).sum(),
+            disks_total: disks.iter().filter_map(|(_, bytes)| *bytes).sum(),
             disks,
             incremental: request.incremental,
             disks_done: 0,
@@ -228,7 +241,7 @@ impl World {
         let mut missing = Vec::new();
         let mut wrong = None;
         let mut disks = Vec::new();
-        for (disk, (path, _)) in copy.disks.iter().zip(paths) {
+        for (disk, (path, copied)) in copy.disks.iter().zip(paths) {
             match there.files.get(&path) {
                 Some(file) if file.capacity != disk.size => {
                     let sizes = "Source and target image have different sizes";
@@ -244,6 +257,10 @@ impl World {
                             "{path} on {target} gets a top layer and has no base"
                         ));
                     }
+                }
+                None if copied.is_none() => {
+                    let told = format!("Could not open '{path}': No such file or directory");
+                    return Err(refused(Fault::PeerFailed, told));
                 }
                 None => missing.push((path.clone(), disk.size)),
             }
@@ -394,6 +411,9 @@ impl World {
         let (mut left, disks) = (own.disks_done, own.disks.clone());
         let mut full = false;
         for (path, size) in disks {
+            let Some(size) = size else {
+                continue;
+            };
             let here = left.min(size);
             left -= here;
             let machine = &self.machines[&target];

@@ -117,7 +117,17 @@ impl Fleet {
             path: format!("/pools/{name}"),
             total: *total,
             taken: 0,
+            kind: "dir",
+            store: None,
         };
+        let mount = plan.shared.iter().map(|mount| Pool {
+            name: "shared".to_owned(),
+            path: mount.path.clone(),
+            total: spec::GIB * 20,
+            taken: 0,
+            kind: mount.kind,
+            store: Some(mount.store.clone()),
+        });
         let machine = Machine {
             uuid: uuid_of("host", &plan.name),
             cpus: plan.cpus,
@@ -127,7 +137,7 @@ impl Fleet {
             powered: true,
             daemon: Daemon::Up,
             generation: 1,
-            pools: plan.pools.iter().map(pool).collect(),
+            pools: plan.pools.iter().map(pool).chain(mount).collect(),
             files: BTreeMap::new(),
             domains: BTreeMap::new(),
             claim: None,
@@ -152,7 +162,16 @@ impl Fleet {
             machine.files.entry(path.clone()).or_insert(base);
         }
         for (target, size, used) in &plan.disks {
-            let path = format!("/pools/default/{}-{target}.qcow2", plan.name);
+            let mounted = plan.shared.contains(target).then(|| {
+                let mut pools = world.machines[host].pools.iter();
+                pools
+                    .find(|pool| pool.store.is_some())
+                    .map(|pool| pool.path.clone())
+            });
+            let folder = mounted
+                .flatten()
+                .unwrap_or_else(|| "/pools/default".to_owned());
+            let path = format!("{folder}/{}-{target}.qcow2", plan.name);
             let file = File {
                 capacity: *size,
                 allocated: *used,

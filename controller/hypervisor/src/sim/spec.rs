@@ -25,6 +25,19 @@ pub struct HostPlan {
     pub libvirt: String,
     /// Pools: name and size in bytes. Each lies at `/pools/NAME`.
     pub pools: Vec<(String, u64)>,
+    /// Network storage that is mounted here, with a pool `shared` over it.
+    pub shared: Option<Mount>,
+}
+
+/// Network storage, mounted.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    /// Its name in the whole fleet: what bears the same is the same storage.
+    pub store: String,
+    /// Where it is mounted.
+    pub path: String,
+    /// The pool's type: `netfs`, or `dir` where somebody else mounted it.
+    pub kind: &'static str,
 }
 
 impl HostPlan {
@@ -38,6 +51,7 @@ impl HostPlan {
             bandwidth: 100 * MIB,
             libvirt: "9.0.0".to_owned(),
             pools: vec![("default".to_owned(), 20 * GIB)],
+            shared: None,
         }
     }
 
@@ -59,6 +73,17 @@ impl HostPlan {
     #[must_use]
     pub fn libvirt(mut self, version: &str) -> Self {
         self.libvirt = version.to_owned();
+        self
+    }
+
+    /// With network storage of that name, mounted at that path, in a pool of that type.
+    #[must_use]
+    pub fn shared(mut self, store: &str, path: &str, kind: &'static str) -> Self {
+        self.shared = Some(Mount {
+            store: store.to_owned(),
+            path: path.to_owned(),
+            kind,
+        });
         self
     }
 
@@ -85,6 +110,8 @@ pub struct GuestPlan {
     pub dirty: u64,
     /// Disks: target device, virtual size, bytes in use.
     pub disks: Vec<(String, u64, u64)>,
+    /// Of its disks, those in the pool `shared`.
+    pub shared: Vec<String>,
     /// A base image below its disks: path, and the bytes it occupies. Guests of one path share the file.
     pub base: Option<(String, u64)>,
     /// Other files it needs: role, path, length in bytes. Guests of one path share the file.
@@ -110,6 +137,7 @@ impl GuestPlan {
             memory: 512 * MIB,
             dirty: 4 * MIB,
             disks: vec![("vda".to_owned(), GIB, 400 * MIB)],
+            shared: Vec::new(),
             base: None,
             files: Vec::new(),
             autostart: false,
@@ -130,6 +158,14 @@ impl GuestPlan {
     #[must_use]
     pub fn disk(mut self, size: u64, used: u64) -> Self {
         self.disks = vec![("vda".to_owned(), size, used)];
+        self
+    }
+
+    /// With one more disk of so many bytes, in the pool `shared`.
+    #[must_use]
+    pub fn shared_disk(mut self, target: &str, size: u64) -> Self {
+        self.disks.push((target.to_owned(), size, size / 2));
+        self.shared.push(target.to_owned());
         self
     }
 

@@ -153,6 +153,10 @@ pub(super) struct Pool {
     pub(super) total: u64,
     /// Taken by what is no file of ours.
     pub(super) taken: u64,
+    /// libvirt's type of it.
+    pub(super) kind: &'static str,
+    /// Network storage by its name in the whole fleet: its files are the same wherever it is mounted.
+    pub(super) store: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -249,6 +253,11 @@ impl Machine {
         disks.chain(below).chain(files).collect()
     }
 
+    /// The network storage that a file lies on.
+    pub(super) fn store_of(&self, path: &str) -> Option<&String> {
+        self.pool_of(path)?.store.as_ref()
+    }
+
     pub(super) fn available(&self, pool: &Pool) -> u64 {
         let prefix = format!("{}/", pool.path);
         let files = self
@@ -321,6 +330,34 @@ impl World {
 
     pub(super) fn machine(&mut self, host: &str) -> Option<&mut Machine> {
         self.machines.get_mut(host)
+    }
+
+    /// What a host has on network storage is what every other host has there.
+    pub(super) fn spread(&mut self, host: &str) {
+        let Some(machine) = self.machines.get(host) else {
+            return;
+        };
+        let mounted = |pool: &Pool| Some((pool.store.clone()?, format!("{}/", pool.path)));
+        let mounts: Vec<(String, String)> = machine.pools.iter().filter_map(mounted).collect();
+        for (store, root) in mounts {
+            let own = self.machines[host].files.iter();
+            let files: Vec<(String, File)> = own
+                .filter_map(|(path, file)| {
+                    Some((path.strip_prefix(&root)?.to_owned(), file.clone()))
+                })
+                .collect();
+            for machine in self.machines.values_mut() {
+                let there = machine.pools.iter().filter_map(mounted);
+                let Some((_, root)) = there.into_iter().find(|(other, _)| *other == store) else {
+                    continue;
+                };
+                machine.files.retain(|path, _| !path.starts_with(&root));
+                let same = files
+                    .iter()
+                    .map(|(name, file)| (format!("{root}{name}"), file.clone()));
+                machine.files.extend(same);
+            }
+        }
     }
 
     pub(super) fn domain(&mut self, host: &str, uuid: Uuid) -> Option<&mut Domain> {

@@ -41,6 +41,7 @@ pub fn host(name: &str) -> Host {
             networks: BTreeSet::from(["lan".into()]),
             bridges: Some(BTreeSet::from(["br0".into()])),
             nwfilters: BTreeSet::new(),
+            storage: BTreeMap::from([("default".into(), "/images".into())]),
         },
         domains: BTreeMap::new(),
     }

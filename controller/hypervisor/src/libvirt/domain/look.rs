@@ -203,6 +203,12 @@ impl<'a> Looker<'a> {
             obstacles.extend(obstacles::of_definition(&description.disks, &defined.disks));
         }
         obstacles.extend(obstacles::of_snapshots(domain.num_snapshots(0).or_fault()?));
+        match raw::checkpoints(domain).or_fault() {
+            Ok(count) => obstacles.extend(obstacles::of_checkpoints(count)),
+            // A hypervisor that knows no checkpoints has none.
+            Err(error) if error.fault == Fault::Unsupported => {}
+            Err(error) => return Err(error),
+        }
         if persistent && !activity.active() {
             let saved = domain.has_managed_save(0).or_fault()?;
             obstacles.extend(obstacles::of_saved_state(saved));

@@ -243,6 +243,21 @@ pub(crate) fn of_snapshots(count: u32) -> Option<Cause> {
     })
 }
 
+/// Checkpoints: what was written since each of them is in the disk's own file alone, and libvirt migrates no guest that
+/// has any.
+pub(crate) fn of_checkpoints(count: u32) -> Option<Cause> {
+    (count > 0).then(|| {
+        Cause::new(
+            Reason::DiskNotMovable,
+            format!(
+                "it has {count} checkpoint{}, which libvirt does not carry",
+                if count == 1 { "" } else { "s" }
+            ),
+        )
+        .hint("delete its checkpoints (`virsh checkpoint-delete`); the next backup is then a full one")
+    })
+}
+
 /// A saved state: it goes with a definition that nobody could resume from elsewhere.
 pub(crate) fn of_saved_state(saved: bool) -> Option<Cause> {
     saved.then(|| {
