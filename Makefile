@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 
-.PHONY: help demo demo-cluster test unit end-to-end lint generate check-generated chart bench chaos chaos-cluster chaos-table soak tools packages clean
+.PHONY: help demo demo-cluster test unit end-to-end lint generate check-generated chart bench chaos chaos-cluster chaos-table soak tools packages test-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -14,7 +14,7 @@ demo: packages ## three real hosts, six guests: drain one host by manifest, no c
 demo-cluster: packages tools ## the same by kubectl, under a real Kubernetes
 	tests/scripts/demo-cluster.sh
 
-test: packages tools ## everything: unit tests, real hosts, a real API server
+test: test-packages tools ## everything: unit tests, real hosts, a real API server
 	tests/scripts/test.sh
 
 unit: ## only what needs neither root nor hosts
@@ -56,6 +56,9 @@ soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to sa
 
 packages:
 	@tests/scripts/install.sh
+
+test-packages:
+	@tests/scripts/install.sh tests
 
 tools:
 	@tests/scripts/build-cluster.sh

@@ -112,6 +112,8 @@ reasons! {
     CredentialsNotForHost, AwaitChange, "name the host in the Secret's annotation `evenkeel.dev/hosts` (names, with commas between them)";
     /// We don't trust the hypervisor's certificate.
     CertificateUntrusted, AwaitChange, "check that ca.crt is the authority of the host's certificate, that the certificate names the host as the URI does, and that it has not expired";
+    /// By ssh the host shows another key than `known_hosts` has for it, or it has none.
+    HostKeyUntrusted, AwaitChange, "put the host's line from `ssh-keyscan`, compared with the host's own key files, into known_hosts";
     /// One of the two hosts doesn't trust the other's certificate.
     PeerCertificateUntrusted, AvoidTarget, "check the certificates of both hosts (libvirt's and QEMU's): one authority, not expired, naming the host as `migration.uri` does";
     /// The move has to be encrypted and the hosts are not set up for it.

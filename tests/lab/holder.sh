@@ -24,6 +24,9 @@ if [ -d "$data/pki" ]; then
     mount -t overlay -o "lowerdir=/etc,upperdir=$data/layer/upper,workdir=$data/layer/work" overlay /etc
     mount --bind "$data/pki" /etc/pki
 fi
+if [ -d "$data/sasl" ]; then
+    mount --bind "$data/sasl" /etc/sasl2
+fi
 mount --bind "$data/etc" /etc/libvirt
 mount --bind "$data/lib" /var/lib/libvirt
 mount --bind "$data/log" /var/log/libvirt

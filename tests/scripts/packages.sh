@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages named. Does nothing, not even ask apt, where all are there.
+# Installs the Debian packages named, and starts none of the services that are in them. Does nothing, not even ask apt,
+# where all are there.
 set -eu
 missing=
 for package; do
@@ -14,7 +15,13 @@ if [ "$(id -u)" != 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+policy=/usr/sbin/policy-rc.d
+[ ! -e "$policy" ] || policy=
+trap 'rm -f "$log" $policy' EXIT
+if [ -n "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod +x "$policy"
+fi
 # shellcheck disable=SC2086
 if ! { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $missing; } > "$log" 2>&1; then
     cat "$log" >&2

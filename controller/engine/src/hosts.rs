@@ -250,7 +250,11 @@ impl HostState {
 /// The cause for a host whose line is down.
 pub(crate) fn unreachable(name: &HostName, error: &PortError) -> Cause {
     let trouble = match error.fault {
-        Fault::Denied | Fault::Untrusted | Fault::NoCredentials | Fault::BadCredentials => {
+        Fault::Denied
+        | Fault::Untrusted
+        | Fault::UnknownHostKey
+        | Fault::NoCredentials
+        | Fault::BadCredentials => {
             format!("no connection to {name}: {error}")
         }
         _ => format!("{name} does not answer: {error}"),

@@ -38,6 +38,8 @@ pub enum Fault {
     Denied,
     /// We don't believe that the hypervisor is who it says.
     Untrusted,
+    /// The hypervisor's machine shows by ssh another key than we know, or one that we don't.
+    UnknownHostKey,
     /// There are no keys to connect with.
     NoCredentials,
     /// Our own keys are no good: expired, or not of one another.
@@ -771,6 +773,7 @@ impl From<&PortError> for Reason {
             Fault::Unreachable | Fault::TimedOut => Self::HostUnreachable,
             Fault::Denied => Self::AuthenticationFailed,
             Fault::Untrusted => Self::CertificateUntrusted,
+            Fault::UnknownHostKey => Self::HostKeyUntrusted,
             Fault::NoCredentials => Self::CredentialsMissing,
             Fault::BadCredentials => Self::CredentialsInvalid,
             Fault::PeerUntrusted => Self::PeerCertificateUntrusted,

@@ -7,6 +7,7 @@ mod apply;
 mod arguments;
 mod cluster;
 mod controller;
+mod core_dumps;
 mod crds;
 mod credentials;
 mod describe;
@@ -39,6 +40,10 @@ const _: () = assert!(
 
 fn main() -> Exit {
     hypervisors::prepare();
+    if let Err(error) = core_dumps::forbid() {
+        output::complain(format_args!("can't forbid core dumps: {error}"));
+        return Exit::Error;
+    }
     let arguments = match arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(exit) => return exit,

@@ -5,8 +5,11 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 fn evenkeel(arguments: &[&str]) -> Command {
@@ -288,4 +291,46 @@ fn a_host_that_does_not_answer_is_shown_as_such() {
             && printed.contains("drain.yaml:1:1"),
         "{printed}"
     );
+}
+
+/// Its memory holds keys and passwords.
+#[test]
+fn no_core_is_dumped() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("h1.yaml"),
+        host("h1", "qemu+tls://192.0.2.1/system"),
+    )
+    .unwrap();
+    // A shell that asks for cores becomes the program.
+    let mut child = Command::new("sh")
+        .args(["-c", r#"ulimit -c "$(ulimit -H -c)"; exec "$0" "$@""#])
+        .arg(env!("CARGO_BIN_EXE_evenkeel"))
+        .args(["apply", "--yes", "--watch", "-f"])
+        .arg(folder.path())
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limits = format!("/proc/{}/limits", child.id());
+    let forbidden = || {
+        let limits = fs::read_to_string(&limits).unwrap_or_default();
+        let core = limits.lines().find(|line| line.contains("core file"));
+        core.is_some_and(|line| {
+            line.split_whitespace()
+                .eq("Max core file size 1 1 bytes".split(' '))
+        })
+    };
+    let start = Instant::now();
+    while !forbidden() && start.elapsed() < Duration::from_secs(20) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(forbidden());
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args(["-ABRT", &id]).status().unwrap();
+    assert!(sent.success());
+    let ended = child.wait().unwrap();
+    assert!(ended.signal().is_some() && !ended.core_dumped(), "{ended}");
 }

@@ -108,7 +108,9 @@ pub struct HostSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
-    /// A Secret in the controller's namespace, or a directory below `--credentials`.
+    /// A Secret in the controller's namespace, or a directory below `--credentials`. qemu+tls takes `ca.crt`, `tls.crt` and
+    /// `tls.key`, qemu+ssh `ssh-privatekey` and `known_hosts`, and a libvirtd that asks for a password, as qemu+tcp does with
+    /// credentials, `username` and `password`. A Secret names the hosts it serves in its annotation `evenkeel.dev/hosts`.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")

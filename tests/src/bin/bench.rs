@@ -1,10 +1,10 @@
 //! Evenkeel against a shell loop over `virsh migrate`, paired: both in the same run, on the same hosts and guests, in
-//! turns and to the same end. Prints each figure's least, middle and most, and the ratio of the middles.
+//! turns and to the same end; and Evenkeel with everything encrypted against itself in plain. Prints each figure's least,
+//! middle and most, and the ratios of the middles.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::{
-    fs,
-    process::ExitCode,
+    process::{Command, ExitCode},
     thread,
     time::{Duration, Instant},
 };
@@ -13,14 +13,15 @@ use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
 use evenkeel_tests::{
     evenkeel::Fleet,
-    lab::{DiskSpec, GuestSpec, Host, Lab},
+    lab::{DiskSpec, GuestSpec, Host, HostSpec, Lab, SECRET},
     witness,
 };
+use serde_json::{Value, json};
 
 /// Times moves and drains, by hand and by Evenkeel, in turns.
 #[derive(Parser)]
 struct Arguments {
-    /// Rounds of each; a round is one move there and one back
+    /// Rounds of drains, one of each kind in a round; twice as many of single moves
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Data on each guest's disk, in MiB; the disk is a seventh larger
@@ -29,6 +30,9 @@ struct Arguments {
     /// Fail where a ratio of the middles is above this
     #[arg(long)]
     at_most: Option<f64>,
+    /// Fail where an encrypted drain takes more than so many times as long as a plain one
+    #[arg(long)]
+    encrypted_at_most: Option<f64>,
 }
 
 const FLAGS: [&str; 5] = [
@@ -52,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<bool> {
-    let mut builder = Lab::builder().hosts(2);
+    let mut builder = Lab::builder().hosts(2).each_host(HostSpec::plain_too);
     for number in 1..=GUESTS {
         // A full disk: what a plain copy and a thin one send is the same.
         builder = builder.guest(
@@ -62,36 +66,31 @@ fn run(arguments: &Arguments) -> Result<bool> {
         );
     }
     let lab = builder.up()?;
-    let fleet = Fleet::of(&lab)?;
-    for entry in fs::read_dir(fleet.path())? {
-        let path = entry?.path();
-        let text = fs::read_to_string(&path)?;
-        fs::write(
-            path,
-            format!("{text}  migration: {{maxInbound: {GUESTS}, maxOutbound: {GUESTS}}}\n"),
-        )?;
-    }
-    let mut one = Pair::default();
-    let mut six = Pair::default();
-    let (left, right) = (lab.host("h1")?, lab.host("h2")?);
-    for round in 0..2 * arguments.rounds {
-        // Who goes there and who comes back changes, so that neither always meets the warmer machine.
-        for (turn, (from, to)) in [(&left, &right), (&right, &left)].into_iter().enumerate() {
-            let ours = (turn + round) % 2 == 0;
-            if ours {
-                one.ours.push(ours_one(&fleet, to)?);
-            } else {
-                one.by_hand(by_hand(&lab, from, to, 1)?);
-            }
-        }
-    }
-    for round in 0..arguments.rounds {
-        for (turn, (from, to)) in [(&left, &right), (&right, &left)].into_iter().enumerate() {
-            let ours = (turn + round) % 2 == 0;
-            if ours {
-                six.ours.push(ours_drain(&fleet, from.name())?);
-            } else {
-                six.by_hand(by_hand(&lab, from, to, GUESTS)?);
+    let plain = fleet(
+        &lab,
+        |host| json!({"uri": host.plain_uri(), "insecure": true}),
+    )?;
+    let encrypted = fleet(
+        &lab,
+        |host| json!({"uri": host.uri(), "credentials": {"secretName": SECRET}}),
+    )?;
+    let mut one = Times::default();
+    let mut six = Times::default();
+    let mut ends = [lab.host("h1")?, lab.host("h2")?];
+    for (times, count, rounds) in [
+        (&mut one, 1, 2 * arguments.rounds),
+        (&mut six, GUESTS, arguments.rounds),
+    ] {
+        for round in 0..rounds {
+            // Who goes first changes, and the direction each time, so that nobody always meets the warmer machine.
+            for turn in 0..3 {
+                let [from, to] = &ends;
+                match (turn + round) % 3 {
+                    0 => times.by_hand(by_hand(&lab, from, to, count)?),
+                    1 => times.plain.push(ours(&plain, from, to, count)?),
+                    _ => times.encrypted.push(ours(&encrypted, from, to, count)?),
+                }
+                ends.reverse();
             }
         }
     }
@@ -103,15 +102,28 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let first = one.print("one guest", "evenkeel migrate");
     let second = six.print("six guests at once", "evenkeel apply of a drain");
     let limit = arguments.at_most.unwrap_or(f64::INFINITY);
-    Ok(first <= limit && second <= limit)
+    let cost = arguments.encrypted_at_most.unwrap_or(f64::INFINITY);
+    Ok(first.by_hand <= limit && second.by_hand <= limit && second.encrypted <= cost)
 }
 
-/// One move by the program, from its start to its end: verified, source files gone, claims given back.
-fn ours_one(fleet: &Fleet, to: &Host<'_>) -> Result<Duration> {
-    Ok(fleet.run(&["migrate", "g1", to.name()])?.expect(0)?.took)
+/// A fleet of the lab's hosts, each reached as told, for as many moves at once as there are guests.
+fn fleet(lab: &Lab, spec: impl Fn(&Host<'_>) -> Value) -> Result<Fleet> {
+    let fleet = Fleet::of(lab)?;
+    for host in lab.hosts() {
+        let mut spec = spec(&host);
+        spec["migration"] = json!({"maxInbound": GUESTS, "maxOutbound": GUESTS});
+        let file = format!("host-{}.yaml", host.record().index);
+        fleet.write(&file, &host.manifest_with(&spec)?)?;
+    }
+    Ok(fleet)
 }
 
-fn ours_drain(fleet: &Fleet, host: &str) -> Result<Duration> {
+/// By the program, from its start to its end: verified, source files gone, claims given back.
+fn ours(fleet: &Fleet, from: &Host<'_>, to: &Host<'_>, count: usize) -> Result<Duration> {
+    if count == 1 {
+        return Ok(fleet.run(&["migrate", "g1", to.name()])?.expect(0)?.took);
+    }
+    let host = from.name();
     fleet.write("drain.yaml", &format!("apiVersion: evenkeel.dev/v1alpha1\nkind: HostDrain\nmetadata: {{name: bench}}\nspec: {{hosts: {{names: [{host}]}}, parallel: {GUESTS}}}\n"))?;
     let took = fleet.run(&["apply", "--yes"])?.expect(0)?.took;
     fleet.remove("drain.yaml")?;
@@ -128,7 +140,7 @@ struct ByHand {
 
 /// The same by hand: as many shell loops at once, each with `virsh migrate`, `domstate` and `vol-delete`.
 fn by_hand(lab: &Lab, from: &Host<'_>, to: &Host<'_>, count: usize) -> Result<ByHand> {
-    let uri = to.uri();
+    let uri = to.plain_uri();
     let start = Instant::now();
     let one = |number: usize| -> Result<Duration> {
         let name = format!("g{number}");
@@ -163,7 +175,11 @@ fn by_hand(lab: &Lab, from: &Host<'_>, to: &Host<'_>, count: usize) -> Result<By
 
 /// Without the limit that [`Host::virsh`] sets: that is one more process in the peer's time.
 fn virsh(host: &Host<'_>, words: &[&str]) -> Result<String> {
-    let done = host.virsh_command(words).output()?;
+    let done = Command::new("virsh")
+        .args(["--quiet", "--connect", &host.plain_uri()])
+        .args(words)
+        .env("LC_ALL", "C")
+        .output()?;
     ensure!(
         done.status.success(),
         "virsh {}: {}",
@@ -175,27 +191,45 @@ fn virsh(host: &Host<'_>, words: &[&str]) -> Result<String> {
 
 /// Times by hand and ours.
 #[derive(Default)]
-struct Pair {
+struct Times {
     migrated: Vec<Duration>,
     finished: Vec<Duration>,
-    ours: Vec<Duration>,
+    plain: Vec<Duration>,
+    encrypted: Vec<Duration>,
 }
 
-impl Pair {
+/// Ratios of the middles.
+struct Ratios {
+    /// Ours against by hand, both plain, to the same end.
+    by_hand: f64,
+    /// Ours encrypted against ours plain.
+    encrypted: f64,
+}
+
+impl Times {
     fn by_hand(&mut self, took: ByHand) {
         self.migrated.push(took.migrated);
         self.finished.push(took.finished);
     }
 
-    /// Prints all and gives the ratio of the middles, to the same end.
-    fn print(&mut self, what: &str, command: &str) -> f64 {
+    /// Prints all, and the ratios.
+    fn print(&mut self, what: &str, command: &str) -> Ratios {
         println!("{what}");
         let migrated = row("  virsh migrate alone", &mut self.migrated);
         let finished = row("  and domstate, vol-delete", &mut self.finished);
-        let ours = row(&format!("  {command}"), &mut self.ours);
-        let (all, alone) = (ours / finished, ours / migrated);
-        println!("  ratio of the middles: {all:.2}; against virsh migrate alone {alone:.2}\n");
-        all
+        let plain = row(&format!("  {command}"), &mut self.plain);
+        let encrypted = row("  the same, encrypted", &mut self.encrypted);
+        let ratios = Ratios {
+            by_hand: plain / finished,
+            encrypted: encrypted / plain,
+        };
+        println!(
+            "  ratio of the middles: {:.2}; against virsh migrate alone {:.2}; encrypted against plain {:.2}\n",
+            ratios.by_hand,
+            plain / migrated,
+            ratios.encrypted
+        );
+        ratios
     }
 }
 

@@ -34,6 +34,10 @@ pub struct HostSpec {
     pub qemu_options: String,
     /// Its `host_uuid`; absent: a new one.
     pub uuid: Option<String>,
+    /// Whether it is reached by plain TCP in any case.
+    pub plain_too: bool,
+    /// How its libvirtd asks for a name and a password: names of SASL's mechanisms; absent: not at all.
+    pub sasl: Option<String>,
 }
 
 impl HostSpec {
@@ -49,7 +53,23 @@ impl HostSpec {
             libvirtd_options: String::new(),
             qemu_options: String::new(),
             uuid: None,
+            plain_too: false,
+            sasl: None,
         }
+    }
+
+    /// Has its libvirtd ask for a name and a password by this mechanism, such as `scram-sha-256`.
+    #[must_use]
+    pub fn sasl(mut self, mechanism: &str) -> Self {
+        self.sasl = Some(mechanism.to_owned());
+        self
+    }
+
+    /// Has it reached by plain TCP too, at [`Host::plain_uri`](super::Host::plain_uri), in a lab that is encrypted.
+    #[must_use]
+    pub fn plain_too(mut self) -> Self {
+        self.plain_too = true;
+        self
     }
 
     /// Gives it one more pool, or another one of the same name.
@@ -265,6 +285,7 @@ impl Lab {
             self.serve_shared()?;
         }
 
+        self.write_password()?;
         let authority = match self.is_encrypted() {
             true => Some(self.found_authority()?),
             false => None,
@@ -274,6 +295,7 @@ impl Lab {
             if let Some(authority) = &authority {
                 host.certify(authority)?;
             }
+            host.ask_for_passwords(spec.sasl.as_deref())?;
             host.build(&boot, &hosts_file, spec)?;
             host.rate(spec.rate)?;
             host.energize()?;

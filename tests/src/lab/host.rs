@@ -43,11 +43,16 @@ impl<'lab> Host<'lab> {
     /// How its libvirtd is reached, from anywhere on the machine and from the other hosts.
     #[must_use]
     pub fn uri(&self) -> String {
-        let transport = match self.lab.is_encrypted() {
-            true => "tls",
-            false => "tcp",
-        };
-        format!("qemu+{transport}://{}/system", self.record.address)
+        match self.lab.is_encrypted() {
+            true => format!("qemu+tls://{}/system", self.record.address),
+            false => self.plain_uri(),
+        }
+    }
+
+    /// How it is reached by plain TCP, where the lab is plain or its description says so.
+    #[must_use]
+    pub fn plain_uri(&self) -> String {
+        format!("qemu+tcp://{}/system", self.record.address)
     }
 
     /// The same for `virsh` on this machine: with the place of the lab's keys, where it needs them.
@@ -99,7 +104,8 @@ impl<'lab> Host<'lab> {
             "--connect",
             &uri,
         ];
-        output(&mut command("timeout", start.iter().chain(args)))
+        let mut command = command("timeout", start.iter().chain(args));
+        output(command.env("LIBVIRT_AUTH_FILE", self.lab.layout().passwords()))
     }
 
     /// `virsh --connect URI ARGS...` as a [`Command`] that has not been started and has no limit: to run in the
@@ -107,7 +113,9 @@ impl<'lab> Host<'lab> {
     #[must_use]
     pub fn virsh_command(&self, args: &[&str]) -> Command {
         let uri = self.virsh_uri();
-        command("virsh", ["--quiet", "--connect", &uri].iter().chain(args))
+        let mut command = command("virsh", ["--quiet", "--connect", &uri].iter().chain(args));
+        command.env("LIBVIRT_AUTH_FILE", self.lab.layout().passwords());
+        command
     }
 
     /// A command to be run on the host, in all its namespaces.

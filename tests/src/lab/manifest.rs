@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Lab;
 use super::authority::SECRET;
@@ -16,14 +16,23 @@ impl Host<'_> {
     /// # Errors
     /// Fails if it cannot be written as YAML.
     pub fn manifest(&self) -> Result<String> {
+        match self.lab().is_encrypted() {
+            true => self
+                .manifest_with(&json!({"uri": self.uri(), "credentials": {"secretName": SECRET}})),
+            false => self.manifest_with(&json!({"uri": self.uri(), "insecure": true})),
+        }
+    }
+
+    /// A `Host` manifest with this `spec`, as YAML.
+    ///
+    /// # Errors
+    /// Fails if it cannot be written as YAML.
+    pub fn manifest_with(&self, spec: &Value) -> Result<String> {
         let manifest = json!({
             "apiVersion": "evenkeel.dev/v1alpha1",
             "kind": "Host",
             "metadata": {"name": self.name()},
-            "spec": match self.lab().is_encrypted() {
-                true => json!({"uri": self.uri(), "credentials": {"secretName": SECRET}}),
-                false => json!({"uri": self.uri(), "insecure": true}),
-            },
+            "spec": spec,
         });
         serde_yaml::to_string(&manifest).context("cannot write a manifest")
     }

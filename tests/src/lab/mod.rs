@@ -41,7 +41,9 @@ mod pattern;
 mod preflight;
 mod process;
 mod record;
+mod sasl;
 mod serial;
+mod ssh;
 mod storage;
 pub mod teardown;
 mod text;
@@ -57,6 +59,7 @@ pub use preflight::preflight;
 pub use process::Process;
 pub use record::{GuestRecord, HostRecord, LabRecord, PoolRecord};
 pub use serial::{Continuity, SerialRecord};
+pub use ssh::SshKey;
 pub use storage::{HostFile, PoolSpec, Room};
 pub use text::bytes;
 

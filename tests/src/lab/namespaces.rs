@@ -83,14 +83,14 @@ impl Host<'_> {
 
     fn write_configuration(&self, spec: &HostSpec) -> Result<()> {
         let etc = self.data().join("etc");
-        let (tls, tcp) = match self.lab().is_encrypted() {
-            true => ("1", "0"),
-            false => ("0", "1"),
-        };
+        let number = |on: bool| if on { "1" } else { "0" };
+        let encrypted = self.lab().is_encrypted();
+        let (tls, tcp) = (number(encrypted), number(!encrypted || spec.plain_too));
         let values = [
             ("UUID", self.record().uuid.as_str()),
             ("TLS", tls),
             ("TCP", tcp),
+            ("AUTH", if spec.sasl.is_some() { "sasl" } else { "none" }),
             ("OPTIONS", &spec.libvirtd_options),
         ];
         fs::write(etc.join("libvirtd.conf"), render(LIBVIRTD, &values))?;

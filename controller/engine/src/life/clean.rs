@@ -162,6 +162,7 @@ impl Attempt {
                 source_defined: true,
                 source_files: SourceFiles::Abandoned,
                 kept_files: Vec::new(),
+                shared_files: Vec::new(),
                 observed_time: Time(self.lines.clock.now()),
             },
             downtime: self.stood_still,

@@ -19,6 +19,16 @@ pub(crate) enum Doing {
 /// Words in the message while a connection is opened. The first match counts.
 const CONNECT_WORDS: &[(&str, Fault)] = &[
     ("Failed to verify peer's certificate", Fault::Untrusted),
+    ("SSH HOST KEY VERIFICATION FAILED", Fault::UnknownHostKey),
+    ("SSH host key", Fault::UnknownHostKey),
+    ("verify the session host key", Fault::UnknownHostKey),
+    ("Host key verification failed", Fault::UnknownHostKey),
+    ("SSH session handshake failed", Fault::Unreachable),
+    ("error while reading private key", Fault::BadCredentials),
+    // A libvirtd that asks for a name and a password, and we have none.
+    ("No authentication callback", Fault::NoCredentials),
+    ("no mechanism available", Fault::NoCredentials),
+    ("failed to authenticate", Fault::Denied),
     ("authentication failed", Fault::Denied),
     ("authentication unavailable", Fault::Denied),
     ("server verification (of our certificate", Fault::Denied),
@@ -34,7 +44,6 @@ const CONNECT_WORDS: &[(&str, Fault)] = &[
     ("ertificate", Fault::Untrusted),
     ("TLS handshake failed", Fault::Denied),
     ("Permission denied", Fault::Denied),
-    ("Host key verification failed", Fault::Denied),
     ("no connection driver available", Fault::Invalid),
 ];
 
@@ -210,6 +219,30 @@ mod tests {
                 sys::VIR_ERR_AUTH_FAILED,
                 "authentication failed: Failed to verify peer's certificate",
                 Fault::Untrusted,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_AUTH_FAILED,
+                "authentication failed: !!! SSH HOST KEY VERIFICATION FAILED !!!: Identity of host 'h1:22' differs from stored identity.",
+                Fault::UnknownHostKey,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_LIBSSH,
+                "libssh transport error: failed to authenticate: Access denied for 'publickey'.",
+                Fault::Denied,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_AUTH_FAILED,
+                "authentication failed: error while reading private key 'ssh-privatekey'",
+                Fault::BadCredentials,
+            ),
+            (
+                Connect,
+                sys::VIR_ERR_NO_CONNECT,
+                "no connection driver available for SSH session handshake failed: Timeout connecting to h1",
+                Fault::Unreachable,
             ),
             (
                 Connect,

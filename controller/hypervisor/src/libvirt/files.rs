@@ -284,7 +284,7 @@ pub(crate) fn read(
     pieces: &mpsc::Sender<Piece>,
 ) -> PortResult<()> {
     let reach = session.reach();
-    link::knock(&reach.uri, KNOCK)?;
+    link::knock(&reach, KNOCK)?;
     let connection = link::open(&reach)?;
     within(session, &connection, path, |pool, name| {
         pool.refresh(Freshness::Lately)?;
@@ -352,7 +352,7 @@ pub(crate) fn write(
     mut pieces: mpsc::Receiver<Piece>,
 ) -> PortResult<()> {
     let reach = session.reach();
-    link::knock(&reach.uri, KNOCK)?;
+    link::knock(&reach, KNOCK)?;
     let connection = link::open(&reach)?;
     within(session, &connection, path, |pool, name| {
         let volume = present(pool, name)?;

@@ -264,7 +264,7 @@ impl Keeper {
                 let reach = session.reach();
                 let result = guarded(|| {
                     if knock {
-                        link::knock(&reach.uri, CONNECT)?;
+                        link::knock(&reach, CONNECT)?;
                     }
                     link::open_watched(&reach, &sink)
                 });

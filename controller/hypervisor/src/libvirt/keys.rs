@@ -10,7 +10,7 @@ use std::{
 };
 
 use evenkeel_engine::{
-    credentials::{CA_CERTIFICATE, CERTIFICATE, Credentials, KEY},
+    credentials::{CA_CERTIFICATE, CERTIFICATE, Credentials, KEY, KNOWN_HOSTS, SSH_KEY},
     port::{Fault, PortError, PortResult},
 };
 use tempfile::TempDir;
@@ -25,6 +25,7 @@ const TLS_FILES: [(&str, &str); 3] = [
     (CERTIFICATE, "clientcert.pem"),
     (KEY, "clientkey.pem"),
 ];
+const SSH_FILES: [(&str, &str); 2] = [(SSH_KEY, "key"), (KNOWN_HOSTS, "known_hosts")];
 
 /// How a host is reached.
 #[derive(Debug, Clone)]
@@ -37,26 +38,33 @@ pub(crate) struct Reach {
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub(crate) uri: String,
-    files: Option<TempDir>,
+    files: Option<(TempDir, &'static [(&'static str, &'static str)])>,
 }
 
 impl Reach {
+    /// Name and password for a libvirtd that asks for them.
+    pub(crate) fn login(&self) -> Option<(&str, &str)> {
+        self.credentials.as_ref()?.login()
+    }
+
     /// Makes ready what libvirt needs to open a connection.
     ///
     /// # Errors
     /// [`Fault::Other`] where no directory for the keys can be made.
     pub(crate) fn prepare(&self) -> PortResult<Opening> {
-        let (Transport::Tls, Some(credentials)) = (self.uri.transport(), &self.credentials) else {
+        let (Some(credentials), Some(names)) = (&self.credentials, self.files()) else {
             return Ok(Opening {
                 uri: self.uri.for_libvirt(&[]),
                 files: None,
             });
         };
-        let files = private_directory()
+        let directory = private_directory()
             .and_then(|directory| {
-                for (key, file) in TLS_FILES {
-                    let value = credentials.get(key).unwrap_or_default();
-                    write_private(&directory.path().join(file), value)?;
+                for (key, file) in names {
+                    // Where a password is enough, there may be no certificate.
+                    if let Some(value) = credentials.get(key) {
+                        write_private(&directory.path().join(file), value)?;
+                    }
                 }
                 Ok(directory)
             })
@@ -66,25 +74,40 @@ impl Reach {
                     format!("no private place for the keys while connecting: {error}"),
                 )
             })?;
+        let path = |file: &str| directory.path().join(file).display().to_string();
+        let uri = match self.uri.transport() {
+            Transport::Ssh => self.uri.for_libssh(&path("key"), &path("known_hosts")),
+            Transport::Tls | Transport::Tcp => {
+                let place = directory.path().display().to_string();
+                self.uri.for_libvirt(&[("pkipath", &place)])
+            }
+        };
         Ok(Opening {
-            uri: self
-                .uri
-                .for_libvirt(&[("pkipath", &files.path().display().to_string())]),
-            files: Some(files),
+            uri,
+            files: Some((directory, names)),
         })
+    }
+
+    /// The keys that libvirt takes as files only.
+    fn files(&self) -> Option<&'static [(&'static str, &'static str)]> {
+        match self.uri.transport() {
+            Transport::Tls => Some(&TLS_FILES),
+            Transport::Ssh => Some(&SSH_FILES),
+            Transport::Tcp => None,
+        }
     }
 }
 
 impl Opening {
     /// libvirt's words with our names for the files: theirs are other ones each time, and mean nothing to people.
     pub(crate) fn in_our_words(&self, message: &str) -> String {
-        let Some(files) = &self.files else {
+        let Some((directory, names)) = &self.files else {
             return message.to_owned();
         };
-        TLS_FILES
+        names
             .iter()
             .fold(message.to_owned(), |message, (key, file)| {
-                message.replace(&files.path().join(file).display().to_string(), key)
+                message.replace(&directory.path().join(file).display().to_string(), key)
             })
     }
 }

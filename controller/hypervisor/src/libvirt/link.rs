@@ -8,13 +8,12 @@ use std::{
 };
 
 use evenkeel_engine::port::{Fault, PortError, PortResult};
-use virt::connect::Connect;
 
 use super::{
     fault::{Doing, port_error},
     keys::Reach,
     raw::{self, Connection, Sink},
-    uri::{HypervisorUri, Transport},
+    uri::Transport,
 };
 
 /// Seconds between keepalive messages, and how many may stay unanswered: a silent host is given up after 8 s.
@@ -53,7 +52,7 @@ pub(crate) fn start_event_loop() -> PortResult<()> {
 pub(crate) fn open(reach: &Reach) -> PortResult<Connection> {
     start_event_loop()?;
     let opening = reach.prepare()?;
-    let connect = Connect::open(Some(&opening.uri)).map_err(|error| {
+    let connect = raw::open(&opening.uri, reach.login()).map_err(|error| {
         let error = port_error(Doing::Connect, &error);
         PortError::new(error.fault, opening.in_our_words(&error.message))
     })?;
@@ -72,11 +71,12 @@ pub(crate) fn open_watched(reach: &Reach, sink: &Sink) -> PortResult<Connection>
     Ok(connection)
 }
 
-/// Whether anything listens there, in at most about `limit`. Only for plain TCP and TLS; ssh has ways of its own.
+/// Whether anything listens there, in at most about `limit`. Not where the user's own ssh knows the way.
 ///
 /// libvirt itself waits two minutes for a host that is switched off.
-pub(crate) fn knock(uri: &HypervisorUri, limit: Duration) -> PortResult<()> {
-    if uri.transport() == Transport::Ssh {
+pub(crate) fn knock(reach: &Reach, limit: Duration) -> PortResult<()> {
+    let uri = &reach.uri;
+    if uri.transport() == Transport::Ssh && reach.credentials.is_none() {
         return Ok(());
     }
     let place = format!("'{}:{}'", uri.host(), uri.port());

@@ -50,7 +50,7 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
         None => target.host().to_owned(),
     };
     let address = format!("tcp://{}", uri::bracketed(&address));
-    link::knock(&source.uri, KNOCK)?;
+    link::knock(source, KNOCK)?;
     let connection = link::open(source)?;
     let domain = domain::find(&connection, request.domain)?;
     let secret = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_MIGRATABLE;

@@ -114,6 +114,66 @@ impl Drop for Connection {
     }
 }
 
+// ---- opening ----
+
+/// Opens a connection. Name and password are handed to a libvirtd that asks for them, and to nobody else; without them
+/// such a libvirtd refuses us.
+pub(crate) fn open(uri: &str, login: Option<(&str, &str)>) -> Result<Connect, Error> {
+    let Some(mut login) = login else {
+        return Connect::open(Some(uri));
+    };
+    let uri = CString::new(uri)?;
+    let mut kinds = [NAME, PASSWORD].map(|kind| kind as c_int);
+    let mut auth = sys::virConnectAuth {
+        credtype: kinds.as_mut_ptr(),
+        ncredtype: kinds.len() as c_uint,
+        cb: Some(answer),
+        cbdata: (&raw mut login).cast(),
+    };
+    // SAFETY: the URI is terminated; it, `auth` and what that points to outlive the call, after which libvirt keeps
+    // none of them. What is returned is ours to close.
+    unsafe {
+        let connect = sys::virConnectOpenAuth(uri.as_ptr(), &mut auth, 0);
+        if connect.is_null() {
+            Err(Error::last_error())
+        } else {
+            Ok(Connect::from_ptr(connect))
+        }
+    }
+}
+
+const NAME: sys::virConnectCredentialType = sys::VIR_CRED_AUTHNAME;
+const PASSWORD: sys::virConnectCredentialType = sys::VIR_CRED_PASSPHRASE;
+
+/// Answers what a libvirtd asks for; anything but name and password fails.
+unsafe extern "C" fn answer(
+    asked: sys::virConnectCredentialPtr,
+    count: c_uint,
+    login: *mut c_void,
+) -> c_int {
+    for place in 0..count as usize {
+        // SAFETY: libvirt passes `count` questions, and the pointer to the name and the password that `open` gave it.
+        // An answer is copied into memory that libvirt frees.
+        unsafe {
+            let (name, password) = *login.cast::<(&str, &str)>();
+            let question = &mut *asked.add(place);
+            let value = match question.type_ as sys::virConnectCredentialType {
+                NAME => name,
+                PASSWORD => password,
+                _ => return -1,
+            };
+            // No value has a NUL in it.
+            let copy = libc::strndup(value.as_ptr().cast(), value.len());
+            if copy.is_null() {
+                return -1;
+            }
+            question.result = copy;
+            question.resultlen = value.len() as c_uint;
+        }
+    }
+    0
+}
+
 // ---- events ----
 
 /// Frees a sink that a registration owned.
