@@ -195,11 +195,10 @@ fn said(root: Node<'_, '_>, disks: &[String]) -> Vec<String> {
             .collect();
         attributes.sort();
         // An element that is there only for what was added says nothing.
-        if !(path == "/domain/metadata"
-            && !node.children().any(|child| {
-                child.is_element() && child.tag_name().namespace() != Some(metadata::NAMESPACE)
-            }))
-        {
+        let foreign = |child: Node<'_, '_>| {
+            child.is_element() && child.tag_name().namespace() != Some(metadata::NAMESPACE)
+        };
+        if path != "/domain/metadata" || node.children().any(foreign) {
             said.push(format!("{path} {attributes:?}"));
         }
         for child in node.children() {
@@ -224,8 +223,14 @@ fn rewriting_keeps_all(text: &str) {
     let disks = copied(document.root_element());
     let places: Vec<(String, String)> = disks
         .iter()
-        .map(|disk| (disk.clone(), format!("/new place/{disk}'&.qcow2")))
+        .enumerate()
+        .map(|(number, disk)| (disk.clone(), format!("/new place/{number}'&.qcow2")))
         .collect();
+    // libvirt takes no two disks of one target.
+    let targets: BTreeSet<&String> = disks.iter().collect();
+    if targets.len() < disks.len() {
+        return;
+    }
     for definition in [Definition::Live, Definition::Persistent] {
         let Ok(rewritten) = for_target(text, definition, &places, &mark()) else {
             continue;
