@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 
-.PHONY: help demo demo-cluster test unit end-to-end lint generate check-generated chart bench chaos chaos-cluster chaos-table soak tools packages test-packages clean
+.PHONY: help demo demo-cluster test unit lint generate check-generated chart bench chaos chaos-cluster chaos-table soak fuzz tools packages test-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -53,6 +53,10 @@ chaos-table: packages ## every fault, at each end, at every moment of a move
 soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to say how many and which
 	cargo test --release --quiet -p evenkeel-soak --features mutations --test mutations -- --include-ignored --nocapture
 	cargo run --release --quiet -p evenkeel-soak -- --moves $(or $(MOVES),1000000) $(if $(SEED),--seed $(SEED))
+
+fuzz: ## definitions, capabilities, URIs and manifests damaged at random; CASES=1000000 to say how many
+	PROPTEST_CASES=$(or $(CASES),100000) cargo test --release --quiet -p evenkeel-hypervisor --lib libvirt::others
+	PROPTEST_CASES=$(or $(CASES),100000) cargo test --release --quiet -p evenkeel --bin evenkeel damaged
 
 packages:
 	@tests/scripts/install.sh

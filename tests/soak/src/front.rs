@@ -3,15 +3,28 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use evenkeel_crds::{
-    GuestMigration, GuestMigrationSpec, Host, HostDrain, HostDrainSpec, HostSpec,
+    GuestMigration, GuestMigrationSpec, Host, HostDrain, HostDrainSpec, HostSpec, MigrationProfile,
+    MigrationProfileSpec,
+    kinds::{drain::StoppedGuests, profile::Switchover},
+    quantity::Span,
     shared::{LABEL_WISH_KIND, LABEL_WISH_NAME, Picker, Time},
 };
 use evenkeel_engine::{Clock, View, Wishes};
 use evenkeel_hypervisor::sim::uri;
 use tokio::sync::watch;
+
+/// How the moves of a story are done.
+#[derive(Debug, Clone, Copy)]
+pub struct Profile {
+    /// The guest is let go at its target only once its source has it no more.
+    pub guarded: bool,
+    /// How long the disks stay at the source.
+    pub keeps: Duration,
+}
 
 /// The objects. Clones are the same.
 #[derive(Clone)]
@@ -62,8 +75,28 @@ impl Front {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How all moves are done.
+    pub fn profile(&self, profile: Profile) {
+        let spec = MigrationProfileSpec {
+            switchover: if profile.guarded {
+                Switchover::Guarded
+            } else {
+                Switchover::Fast
+            },
+            keep_source: Span(profile.keeps),
+            ..MigrationProfileSpec::default()
+        };
+        let mut object = MigrationProfile::new("default", spec);
+        object.metadata.generation = Some(1);
+        self.change(|wishes| {
+            wishes
+                .profiles
+                .insert("default".to_owned(), Arc::new(object));
+        });
+    }
+
     /// A drain of one host.
-    pub fn drain(&self, name: &str, host: &str, parallel: i32) {
+    pub fn drain(&self, name: &str, host: &str, parallel: i32, stopped: bool) {
         let hosts = Picker {
             names: Some(vec![host.to_owned()]),
             selector: None,
@@ -71,6 +104,11 @@ impl Front {
         let spec = HostDrainSpec {
             hosts,
             parallel,
+            stopped: if stopped {
+                StoppedGuests::Move
+            } else {
+                StoppedGuests::Leave
+            },
             ..HostDrainSpec::default()
         };
         let mut drain = HostDrain::new(name, spec);

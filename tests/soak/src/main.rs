@@ -87,9 +87,12 @@ fn main() -> ExitCode {
         }
         Err(failure) => {
             eprintln!(
-                "soak: seed {} failed; looking for the shortest story",
-                plan.seed
+                "soak: seed {} failed in --story {} --rounds {}; looking for the shortest telling",
+                plan.seed, failure.script.seed, failure.script.rounds
             );
+            for line in &failure.wrong {
+                eprintln!("soak: {line}");
+            }
             report(&shorten(failure))
         }
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_crds::{MigrationPhase, shared::Timestamp};
+use evenkeel_crds::{MigrationPhase, kinds::drain::StoppedGuests, shared::Timestamp};
 use evenkeel_engine::Clock;
 use evenkeel_hypervisor::sim::{Fleet, GIB, GuestPlan, HostPlan, MIB};
 use fastrand::Rng;
@@ -18,9 +18,9 @@ use uuid::Uuid;
 use crate::{
     controllers::Controller,
     fault::{Fault, Kind, Mend},
-    front::Front,
+    front::{Front, Profile},
     person,
-    rest::unrest,
+    rest::{BASE, unrest},
 };
 
 /// How a story is told.
@@ -85,10 +85,20 @@ const AIM: u64 = 3_000;
 /// Something a story does.
 #[derive(Debug, Clone)]
 enum Step {
-    Drain { host: usize, parallel: i32 },
+    Drain {
+        host: usize,
+        parallel: i32,
+        stopped: bool,
+    },
     Undrain,
-    Migrate { guest: usize, target: Option<usize> },
-    Abort { which: usize, delete: bool },
+    Migrate {
+        guest: usize,
+        target: Option<usize>,
+    },
+    Abort {
+        which: usize,
+        delete: bool,
+    },
     Fault(Fault),
 }
 
@@ -160,12 +170,16 @@ impl Story {
                 .bandwidth((1 + dice.u64(..3)) * GIB);
             fleet.add_host(&plan);
         }
+        let based = dice.u8(..3) == 0;
         let guests = (1..=count)
             .map(|number| {
                 let name = format!("g{number}");
-                let plan = GuestPlan::new(&name)
+                let mut plan = GuestPlan::new(&name)
                     .autostart()
                     .disk(GIB, dice.u64(100..900) * MIB);
+                if based && number % 2 == 0 {
+                    plan = plan.base(BASE, 50 * MIB);
+                }
                 let host = &hosts[number % hosts.len()];
                 (fleet.add_guest(host, &plan), name)
             })
@@ -179,6 +193,10 @@ impl Story {
             }
         });
         let front = Front::new(&clock, &hosts, most);
+        front.profile(Profile {
+            guarded: dice.u8(..3) == 0,
+            keeps: Duration::from_secs(if dice.u8(..4) == 0 { 30 } else { 0 }),
+        });
         let controller = Controller::start(&fleet, &front, &clock, 1);
         Self {
             script: script.clone(),
@@ -231,6 +249,7 @@ impl Story {
             Step::Drain {
                 host: dice.usize(..hosts),
                 parallel: dice.i32(1..=4),
+                stopped: dice.bool(),
             },
         )];
         let window = dice.u64(6_000..24_000);
@@ -244,6 +263,7 @@ impl Story {
                 2..6 => Step::Drain {
                     host: dice.usize(..hosts),
                     parallel: dice.i32(1..=4),
+                    stopped: dice.bool(),
                 },
                 _ => Step::Migrate {
                     guest: dice.usize(..guests),
@@ -300,12 +320,22 @@ impl Story {
         self.numbers += 1;
         let number = self.numbers;
         match step {
-            Step::Drain { host, parallel } => {
+            Step::Drain {
+                host,
+                parallel,
+                stopped,
+            } => {
                 // One at a time: so many guests that two hosts could be emptied are in no fleet.
                 self.undrain();
                 let host = self.hosts[host].clone();
-                self.say(&format!("drain {host}, {parallel} at once"));
-                self.front.drain(&format!("d{number}"), &host, parallel);
+                let which = if stopped {
+                    "stopped too"
+                } else {
+                    "running ones"
+                };
+                self.say(&format!("drain {host}, {parallel} at once, {which}"));
+                self.front
+                    .drain(&format!("d{number}"), &host, parallel, stopped);
             }
             Step::Undrain => {
                 self.say("no drain any more");
@@ -455,7 +485,8 @@ impl Story {
                 self.front.undrain(name);
                 let again = format!("d{}", self.numbers);
                 for host in drain.spec.hosts.names.iter().flatten() {
-                    self.front.drain(&again, host, drain.spec.parallel);
+                    let stopped = drain.spec.stopped == StoppedGuests::Move;
+                    self.front.drain(&again, host, drain.spec.parallel, stopped);
                 }
                 self.say(&format!("{name} is asked for anew as {again}"));
             }

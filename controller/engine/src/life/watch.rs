@@ -18,7 +18,7 @@ use super::{
 use crate::{
     evidence::{Arrival, Seen, Verdict, Waiting},
     mutation::{Rule, broken},
-    port::{DomainEvent, JobFacts, PortResult},
+    port::{Activity, DomainEvent, JobFacts, PortResult, Why},
 };
 
 /// What the loop remembers.
@@ -278,13 +278,25 @@ impl Attempt {
         let lately = watched
             .asked
             .is_some_and(|asked| asked.elapsed() < Duration::from_secs(2));
-        let switched = self.switched && !broken(Rule::NoAbortInSwitch);
-        if wanted && !switched && !lately {
+        if wanted && !lately && self.may_abort().await {
             watched.asked = Some(Instant::now());
             if let Err(error) = self.order.source.hypervisor.abort(self.order.guest).await {
                 tracing::debug!(migration = %self.order.migration, %error, "abort");
             }
         }
+    }
+
+    /// Whether the source shows, at this moment, a job that has not begun to switch: its event may be late.
+    async fn may_abort(&mut self) -> bool {
+        if broken(Rule::NoAbortInSwitch) {
+            return true;
+        }
+        if self.switched {
+            return false;
+        }
+        let glance = self.order.source.hypervisor.glance(self.order.guest).await;
+        let paused = |why| matches!(why, Why::Migrating | Why::PostcopyFailed);
+        matches!(glance, Ok(Some(copy)) if copy.activity != Activity::Paused || !paused(copy.why))
     }
 
     /// Does what the evidence asks for. An outcome where the move is over.

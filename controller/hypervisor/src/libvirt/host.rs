@@ -162,16 +162,16 @@ fn version(number: u32) -> String {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Capabilities {
-    uuid: Uuid,
-    cpu_model: String,
-    cpu_fingerprint: String,
-    huge_pages: Bytes,
-    machines: BTreeMap<String, BTreeSet<String>>,
+pub(super) struct Capabilities {
+    pub(super) uuid: Uuid,
+    pub(super) cpu_model: String,
+    pub(super) cpu_fingerprint: String,
+    pub(super) huge_pages: Bytes,
+    pub(super) machines: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Capabilities {
-    fn read(root: Node<'_, '_>) -> PortResult<Self> {
+    pub(super) fn read(root: Node<'_, '_>) -> PortResult<Self> {
         let missing =
             |what: &str| PortError::new(Fault::Other, format!("the capabilities name no {what}"));
         let host = xml::child(root, "host").ok_or_else(|| missing("host"))?;
@@ -186,7 +186,8 @@ impl Capabilities {
         Ok(Self {
             uuid,
             cpu_model: said("model").to_owned(),
-            cpu_fingerprint: cpu.map(fingerprint).unwrap_or_default(),
+            // A CPU of which nothing is told is like no other.
+            cpu_fingerprint: cpu.map_or_else(|| format!("unknown-{uuid}"), fingerprint),
             huge_pages: huge_pages(host),
             machines: machines(root),
         })

@@ -14,6 +14,8 @@ mod keeper;
 mod keys;
 mod link;
 mod migrate;
+#[cfg(test)]
+mod others;
 mod raw;
 mod refreshes;
 mod session;

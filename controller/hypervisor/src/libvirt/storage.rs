@@ -266,7 +266,7 @@ impl Storage<'_> {
     }
 }
 
-fn pool_facts(description: &str, active: bool) -> PortResult<PoolFacts> {
+pub(super) fn pool_facts(description: &str, active: bool) -> PortResult<PoolFacts> {
     let document = xml::parse(description)?;
     let root = document.root_element();
     let kind = root.attribute("type").unwrap_or_default().to_owned();

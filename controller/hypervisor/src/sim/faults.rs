@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use evenkeel_crds::kinds::profile::Compression;
+use evenkeel_crds::{
+    kinds::profile::Compression,
+    reason::{Cause, Reason},
+};
 use evenkeel_engine::port::{Activity, DomainEvent, Mark, MigrateRequest, Why};
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
@@ -164,7 +167,7 @@ impl Fleet {
         path
     }
 
-    /// Somebody defines a domain of their own that names a guest's disk, inactive. Its UUID.
+    /// Somebody defines a domain of their own that names a guest's disk, inactive, and can't be moved. Its UUID.
     pub fn borrow_disk(&self, host: &str, guest: Uuid) -> Option<Uuid> {
         let mut world = self.world();
         let copy = world.domain(host, guest)?.clone();
@@ -182,6 +185,10 @@ impl Fleet {
             job: None,
             incoming: None,
             completed: None,
+            obstacles: vec![Cause::new(
+                Reason::DeviceNotMigratable,
+                "it has a device of its host",
+            )],
             ..copy
         };
         world.machine(host)?.domains.insert(uuid, borrower);

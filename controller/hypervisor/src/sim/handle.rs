@@ -10,7 +10,10 @@ use evenkeel_engine::port::{
     Glance, HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
     NewVolume, Piece, PoolFacts, PortError, PortResult, VolumeFacts, Why,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use super::{
@@ -353,9 +356,10 @@ impl Hypervisor for Handle {
     }
 
     async fn abort(&self, domain: Uuid) -> PortResult<()> {
+        let sent = Instant::now();
         self.change(move |world, host| {
             let job = domain_of(world, host, domain)?.job;
-            world.object_to_abort(domain);
+            world.object_to_abort(domain, sent);
             match job.and_then(|job| world.moves.get_mut(&job)) {
                 Some(own) => {
                     own.abort = true;

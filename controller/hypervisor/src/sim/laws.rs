@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -158,13 +159,13 @@ impl World {
         }
     }
 
-    /// Notes that a program aborted a switch that had begun long enough ago for it to know.
-    pub(super) fn object_to_abort(&mut self, guest: Uuid) {
+    /// Notes that a program aborted a switch that had begun long enough for it to know before the call was sent.
+    pub(super) fn object_to_abort(&mut self, guest: Uuid, sent: Instant) {
         use Phase::{Confirm, Finish, Stuck, Switch};
         let known = |own: &super::migration::Move| {
             own.guest == guest
                 && matches!(own.phase, Switch | Finish | Confirm | Stuck)
-                && own.paused_at.elapsed() > KNOWN
+                && sent.saturating_duration_since(own.paused_at) > KNOWN
         };
         if self.moves.values().any(known) {
             let name = self.guests[&guest].name.clone();

@@ -290,8 +290,13 @@ pub(crate) fn every_file(domain: Node<'_, '_>) -> Vec<String> {
     }) {
         for node in section.descendants() {
             for attribute in node.attributes() {
-                if ["file", "dev", "path", "dir", "template", "name"].contains(&attribute.name()) {
+                let name = attribute.name();
+                if ["file", "dev", "path", "dir", "template", "name"].contains(&name) {
                     add(attribute.value());
+                }
+                // As a disk's place is read: an absolute path, whatever is written.
+                if name == "file" || name == "dev" && xml::is(node, "source") {
+                    add(&xml::tidy_path(attribute.value()));
                 }
             }
             if let Some(text) = node.text() {

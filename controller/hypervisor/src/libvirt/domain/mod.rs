@@ -1,10 +1,10 @@
 //! Domains: looking at them, and every small thing that is done to one.
 
 mod allow;
-mod description;
+pub(crate) mod description;
 mod look;
 pub(crate) mod metadata;
-mod obstacles;
+pub(crate) mod obstacles;
 mod references;
 pub(crate) mod rewrite;
 mod state;

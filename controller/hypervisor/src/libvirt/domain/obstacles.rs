@@ -34,6 +34,22 @@ pub(crate) fn in_xml(domain: Node<'_, '_>) -> Vec<Cause> {
             ));
         }
     }
+    let unread = |name: &str| {
+        let what = format!("its definition has a `{name}` that can't be read");
+        Cause::new(Reason::UnknownFeature, what)
+    };
+    let memory = xml::child(domain, "memory");
+    causes.extend(
+        memory
+            .filter(|memory| xml::amount(*memory).is_none())
+            .map(|_| unread("memory")),
+    );
+    let vcpus = xml::child(domain, "vcpu").map(|_| xml::text(domain, &["vcpu"]));
+    causes.extend(
+        vcpus
+            .filter(|text| text.is_none_or(|text| text.parse::<u32>().is_err()))
+            .map(|_| unread("vcpu")),
+    );
     let devices = xml::child(domain, "devices");
     for device in devices
         .into_iter()
@@ -141,6 +157,12 @@ fn disk_element(disk: Node<'_, '_>) -> Vec<Cause> {
         .and_then(|node| node.attribute("dev"))
         .unwrap_or_default();
     let mut causes = Vec::new();
+    if target.is_empty() {
+        causes.push(Cause::new(
+            Reason::DiskNotMovable,
+            "one of its disks has no target",
+        ));
+    }
     if disk.attribute("device") == Some("lun") {
         causes.push(Cause::new(
             Reason::DeviceNotMigratable,
