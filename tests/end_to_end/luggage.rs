@@ -139,7 +139,7 @@ fn kernel_firmware_media_and_variables_travel() -> Result<()> {
 #[test]
 fn a_base_image_travels_once() -> Result<()> {
     const BASE: &str = "/var/lib/libvirt/images/debian.qcow2";
-    const GUESTS: u64 = 8;
+    const GUESTS: u64 = 12;
     let on_base = |name: String| {
         let mut disk = DiskSpec::mib(256, 160).backing("debian.qcow2");
         if let Some(backing) = &mut disk.backing {

@@ -135,7 +135,7 @@ fn what_is_shared_stays_and_what_is_local_travels() -> Result<()> {
         &mixed,
         "h1",
         ", mode: Block",
-        &["DiskShared", "vdb"],
+        &["DiskShared", STORE],
     )?;
     refused(
         &fleet,
