@@ -156,6 +156,15 @@ async fn each_prerequisite_that_is_missing_is_named() {
         differs.message
     );
 
+    // Mounted by hand: the guest's own file must not be taken for a leftover in its way.
+    let elsewhere = HostPlan::new("h2").shared("nfs", "/mnt/shared", "dir");
+    let here = HostPlan::new("h1").shared("nfs", STORE, "dir");
+    let (_, desk, actor, _) = one(24, &[here, elsewhere], &mixed()).await;
+    desk.migrate("m", "g1", Some("h2"));
+    actor
+        .says("GuestMigration", "m", "SharedPathDiffers", 20)
+        .await;
+
     let other = HostPlan::new("h2").shared("another", STORE, "netfs");
     let differs = refused(22, other, &mixed(), "SharedStorageDiffers").await;
     assert!(differs.message.contains("h2"), "{}", differs.message);
