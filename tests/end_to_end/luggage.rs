@@ -185,6 +185,9 @@ fn a_base_image_travels_once() -> Result<()> {
     let before = received()?;
 
     let fleet = Fleet::of(&lab)?;
+    // More guests than a small machine's CPUs are promised to.
+    let manifest = format!("{}  overcommit: {{cpu: 1600}}\n", two.manifest()?);
+    fleet.write("host-1.yaml", &manifest)?;
     fleet.write(
         "drain.yaml",
         "apiVersion: evenkeel.dev/v1alpha1\nkind: HostDrain\nmetadata: {name: empty}\nspec: {hosts: {names: [h1]}, parallel: 4}\n",
