@@ -139,7 +139,7 @@ fn kernel_firmware_media_and_variables_travel() -> Result<()> {
 #[test]
 fn a_base_image_travels_once() -> Result<()> {
     const BASE: &str = "/var/lib/libvirt/images/debian.qcow2";
-    const GUESTS: u64 = 8;
+    const GUESTS: u64 = 12;
     let on_base = |name: String| {
         let mut disk = DiskSpec::mib(256, 160).backing("debian.qcow2");
         if let Some(backing) = &mut disk.backing {
@@ -185,6 +185,9 @@ fn a_base_image_travels_once() -> Result<()> {
     let before = received()?;
 
     let fleet = Fleet::of(&lab)?;
+    // More guests than a small machine's CPUs are promised to.
+    let manifest = format!("{}  overcommit: {{cpu: 1600}}\n", two.manifest()?);
+    fleet.write("host-1.yaml", &manifest)?;
     fleet.write(
         "drain.yaml",
         "apiVersion: evenkeel.dev/v1alpha1\nkind: HostDrain\nmetadata: {name: empty}\nspec: {hosts: {names: [h1]}, parallel: 4}\n",

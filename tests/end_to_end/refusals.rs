@@ -54,7 +54,7 @@ fn what_is_in_the_way_is_named() -> Result<()> {
         .guest(devices("tpm", "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>"))
         .guest(devices(
             "host-device",
-            "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/><product id='0x2'/></source></hostdev>",
+            "<hostdev mode='subsystem' type='pci' managed='no'><source><address domain='0' bus='0' slot='31' function='0'/></source></hostdev>",
         ))
         .guest(devices(
             "directory",
@@ -99,8 +99,12 @@ fn what_is_in_the_way_is_named() -> Result<()> {
         ("snapshot", "DiskNotMovable", "1 snapshot"),
         ("checkpoint", "DiskNotMovable", "1 checkpoint"),
         ("encrypted", "DiskNotMovable", "`vda` is encrypted"),
-        ("tpm", "DeviceNotMigratable", "TPM"),
-        ("host-device", "DeviceNotMigratable", "hostdev of type usb"),
+        (
+            "tpm",
+            "DeviceNotMigratable",
+            "TPM's state is carried only while it runs",
+        ),
+        ("host-device", "DeviceNotMigratable", "hostdev of type pci"),
         ("directory", "DeviceNotMigratable", "directory `data`"),
     ] {
         let (status, said, message) = migratable(&fleet, name)?;

@@ -135,7 +135,7 @@ fn what_is_shared_stays_and_what_is_local_travels() -> Result<()> {
         &mixed,
         "h1",
         ", mode: Block",
-        &["DiskShared", "vdb"],
+        &["DiskShared", STORE],
     )?;
     refused(
         &fleet,
@@ -188,6 +188,14 @@ fn mounted_by_hand() -> Result<()> {
                 .on("h1")
                 .disks(vec![DiskSpec::mib(48, 8), shared(64)]),
         )
+        // The same storage, mounted elsewhere.
+        .host(
+            HostSpec::new("h4").pool(
+                PoolSpec::new("shared")
+                    .at("/srv/elsewhere")
+                    .room(Room::Shared),
+            ),
+        )
         .guest(other)
         .up()?;
     let (one, two, three) = (lab.host("h1")?, lab.host("h2")?, lab.host("h3")?);
@@ -204,6 +212,9 @@ fn mounted_by_hand() -> Result<()> {
     three.exec(&["qemu-img", "create", "-q", "-f", "qcow2", &file, "64M"])?;
     refused(&fleet, &guest, "h3", "", &["PathClash"])?;
     ensure!(has(&three, &file));
+
+    // The guest's own file is not called a leftover where it is seen in another directory.
+    refused(&fleet, &guest, "h4", "", &["SharedPathDiffers"])?;
 
     // One directory that two hosts see, on no file system that libvirt takes for shared: it is found to be the same, and
     // refused by libvirt before anything has happened.

@@ -156,6 +156,15 @@ async fn each_prerequisite_that_is_missing_is_named() {
         differs.message
     );
 
+    // Mounted by hand: the guest's own file must not be taken for a leftover in its way.
+    let elsewhere = HostPlan::new("h2").shared("nfs", "/mnt/shared", "dir");
+    let here = HostPlan::new("h1").shared("nfs", STORE, "dir");
+    let (_, desk, actor, _) = one(24, &[here, elsewhere], &mixed()).await;
+    desk.migrate("m", "g1", Some("h2"));
+    actor
+        .says("GuestMigration", "m", "SharedPathDiffers", 20)
+        .await;
+
     let other = HostPlan::new("h2").shared("another", STORE, "netfs");
     let differs = refused(22, other, &mixed(), "SharedStorageDiffers").await;
     assert!(differs.message.contains("h2"), "{}", differs.message);
@@ -178,11 +187,26 @@ async fn a_file_of_the_same_name_is_not_the_same_file() {
 #[tokio::test(start_paused = true)]
 async fn modes_that_the_disks_do_not_allow() {
     let cases = [
-        (MigrationMode::Block, mixed(), "DiskShared", "vdb"),
-        (MigrationMode::Shared, mixed(), "DiskNotShared", "vda"),
+        ("netfs", MigrationMode::Block, mixed(), "DiskShared", STORE),
+        ("dir", MigrationMode::Block, mixed(), "DiskShared", "vdb"),
+        (
+            "netfs",
+            MigrationMode::Shared,
+            mixed(),
+            "DiskNotShared",
+            "vda",
+        ),
+        (
+            "dir",
+            MigrationMode::Shared,
+            mixed(),
+            "DiskNotShared",
+            "vda",
+        ),
     ];
-    for (seed, (mode, plan, reason, disk)) in (30..).zip(cases) {
-        let (fleet, desk, actor, guest) = one(seed, &[host("h1"), host("h2")], &plan).await;
+    for (seed, (kind, mode, plan, reason, disk)) in (30..).zip(cases) {
+        let hosts = ["h1", "h2"].map(|name| HostPlan::new(name).shared("nfs", STORE, kind));
+        let (fleet, desk, actor, guest) = one(seed, &hosts, &plan).await;
         desk.migration("m", |spec| {
             spec.guest = "g1".into();
             spec.target = Some("h2".into());
@@ -219,6 +243,20 @@ async fn a_host_without_a_pool_of_its_own() {
     other.pools.clear();
     let said = refused(41, other, &only_shared(), "PoolMissing").await;
     assert!(said.message.contains("of its own"), "{}", said.message);
+}
+
+/// A file of the guest's own on such storage, found at the target, is the very same: it does not leave the source.
+#[tokio::test(start_paused = true)]
+async fn its_variables_on_shared_storage_stay_too() {
+    const NVRAM: &str = "/srv/shared/g1.fd";
+    let plan = mixed().file("nvram", NVRAM, MIB);
+    let (fleet, desk, actor, guest) = one(43, &[host("h1"), host("h2")], &plan).await;
+    desk.migrate("m", "g1", Some("h2"));
+    actor.phase("m", MigrationPhase::Succeeded, 120).await;
+    actor.clean(&[(guest, "h2")]).await;
+    assert!(has(&fleet, "h2", NVRAM));
+    assert_eq!(actor.status("m").evidence.unwrap().kept_files, [NVRAM]);
+    assert_eq!(fleet.carried(), 0);
 }
 
 /// A drain takes the host that sees the storage.

@@ -215,6 +215,14 @@ fn every_need_has_its_own_word() {
             guest.needs.bridges.insert("br7".into());
             guest.needs.nwfilters.insert("clean".into());
         }),
+        (Reason::SharedStorageMissing, |_, guest| {
+            let there = ("shared".into(), "/srv/shared".into());
+            guest.needs.storage.extend([there]);
+        }),
+        (Reason::SharedPathDiffers, |_, guest| {
+            let there = ("default".into(), "/srv/shared".into());
+            guest.needs.storage.extend([there]);
+        }),
         (Reason::InsufficientMemory, |host, _| {
             host.memory_used = host.memory_limit
         }),

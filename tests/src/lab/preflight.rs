@@ -80,7 +80,7 @@ pub fn preflight() -> Result<()> {
 pub(crate) fn shared_storage() -> Result<()> {
     if find("glusterfsd").is_none() || find("glusterfs").is_none() {
         bail!(
-            "shared storage needs the Debian packages glusterfs-server and glusterfs-client: run tests/scripts/install-lab.sh"
+            "shared storage needs the Debian packages glusterfs-server and glusterfs-client: run tests/scripts/install.sh tests"
         );
     }
     if !Path::new("/dev/fuse").exists() {

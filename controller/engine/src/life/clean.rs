@@ -101,12 +101,7 @@ impl Attempt {
                     .map(|file| file.path.clone())
                     .take(LIST_CAP)
                     .collect(),
-                shared_files: journal
-                    .shared
-                    .iter()
-                    .map(|disk| disk.path.clone())
-                    .take(LIST_CAP)
-                    .collect(),
+                shared_files: shared_files(&journal),
                 observed_time: Time(self.lines.clock.now()),
             },
             // What libvirt counts ends where the guest arrives.
@@ -162,7 +157,7 @@ impl Attempt {
                 source_defined: true,
                 source_files: SourceFiles::Abandoned,
                 kept_files: Vec::new(),
-                shared_files: Vec::new(),
+                shared_files: shared_files(&journal),
                 observed_time: Time(self.lines.clock.now()),
             },
             downtime: self.stood_still,
@@ -484,6 +479,12 @@ fn own_files(journal: &Journal) -> Vec<&str> {
     own.sort_unstable();
     own.dedup();
     own
+}
+
+/// What both ends see, as far as it is shown.
+fn shared_files(journal: &Journal) -> Vec<String> {
+    let paths = journal.shared.iter().map(|disk| disk.path.clone());
+    paths.take(LIST_CAP).collect()
 }
 
 /// Whether a file leaves the source with the guest. One that the target had may be the very same, on storage that both

@@ -96,8 +96,12 @@ impl Attempt {
                 continue;
             }
             let there = pool_in(pools, directory);
-            if !disk.shared && (there.is_none() || !self.is_at_target(&disk).await?) {
-                continue;
+            if !disk.shared {
+                self.check_other_path(facts, &disk, pools).await?;
+                let path = disk.path.as_deref().unwrap_or_default();
+                if there.is_none() || !self.is_at_target(path).await? {
+                    continue;
+                }
             }
             let Some(there) = there else {
                 return Err(self.lacks(facts, &disk, pools));
@@ -130,10 +134,40 @@ impl Attempt {
         check_mode(self.order.mode, facts)
     }
 
-    /// Whether the target has a file at the same path.
-    async fn is_at_target(&self, disk: &DiskFacts) -> Result<bool, Cause> {
+    /// A disk that would be copied into another directory, where a file of its name is: that may be itself. What is in
+    /// its way then must not be called a leftover.
+    async fn check_other_path(
+        &self,
+        facts: &DomainFacts,
+        disk: &DiskFacts,
+        pools: &[PoolFacts],
+    ) -> Result<(), Cause> {
+        let name = self.order.pools.get(&disk.target).or(disk.pool.as_ref());
+        let placed = pools
+            .iter()
+            .find(|pool| pool.active && Some(&pool.name) == name);
+        let (Some(placed), Some(here), Some(volume)) = (placed, &disk.pool, &disk.volume) else {
+            return Ok(());
+        };
+        let directory = placed.path.trim_end_matches('/');
+        if disk.directory() == Some(directory)
+            || !self.is_at_target(&format!("{directory}/{volume}")).await?
+            || !self.is_same(here, &placed.name).await?
+        {
+            return Ok(());
+        }
+        Err(Cause::new(
+            Reason::SharedPathDiffers,
+            format!(
+                "disk {} of {} is in {directory} on {} too: the same file in another directory",
+                disk.target, facts.name, self.order.target.host
+            ),
+        ))
+    }
+
+    /// Whether the target has a file at that path.
+    async fn is_at_target(&self, path: &str) -> Result<bool, Cause> {
         let target = &self.order.target;
-        let path = disk.path.as_deref().unwrap_or_default();
         match target.hypervisor.volume(path).await {
             Ok(found) => Ok(found.is_some()),
             Err(error) if error.fault == Fault::Unsupported => Ok(false),

@@ -6,7 +6,7 @@ use evenkeel_crds::{
     GuestMigration, HostDrain, MigrationPhase,
     kinds::{
         drain::{OnRelease, StoppedGuests, StuckGuests},
-        migration::{Evidence, SourceFiles},
+        migration::{Evidence, MigrationMode, SourceFiles},
     },
     names::{HostName, MigrationName},
     reason::{Cause, Reason},
@@ -661,6 +661,16 @@ fn resolve(
             )
         })
     };
+    let storage = model.guest(guest).needs.storage.values().next();
+    if let (MigrationMode::Block, Some(directory)) = (spec.mode, storage) {
+        return Err(Cause::new(
+            Reason::DiskShared,
+            format!(
+                "{} has a disk in {directory}, on storage that several hosts see: it is not copied, as `mode: Block` asks for",
+                spec.guest
+            ),
+        ));
+    }
     let target = spec.target.as_deref().map(host).transpose()?;
     if let Some(source) = spec.source.as_deref() {
         host(source)?;

@@ -212,6 +212,7 @@ impl<'a> Looker<'a> {
         if persistent && !activity.active() {
             let saved = domain.has_managed_save(0).or_fault()?;
             obstacles.extend(obstacles::of_saved_state(saved));
+            obstacles.extend(obstacles::of_stopped(live));
         }
 
         let jobs = if outgoing {

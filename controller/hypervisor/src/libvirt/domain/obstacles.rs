@@ -97,7 +97,7 @@ fn device_obstacle(device: Node<'_, '_>) -> Option<String> {
             "it has memory shared with its host: shmem `{}`",
             said("name")
         )),
-        "tpm" => Some("TPM state is not carried yet".to_owned()),
+        "tpm" => tpm_obstacle(device),
         "memory" if !matches!(said("model"), "dimm") => Some(format!(
             "it has a memory device of model {}{called}",
             said("model")
@@ -138,6 +138,32 @@ fn device_obstacle(device: Node<'_, '_>) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// What an emulated TPM keeps travels with the guest's memory, and libvirt removes it at the source (measured, 9.0).
+fn tpm_obstacle(device: Node<'_, '_>) -> Option<String> {
+    let backend = xml::child(device, "backend");
+    match backend.and_then(|backend| backend.attribute("type")) {
+        Some("emulator") => backend
+            .is_some_and(|backend| xml::child(backend, "encryption").is_some())
+            .then(|| "its TPM's state is encrypted, and its secret is not carried".to_owned()),
+        kind => Some(format!(
+            "its TPM is one of the host (type {})",
+            kind.unwrap_or_default()
+        )),
+    }
+}
+
+/// What travels only with the memory of a guest that runs.
+pub(crate) fn of_stopped(domain: Node<'_, '_>) -> Option<Cause> {
+    let devices = xml::child(domain, "devices")?;
+    xml::child(devices, "tpm").map(|_| {
+        Cause::new(
+            Reason::DeviceNotMigratable,
+            "its TPM's state is carried only while it runs",
+        )
+        .hint("start it: then it moves with its TPM")
+    })
 }
 
 fn enabled(node: Node<'_, '_>, child: &'static str, attribute: &str) -> bool {
@@ -322,7 +348,9 @@ mod tests {
             "<interface type='direct'><source dev='eth0' mode='bridge'/></interface>",
             "<shmem name='s'><model type='ivshmem-plain'/></shmem>",
             "<memory model='nvdimm'/>",
-            "<tpm model='tpm-crb'><backend type='emulator'/></tpm>",
+            "<tpm model='tpm-crb'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>",
+            "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='6f1c'/></backend></tpm>",
+            "<tpm model='tpm-crb'><backend type='external'/></tpm>",
             "<serial type='dev'><source path='/dev/ttyS0'/></serial>",
             "<video><model type='virtio'><acceleration accel3d='yes'/></model></video>",
             "<disk type='block' device='lun'><target dev='sda'/></disk>",
@@ -332,6 +360,7 @@ mod tests {
         for devices in [
             "<interface type='user'/>",
             "<memory model='dimm'/>",
+            "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>",
             "<redirdev bus='usb' type='spicevmc'/>",
             "<serial type='pty'><source path='/dev/pts/1'/></serial>",
         ] {
