@@ -19,16 +19,11 @@ pub(crate) enum Doing {
 /// Words in the message while a connection is opened. The first match counts.
 const CONNECT_WORDS: &[(&str, Fault)] = &[
     ("Failed to verify peer's certificate", Fault::Untrusted),
-    ("SSH HOST KEY VERIFICATION FAILED", Fault::UnknownHostKey),
-    ("SSH host key", Fault::UnknownHostKey),
-    ("verify the session host key", Fault::UnknownHostKey),
     ("Host key verification failed", Fault::UnknownHostKey),
-    ("SSH session handshake failed", Fault::Unreachable),
-    ("error while reading private key", Fault::BadCredentials),
+    ("Load key", Fault::BadCredentials),
     // A libvirtd that asks for a name and a password, and we have none.
     ("No authentication callback", Fault::NoCredentials),
     ("no mechanism available", Fault::NoCredentials),
-    ("failed to authenticate", Fault::Denied),
     ("authentication failed", Fault::Denied),
     ("authentication unavailable", Fault::Denied),
     ("server verification (of our certificate", Fault::Denied),
@@ -222,27 +217,15 @@ mod tests {
             ),
             (
                 Connect,
-                sys::VIR_ERR_AUTH_FAILED,
-                "authentication failed: !!! SSH HOST KEY VERIFICATION FAILED !!!: Identity of host 'h1:22' differs from stored identity.",
+                sys::VIR_ERR_SYSTEM_ERROR,
+                "Cannot recv data: Host key verification failed.: Connection reset by peer",
                 Fault::UnknownHostKey,
             ),
             (
                 Connect,
-                sys::VIR_ERR_LIBSSH,
-                "libssh transport error: failed to authenticate: Access denied for 'publickey'.",
-                Fault::Denied,
-            ),
-            (
-                Connect,
-                sys::VIR_ERR_AUTH_FAILED,
-                "authentication failed: error while reading private key 'ssh-privatekey'",
+                sys::VIR_ERR_SYSTEM_ERROR,
+                "Cannot recv data: Load key \"ssh-privatekey\": error in libcrypto\r\nroot@h1: Permission denied (publickey).: Connection reset by peer",
                 Fault::BadCredentials,
-            ),
-            (
-                Connect,
-                sys::VIR_ERR_NO_CONNECT,
-                "no connection driver available for SSH session handshake failed: Timeout connecting to h1",
-                Fault::Unreachable,
             ),
             (
                 Connect,

@@ -13,6 +13,7 @@ use evenkeel_engine::{
     credentials::{CA_CERTIFICATE, CERTIFICATE, Credentials, KEY, KNOWN_HOSTS, SSH_KEY},
     port::{Fault, PortError, PortResult},
 };
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use tempfile::TempDir;
 
 use super::uri::{HypervisorUri, Transport};
@@ -26,6 +27,27 @@ const TLS_FILES: [(&str, &str); 3] = [
     (KEY, "clientkey.pem"),
 ];
 const SSH_FILES: [(&str, &str); 2] = [(SSH_KEY, "key"), (KNOWN_HOSTS, "known_hosts")];
+/// What libvirt runs in ssh's place: the same with a configuration of ours, which it has no parameter for.
+const SSH: &str = "#!/bin/sh\nexec ssh -F \"${0%/*}/config\" \"$@\"\n";
+
+/// ssh's configuration: our key and our known hosts, and nothing that its user or the machine has.
+fn ssh_config(directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        "IdentityFile {directory}/key\n\
+         IdentitiesOnly yes\n\
+         IdentityAgent none\n\
+         PreferredAuthentications publickey\n\
+         UserKnownHostsFile {directory}/known_hosts\n\
+         GlobalKnownHostsFile none\n\
+         StrictHostKeyChecking yes\n\
+         UpdateHostKeys no\n\
+         BatchMode yes\n\
+         ConnectTimeout 5\n\
+         ClearAllForwardings yes\n\
+         LogLevel ERROR\n"
+    )
+}
 
 /// How a host is reached.
 #[derive(Debug, Clone)]
@@ -58,13 +80,19 @@ impl Reach {
                 files: None,
             });
         };
-        let directory = private_directory()
+        let transport = self.uri.transport();
+        let directory = private_directory(transport)
             .and_then(|directory| {
+                let place = directory.path();
                 for (key, file) in names {
                     // Where a password is enough, there may be no certificate.
                     if let Some(value) = credentials.get(key) {
-                        write_private(&directory.path().join(file), value)?;
+                        write_private(&place.join(file), value, 0o600)?;
                     }
+                }
+                if transport == Transport::Ssh {
+                    write_private(&place.join("config"), ssh_config(place).as_bytes(), 0o600)?;
+                    write_private(&place.join("ssh"), SSH.as_bytes(), 0o700)?;
                 }
                 Ok(directory)
             })
@@ -74,13 +102,12 @@ impl Reach {
                     format!("no private place for the keys while connecting: {error}"),
                 )
             })?;
-        let path = |file: &str| directory.path().join(file).display().to_string();
-        let uri = match self.uri.transport() {
-            Transport::Ssh => self.uri.for_libssh(&path("key"), &path("known_hosts")),
-            Transport::Tls | Transport::Tcp => {
-                let place = directory.path().display().to_string();
-                self.uri.for_libvirt(&[("pkipath", &place)])
-            }
+        let place = directory.path().display().to_string();
+        let uri = match transport {
+            Transport::Ssh => self
+                .uri
+                .for_libvirt(&[("command", &format!("{place}/ssh"))]),
+            Transport::Tls | Transport::Tcp => self.uri.for_libvirt(&[("pkipath", &place)]),
         };
         Ok(Opening {
             uri,
@@ -112,14 +139,15 @@ impl Opening {
     }
 }
 
-/// A directory that only we can read.
-fn private_directory() -> io::Result<TempDir> {
+/// A directory that only we can read; for ssh one from which programs can be run.
+fn private_directory(transport: Transport) -> io::Result<TempDir> {
     let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let places = own
         .into_iter()
         .chain([PathBuf::from(SHARED_MEMORY), env::temp_dir()]);
-    let mut refused = io::Error::other("no directory has a plain name");
-    for place in places.filter(|place| is_plain(place)) {
+    let fits = |place: &PathBuf| is_plain(place) && (transport != Transport::Ssh || runs(place));
+    let mut refused = io::Error::other("no directory has a plain name and lets programs run");
+    for place in places.filter(fits) {
         let made = tempfile::Builder::new()
             .prefix("evenkeel-")
             .permissions(fs::Permissions::from_mode(0o700))
@@ -141,11 +169,16 @@ fn is_plain(path: &Path) -> bool {
         })
 }
 
-fn write_private(path: &Path, value: &[u8]) -> io::Result<()> {
+/// Whether programs can be run from there.
+fn runs(place: &Path) -> bool {
+    statvfs(place).is_ok_and(|facts| !facts.f_flag.contains(StatVfsMountFlags::NOEXEC))
+}
+
+fn write_private(path: &Path, value: &[u8], mode: u32) -> io::Result<()> {
     fs::OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(mode)
         .open(path)?
         .write_all(value)
 }
@@ -153,7 +186,7 @@ fn write_private(path: &Path, value: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::MetadataExt as _;
+    use std::{os::unix::fs::MetadataExt as _, process::Command};
 
     use super::*;
     use crate::libvirt::check_uri;
@@ -179,5 +212,34 @@ mod tests {
         assert_eq!(said, "tls.key has expired");
         drop(opening);
         assert!(!directory.exists());
+    }
+
+    #[test]
+    fn ssh_gets_our_files_and_no_others() {
+        let values = [(SSH_KEY, "k"), (KNOWN_HOSTS, "h1 ssh-ed25519 AAAA\n")];
+        let credentials =
+            Credentials::new(values.map(|(key, value)| (key.to_owned(), value.into())));
+        let reach = Reach {
+            uri: check_uri("qemu+ssh://root@h1/system", false).unwrap(),
+            credentials: Some(Arc::new(credentials)),
+        };
+        let opening = reach.prepare().unwrap();
+        let (start, program) = opening.uri.split_once("&command=").unwrap();
+        assert_eq!(start, "qemu+ssh://root@h1/system?no_tty=1");
+        // What ssh makes of it.
+        let facts = Command::new(program).args(["-G", "h1"]).output().unwrap();
+        let facts = String::from_utf8(facts.stdout).unwrap();
+        let directory = Path::new(program).parent().unwrap().display();
+        for line in [
+            format!("identityfile {directory}/key"),
+            format!("userknownhostsfile {directory}/known_hosts"),
+            "globalknownhostsfile none".to_owned(),
+            "identitiesonly yes".to_owned(),
+            "stricthostkeychecking true".to_owned(),
+            "batchmode yes".to_owned(),
+        ] {
+            assert!(facts.lines().any(|fact| fact == line), "{line}:\n{facts}");
+        }
+        assert_eq!(facts.matches("identityfile").count(), 1);
     }
 }

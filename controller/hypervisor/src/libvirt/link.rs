@@ -52,7 +52,18 @@ pub(crate) fn start_event_loop() -> PortResult<()> {
 pub(crate) fn open(reach: &Reach) -> PortResult<Connection> {
     start_event_loop()?;
     let opening = reach.prepare()?;
-    let connect = raw::open(&opening.uri, reach.login()).map_err(|error| {
+    let mut tries = 0;
+    let connect = loop {
+        tries += 1;
+        match raw::open(&opening.uri, reach.login()) {
+            // A process that was made meanwhile had our file still open for writing.
+            Err(error) if tries < 5 && error.message().contains("Text file busy") => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            outcome => break outcome,
+        }
+    };
+    let connect = connect.map_err(|error| {
         let error = port_error(Doing::Connect, &error);
         PortError::new(error.fault, opening.in_our_words(&error.message))
     })?;

@@ -72,18 +72,6 @@ impl HypervisorUri {
         self.port.unwrap_or(self.transport.default_port())
     }
 
-    /// The same through libssh, which takes our key and the hosts' keys as files, runs no program and asks nobody. libvirt's
-    /// other way, the `ssh` command, knows hosts by its user's own files only.
-    pub(crate) fn for_libssh(&self, key: &str, known_hosts: &str) -> String {
-        let uri = self.for_libvirt(&[
-            ("sshauth", "privkey"),
-            ("known_hosts_verify", "normal"),
-            ("keyfile", key),
-            ("known_hosts", known_hosts),
-        ]);
-        uri.replacen("qemu+ssh:", "qemu+libssh:", 1)
-    }
-
     /// What libvirt is given: the parts, for ssh the order never to ask a person, and our own parameters, whose values
     /// must need no escaping.
     pub(crate) fn for_libvirt(&self, parameters: &[(&str, &str)]) -> String {
