@@ -27,6 +27,9 @@ use crate::{
 /// How long an ending run waits for moves that can't go on, such as while a host is away.
 const HALTED: Duration = Duration::from_secs(20);
 
+/// What is said where something that can't end is left.
+const LEFT: &str = "Left as it is; run the same command again to finish it.";
+
 /// How wishes from files are seen through.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -179,7 +182,8 @@ impl Run<'_> {
             tokio::select! {
                 () = session.finish() => {}
                 // The engine is dropped: what still runs goes on, and the next run takes it up.
-                () = signals.next() => output::tell("Left as it is; run the same command again to finish it."),
+                () = signals.next() => output::tell(LEFT),
+                () = tokio::time::sleep(HALTED) => output::tell(LEFT),
             }
         }
         let exit = exit?;

@@ -82,8 +82,9 @@ impl Progress {
             let last = self.said.get(name);
             let known = last.and_then(|said| said.obstacle.clone());
             let obstacle = match phase {
-                MigrationPhase::Pending => obstacle(migration).or_else(|| known.clone()),
-                MigrationPhase::Preparing => known.clone(),
+                MigrationPhase::Pending | MigrationPhase::Preparing => {
+                    obstacle(migration).or_else(|| known.clone())
+                }
                 phase if phase.is_final() => None,
                 _ => obstacle(migration).or_else(|| {
                     let same = last.is_some_and(|said| said.phase == phase);
@@ -94,7 +95,10 @@ impl Progress {
             let news = match (last, phase) {
                 (None, phase) => phase != MigrationPhase::Pending && !phase.is_final(),
                 (Some(_), MigrationPhase::Pending) => obstacle != known,
-                (Some(said), MigrationPhase::Preparing) => known.is_none() && said.phase != phase,
+                (Some(said), MigrationPhase::Preparing) => {
+                    known.is_none() && said.phase != phase
+                        || (obstacle.is_some() && obstacle != known)
+                }
                 (Some(said), phase) => {
                     said.phase != phase || (obstacle.is_some() && obstacle != known)
                 }

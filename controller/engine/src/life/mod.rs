@@ -268,6 +268,8 @@ impl Attempt {
                     tried: false,
                 };
             }
+            // There is a journal: it had begun.
+            self.enter(MigrationPhase::Preparing);
         } else if let Err(cause) = self.claim().await {
             return Outcome::Failed {
                 cause,

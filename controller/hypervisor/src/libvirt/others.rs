@@ -57,7 +57,7 @@ const GUESTS: &[Guest] = &[
     Guest {
         text: fixture!("guests/virt-install-win11.xml"),
         manager: None,
-        obstacles: &[(Reason::DeviceNotMigratable, "TPM")],
+        obstacles: &[],
         copied: &["sda"],
     },
     Guest {
