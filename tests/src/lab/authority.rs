@@ -15,6 +15,9 @@ use super::Lab;
 use super::host::Host;
 use super::layout::Layout;
 
+/// A group that everybody may use: ffdhe2048 of RFC 7919.
+const DH_PARAMETERS: &str = include_str!("../../lab/dh-params.pem");
+
 /// The name under which manifests of a lab's hosts name their credentials.
 pub const SECRET: &str = "lab";
 
@@ -211,6 +214,8 @@ impl Host<'_> {
         let folder = self.pki().join("qemu");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("ca-cert.pem"), &certificate.authority)?;
+        // Without it each QEMU that a guest moves to makes new parameters: a second's work.
+        fs::write(folder.join("dh-params.pem"), DH_PARAMETERS)?;
         for role in ["server", "client"] {
             let file = folder.join(format!("{role}-cert.pem"));
             fs::write(file, &certificate.certificate)?;
