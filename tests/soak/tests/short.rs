@@ -27,3 +27,19 @@ fn the_same_seed_tells_the_same_story() {
     };
     assert_eq!(told(one).map(|own| own.log), told(other).map(|own| own.log));
 }
+
+/// An abort sent to a source whose event of the switch was late; a kept source's journal removed with what the target
+/// had left of it, and its files with nobody to tell of them.
+#[test]
+fn stories_that_once_failed() {
+    for seed in [118_092_152_046_801, 216_848_502_416_375] {
+        let script = Script {
+            seed,
+            rounds: 6,
+            ..Script::default()
+        };
+        if let Err(failure) = tell(&script) {
+            panic!("{failure:#?}");
+        }
+    }
+}

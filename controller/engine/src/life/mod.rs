@@ -42,7 +42,7 @@ use crate::{
     clock::Clock,
     evidence::{self, Arrival, Seen, Verdict, decide},
     journal::Journal,
-    port::{Activity, DomainEvent, Hypervisor, Mark, PortError},
+    port::{Activity, DomainEvent, Hypervisor, JournalEntry, Mark, PortError},
 };
 
 pub(crate) use course::Course;
@@ -371,18 +371,32 @@ impl Attempt {
             Err(_) if no_target => Vec::new(),
             read => read.map_err(|error| failure(&target.host, "reading the journals", &error))?,
         };
+        let over = |entry: &JournalEntry| {
+            let journal = Journal::parse(&entry.text).filter(|_| entry.id == id);
+            journal.filter(|journal| journal.kept_until.is_some())
+        };
+        let finished = || {
+            Cause::new(
+                Reason::Interrupted,
+                "the move was finished by another in the meantime",
+            )
+        };
+        // It is over but for what the source keeps, which only its own journal tells of.
+        if let Some(kept) = at_source.iter().find_map(over) {
+            target
+                .hypervisor
+                .remove_journal(&kept.target.pool, id)
+                .await
+                .map_err(|error| failure(&target.host, "removing the journal", &error))?;
+            return Err(finished());
+        }
         // The target's first: it is the one that was written anew once the files were made.
         let mut written = at_target
             .iter()
             .chain(&at_source)
             .filter(|entry| entry.id == id)
             .filter_map(|entry| Journal::parse(&entry.text));
-        let mut journal = written.next().ok_or_else(|| {
-            Cause::new(
-                Reason::Interrupted,
-                "the move was finished by another in the meantime",
-            )
-        })?;
+        let mut journal = written.next().ok_or_else(finished)?;
         journal.ran_twice |= written.any(|other| other.ran_twice);
         self.journal = Some(journal);
         Ok(())

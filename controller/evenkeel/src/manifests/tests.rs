@@ -501,3 +501,67 @@ proptest! {
         }
     }
 }
+
+/// Manifests that are in order, of every kind that the examples show.
+const EXAMPLES: &[&str] = &[
+    include_str!("../../../../examples/hosts.yaml"),
+    include_str!("../../../../examples/guest.yaml"),
+    include_str!("../../../../examples/move.yaml"),
+    include_str!("../../../../examples/drain.yaml"),
+    include_str!("../../../../examples/profiles.yaml"),
+];
+
+/// The example with lines dropped, doubled, moved in or out, or their values replaced.
+fn damaged(text: &str, damage: &[(u8, prop::sample::Index, String)]) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for (kind, at, value) in damage {
+        if lines.is_empty() {
+            break;
+        }
+        let at = at.index(lines.len());
+        match kind % 6 {
+            0 => drop(lines.remove(at)),
+            1 => lines.insert(at, lines[at].clone()),
+            2 => lines[at].insert_str(0, "  "),
+            3 => lines[at] = lines[at].trim_start().to_owned(),
+            4 => lines.insert(at, value.clone()),
+            _ => {
+                let key = lines[at].split(": ").next().unwrap_or_default();
+                lines[at] = format!("{key}: {value}");
+            }
+        }
+    }
+    lines.join("\n")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// No panic; and what passes all checks has no field that nobody knows: damaged by an unknown one it is refused.
+    #[test]
+    fn damaged_manifests(
+        which in 0..EXAMPLES.len(),
+        damage in prop::collection::vec((any::<u8>(), any::<prop::sample::Index>(), "[-0-9a-zA-Z\"'{}\\[\\]:.,&*!| ]{0,12}|9{20}|1e400|0x10|~|\\PC{0,6}"), 0..5),
+    ) {
+        let text = damaged(EXAMPLES[which], &damage);
+        if check(&text).is_ok() {
+            let unknown = text.replacen("\nspec:\n", "\nspec:\n  zzNew: 1\n", 1);
+            prop_assert!(unknown == text || check(&unknown).is_err(), "{unknown}");
+        }
+    }
+
+    /// An amount that is read is written so that it is read as the same.
+    #[test]
+    fn damaged_quantities(text in "[-+]?[0-9]{0,22}(\\.[0-9]{0,4})?(e[0-9]{1,3})?[ ]?(m|k|K|Ki|M|Mi|MiB|G|Gi|T|Ti|P|Pi|E|Ei|s|ms|h|d|b|B|%)?[0-9a-z]{0,3}") {
+        use evenkeel_crds::quantity::{Bytes, Cpus, Span};
+        if let Ok(read) = text.parse::<Bytes>() {
+            prop_assert_eq!(read.to_string().parse::<Bytes>().ok(), Some(read), "{}", read);
+        }
+        if let Ok(read) = text.parse::<Cpus>() {
+            prop_assert_eq!(read.to_string().parse::<Cpus>().ok(), Some(read), "{}", read);
+        }
+        if let Ok(read) = text.parse::<Span>() {
+            prop_assert_eq!(read.to_string().parse::<Span>().ok(), Some(read), "{}", read);
+        }
+    }
+}
