@@ -158,8 +158,8 @@ mod tests {
         )
         .unwrap();
         let pem = || ByteString(b"-----BEGIN X-----\n".to_vec());
-        let keys = KEYS.iter().copied().chain(["token"]);
-        secret.data = Some(keys.map(|key| (key.to_owned(), pem())).collect());
+        let keys = ["ca.crt", "tls.crt", "tls.key", "token"];
+        secret.data = Some(keys.map(|key| (key.to_owned(), pem())).into());
         secret
     }
 
