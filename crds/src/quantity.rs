@@ -167,16 +167,17 @@ impl FromStr for Cpus {
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
         let wrong = || QuantityError::NotCpus(text.to_owned());
-        let (number, fraction, scale) = match text.strip_suffix('m') {
-            Some(number) => (number, "", 1),
+        let (number, fraction, scale, most) = match text.strip_suffix('m') {
+            Some(number) => (number, "", 1, 12),
             None => match text.split_once('.') {
                 Some((_, "")) => return Err(wrong()),
-                Some((whole, fraction)) => (whole, fraction, 1000),
-                None => (text, "", 1000),
+                Some((whole, fraction)) => (whole, fraction, 1000, 9),
+                None => (text, "", 1000, 9),
             },
         };
-        let digits = |part: &str| part.len() <= 9 && part.bytes().all(|byte| byte.is_ascii_digit());
-        if number.is_empty() || !digits(number) || !digits(fraction) || fraction.len() > 3 {
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let fits = (1..=most).contains(&number.len()) && fraction.len() <= 3;
+        if !fits || !digits(number) || !digits(fraction) {
             return Err(wrong());
         }
         let whole: u64 = number.parse().map_err(|_| wrong())?;
@@ -230,8 +231,8 @@ pub(crate) fn cpus_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true,
         "anyOf": [{"type": "integer"}, {"type": "string"}],
-        "maxLength": 12,
-        "pattern": r"^[0-9]{1,9}(m|\.[0-9]{1,3})?$",
+        "maxLength": 13,
+        "pattern": r"^([0-9]{1,12}m|[0-9]{1,9}(\.[0-9]{1,3})?)$",
     })
 }
 

@@ -544,7 +544,10 @@ proptest! {
         damage in prop::collection::vec((any::<u8>(), any::<prop::sample::Index>(), "[-0-9a-zA-Z\"'{}\\[\\]:.,&*!| ]{0,12}|9{20}|1e400|0x10|~|\\PC{0,6}"), 0..5),
     ) {
         let text = damaged(EXAMPLES[which], &damage);
-        if check(&text).is_ok() {
+        // An object of somebody else's kind is passed over, whatever it has.
+        let version = |line: &str| line.trim_start().strip_prefix("apiVersion:").map(str::to_owned);
+        let ours = text.lines().filter_map(version).all(|value| value == " evenkeel.dev/v1alpha1");
+        if ours && check(&text).is_ok() {
             let unknown = text.replacen("\nspec:\n", "\nspec:\n  zzNew: 1\n", 1);
             prop_assert!(unknown == text || check(&unknown).is_err(), "{unknown}");
         }
