@@ -469,7 +469,7 @@ fn meaning(pattern: &str) -> Meaning {
         Meaning::Bytes
     } else if has("(ms|s|m|h)") {
         Meaning::Duration
-    } else if has("(m|\\.[0-9]") {
+    } else if has("}m|[0-9]") {
         Meaning::Cpus
     } else if has("qemu\\+") {
         Meaning::Uri
