@@ -38,9 +38,16 @@ fn is_noticed(rule: Rule, most: u64) {
     }
 }
 
+/// Those that are noticed within a few hundred moves.
 #[test]
-fn a_removal_without_proof_is_noticed_soon() {
-    is_noticed(Rule::ProofBeforeRemoval, 500);
+fn some_are_noticed_soon() {
+    for rule in [
+        Rule::ProofBeforeRemoval,
+        Rule::InFlight,
+        Rule::NoAbortInSwitch,
+    ] {
+        is_noticed(rule, 500);
+    }
 }
 
 #[test]
