@@ -49,6 +49,6 @@ step "all of it together, on real hosts and a real API server"
 cargo test -p evenkeel-tests -- --test-threads 1
 
 step "a short round of chaos"
-"$bin/chaos" --rounds 6 --seed 1
+"$bin/chaos" --rounds 4 --seed 1
 
 step "done"
