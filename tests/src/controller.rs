@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     cluster::{Cluster, Options},
-    evenkeel::{Answer, binary},
+    evenkeel::{Answer, answer, binary},
     lab::{Host, Lab, SECRET},
 };
 
@@ -595,20 +595,13 @@ fn is(seen: &Seen, kind: &str, name: &str) -> bool {
 /// kubeconfig.
 ///
 /// # Errors
-/// If it cannot be run.
+/// If it cannot be run, or has not ended after five minutes.
 pub fn evenkeel(cluster: &Cluster, words: &[&str]) -> Result<Answer> {
-    let start = Instant::now();
-    let output = Command::new(binary()?)
+    let mut command = Command::new(binary()?);
+    command
         .args(words)
         .arg("--kubeconfig")
         .arg(cluster.kubeconfig())
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::null())
-        .output()?;
-    Ok(Answer {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        took: start.elapsed(),
-    })
+        .env("NO_COLOR", "1");
+    answer(&command)
 }

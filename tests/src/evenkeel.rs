@@ -85,6 +85,36 @@ impl Answer {
     }
 }
 
+/// What a command says that is run to its end, within five minutes.
+pub(crate) fn answer(command: &Command) -> Result<Answer> {
+    let start = Instant::now();
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", RUN_LIMIT])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .output()?;
+    let answer = Answer {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        took: start.elapsed(),
+    };
+    if answer.code == TIMED_OUT {
+        bail!(
+            "{command:?} did not end within {RUN_LIMIT} s:\n{}\n{}",
+            answer.out,
+            answer.err
+        );
+    }
+    Ok(answer)
+}
+
 impl Fleet {
     /// A folder with the manifests of a lab's hosts, and the credentials in `credentials` below it.
     ///
@@ -140,32 +170,7 @@ impl Fleet {
     /// Fails where it cannot be started, or has not ended after five minutes: whatever is asked of it here is to end long
     /// before.
     pub fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Answer> {
-        let start = Instant::now();
-        let command = self.command(words)?;
-        let output = Command::new("timeout")
-            .args(["--kill-after=5", RUN_LIMIT])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .stdin(Stdio::null())
-            .envs(
-                command
-                    .get_envs()
-                    .filter_map(|(name, value)| Some((name, value?))),
-            )
-            .output()?;
-        if output.status.code() == Some(TIMED_OUT) {
-            bail!(
-                "{command:?} did not end within {RUN_LIMIT} s:\n{}\n{}",
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(Answer {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-            took: start.elapsed(),
-        })
+        answer(&self.command(words)?)
     }
 
     /// Starts it and lets it run.

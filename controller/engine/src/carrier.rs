@@ -17,7 +17,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::port::{Fault, FileState, Hypervisor, Piece, PortError, PortResult};
+use crate::{
+    life::Place,
+    port::{Fault, FileState, Hypervisor, Piece, PortError, PortResult},
+};
 
 /// SHA-256 of a file's content, holes as zeroes.
 pub(crate) type Digest = [u8; 32];
@@ -56,24 +59,23 @@ impl Carrier {
     /// The digest of a file that is in that state.
     pub(crate) async fn digest(
         &self,
-        host: Uuid,
-        hypervisor: &dyn Hypervisor,
+        place: &Place,
         path: &str,
         state: &FileState,
         pace: &mut Pace<'_>,
     ) -> PortResult<Digest> {
-        let spot = (host, path.to_owned());
+        let spot = (place.uuid, path.to_owned());
         if let Some((length, modified, digest)) = lock(&self.digests).get(&spot)
             && (*length, modified) == (state.length, &state.modified)
         {
             return Ok(*digest);
         }
-        let digest = digest(hypervisor, path, pace).await?;
-        if hypervisor.file(path).await?.as_ref() != Some(state) {
+        let digest = digest(place.hypervisor.as_ref(), path, pace).await?;
+        if place.hypervisor.file(path).await?.as_ref() != Some(state) {
             // Still in use: true of what was read, and remembered for nobody.
             return Ok(digest);
         }
-        self.remember(host, path, state, digest);
+        self.remember(place.uuid, path, state, digest);
         Ok(digest)
     }
 

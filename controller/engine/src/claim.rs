@@ -195,7 +195,7 @@ impl Claims {
                 return Err(claimed(host, &other));
             }
             if !forgotten {
-                lock(&self.left).insert(host.clone());
+                self.suspect(host);
             }
             tracing::warn!(%host, holder = %other.holder, "breaking a claim whose holder is dead");
             hypervisor
@@ -230,8 +230,9 @@ impl Claims {
 
     /// Another's claim is gone.
     fn forget(&self, host: &HostName) {
-        if lock(&self.others).remove(host).is_some() {
-            lock(&self.left).insert(host.clone());
+        let another = lock(&self.others).remove(host);
+        if another.is_some() {
+            self.suspect(host);
         }
     }
 

@@ -399,8 +399,7 @@ fn ledger(sources: &Sources<'_>, model: &mut Model) {
         };
         // What the target's own description counts already is not reserved a second time.
         let there = sources.hosts[&running.target].domains.get(&running.guest);
-        let counted = there.is_some_and(|facts| facts.activity.active());
-        let needs = model.guest(guest);
+        let (cpu_milli, memory) = to_come(there, model.guest(guest));
         let mut pools = running.pools.clone();
         if there.is_some() {
             for hold in pools.values_mut() {
@@ -417,8 +416,8 @@ fn ledger(sources: &Sources<'_>, model: &mut Model) {
             guest,
             source,
             target,
-            cpu_milli: if counted { 0 } else { needs.cpu_milli },
-            memory: if counted { Bytes(0) } else { needs.memory },
+            cpu_milli,
+            memory,
             pools,
             remaining: running.eta,
         });
@@ -442,18 +441,26 @@ fn left(sources: &Sources<'_>, model: &mut Model) {
         let (true, (Some(&guest), Some(&source), Some(&target))) = (goes_on, ends) else {
             continue;
         };
-        let counted = there.is_some_and(|facts| facts.activity.active());
-        let needs = model.guest(guest);
+        let (cpu_milli, memory) = to_come(there, model.guest(guest));
         model.ledger.in_flight.push(InFlight {
             by: None,
             guest,
             source,
             target,
-            cpu_milli: if counted { 0 } else { needs.cpu_milli },
-            memory: if counted { Bytes(0) } else { needs.memory },
+            cpu_milli,
+            memory,
             pools: BTreeMap::new(),
             remaining: None,
         });
+    }
+}
+
+/// CPU and memory that a guest will take at its target, beyond what the target's own description counts already.
+fn to_come(there: Option<&DomainFacts>, guest: &planner::Guest) -> (u64, Bytes) {
+    if there.is_some_and(|facts| facts.activity.active()) {
+        (0, Bytes(0))
+    } else {
+        (guest.cpu_milli, guest.memory)
     }
 }
 

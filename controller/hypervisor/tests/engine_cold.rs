@@ -152,15 +152,20 @@ async fn killed_at_any_instant() {
 #[tokio::test(start_paused = true)]
 async fn libvirtd_dies_at_any_instant() {
     for seed in seeds(500, 60) {
-        let (fleet, _, actor, guest) = begun(seed, &Role::new("one").cluster()).await;
         let host = if seed % 2 == 0 { "h1" } else { "h2" };
-        sleep(Duration::from_millis((seed - 500) * 250)).await;
-        fleet.kill_libvirtd(host);
-        sleep(Duration::from_secs(4)).await;
-        fleet.start_libvirtd(host);
-        actor.phase("m", MigrationPhase::Succeeded, 600).await;
-        is_on(&actor, guest, "h2").await;
+        libvirtd_dies(seed, host, Duration::from_millis((seed - 500) * 250)).await;
     }
+}
+
+/// It dies so long after the move was asked for, comes back, and the move succeeds.
+async fn libvirtd_dies(seed: u64, host: &str, after: Duration) {
+    let (fleet, _, actor, guest) = begun(seed, &Role::new("one").cluster()).await;
+    sleep(after).await;
+    fleet.kill_libvirtd(host);
+    sleep(Duration::from_secs(4)).await;
+    fleet.start_libvirtd(host);
+    actor.phase("m", MigrationPhase::Succeeded, 600).await;
+    is_on(&actor, guest, "h2").await;
 }
 
 /// So does one while the move is being prepared: what was made is taken back, and it is tried again.
@@ -168,13 +173,7 @@ async fn libvirtd_dies_at_any_instant() {
 async fn libvirtd_dies_while_it_is_prepared() {
     for instant in 0..8 {
         for host in ["h1", "h2"] {
-            let (fleet, _, actor, guest) = begun(800 + instant, &Role::new("one").cluster()).await;
-            sleep(Duration::from_millis(instant * 20)).await;
-            fleet.kill_libvirtd(host);
-            sleep(Duration::from_secs(4)).await;
-            fleet.start_libvirtd(host);
-            actor.phase("m", MigrationPhase::Succeeded, 600).await;
-            is_on(&actor, guest, "h2").await;
+            libvirtd_dies(800 + instant, host, Duration::from_millis(instant * 20)).await;
         }
     }
 }

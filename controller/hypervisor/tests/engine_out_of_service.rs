@@ -43,6 +43,13 @@ async fn in_phase(actor: &Actor, guest: Uuid, phase: &str) {
     .await;
 }
 
+/// Until nothing of any move is left anywhere.
+async fn swept(actor: &Actor) {
+    let fleet = &actor.fleet;
+    let clean = || fleet.journals().is_empty() && fleet.claims().is_empty();
+    until(actor, "clean", clean).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_guest_that_has_arrived_is_left_there() {
     for late in [0, 5, 50] {
@@ -72,10 +79,7 @@ async fn a_guest_that_has_arrived_is_left_there() {
 
         // It comes back after all: its copy does not start, and goes.
         actor.fleet.power_on("h1");
-        until(&actor, "clean", || {
-            actor.fleet.journals().is_empty() && actor.fleet.claims().is_empty()
-        })
-        .await;
+        swept(&actor).await;
         actor.clean(&[(guest, "h2")]).await;
         assert!(!actor.fleet.ever_ran_twice(guest));
     }
@@ -137,10 +141,7 @@ async fn a_guest_that_stays_is_free_of_a_target_that_is_gone() {
     actor
         .desk
         .change_host("h2", |spec| spec.out_of_service = false);
-    until(&actor, "clean", || {
-        actor.fleet.journals().is_empty() && actor.fleet.claims().is_empty()
-    })
-    .await;
+    swept(&actor).await;
     actor.clean(&[(guest, "h3")]).await;
 }
 
@@ -157,10 +158,7 @@ async fn taken_over_without_the_source() {
     next.phase("m", MigrationPhase::Succeeded, 180).await;
     assert_eq!(fleet.executing(guest), ["h2"]);
     fleet.power_on("h1");
-    until(&next, "clean", || {
-        fleet.journals().is_empty() && fleet.claims().is_empty()
-    })
-    .await;
+    swept(&next).await;
     next.clean(&[(guest, "h2")]).await;
 }
 

@@ -1,10 +1,6 @@
 //! The Secrets that Hosts name, each followed by itself: others of the namespace are never read.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::reason::{Cause, Reason};
 use evenkeel_engine::credentials::{Credentials, KEYS};
@@ -36,12 +32,7 @@ pub(crate) async fn follow(client: Client, namespace: String, stores: Arc<Stores
     let mut followed: BTreeMap<String, Followed> = BTreeMap::new();
     loop {
         revision.mark_unchanged();
-        let named: BTreeSet<String> = stores
-            .wishes()
-            .hosts
-            .values()
-            .filter_map(|host| Some(host.spec.credentials.as_ref()?.secret_name.clone()))
-            .collect();
+        let named = stores.named_credentials();
         followed.retain(|name, _| named.contains(name));
         stores.keep_credentials(&named);
         for name in named {

@@ -55,6 +55,14 @@ struct Inner {
 type Found = Result<Arc<Credentials>, Cause>;
 
 impl Inner {
+    /// The Secrets that Hosts name, one as often as it is named.
+    fn named_credentials(&self) -> impl Iterator<Item = &str> {
+        self.objects.values().filter_map(|object| match object {
+            Object::Host(host) => Some(host.spec.credentials.as_ref()?.secret_name.as_str()),
+            _ => None,
+        })
+    }
+
     fn tell(&mut self, change: &Change) {
         self.listeners
             .retain(|listener| listener.send(change.clone()).is_ok());
@@ -178,6 +186,12 @@ impl Stores {
         matches!(self.lock().credentials.get(name), Some(Some(Ok(_))))
     }
 
+    /// The Secrets that Hosts name.
+    pub(crate) fn named_credentials(&self) -> BTreeSet<String> {
+        let inner = self.lock();
+        inner.named_credentials().map(str::to_owned).collect()
+    }
+
     /// Forgets every Secret but these.
     pub(crate) fn keep_credentials(&self, names: &BTreeSet<String>) {
         self.lock()
@@ -191,15 +205,8 @@ impl Stores {
         loop {
             let unknown = {
                 let inner = self.lock();
-                inner.objects.values().any(|object| match object {
-                    Object::Host(host) => {
-                        let named = host.spec.credentials.as_ref();
-                        named.is_some_and(|named| {
-                            !inner.credentials.contains_key(&named.secret_name)
-                        })
-                    }
-                    _ => false,
-                })
+                let mut named = inner.named_credentials();
+                named.any(|name| !inner.credentials.contains_key(name))
             };
             if !unknown || revision.changed().await.is_err() {
                 return;

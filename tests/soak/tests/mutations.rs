@@ -4,10 +4,10 @@
 use evenkeel_engine::mutation::{RULES, Rule, break_rule};
 use evenkeel_soak::{Script, seed_of, tell};
 
-/// Tells stories until one fails; moves until then, the story and what was wrong. Nothing where none fails within so
-/// many.
-fn notice(rule: Option<Rule>, most: u64) -> Option<(u64, Script, String)> {
-    break_rule(rule);
+/// Breaks the rule and tells stories until one fails; moves until then, the story and what was wrong. Nothing where none
+/// fails within so many.
+fn notice(rule: Rule, most: u64) -> Option<(u64, Script, String)> {
+    break_rule(Some(rule));
     let mut moves = 0;
     let mut failed = None;
     for story in 0.. {
@@ -29,7 +29,7 @@ fn notice(rule: Option<Rule>, most: u64) -> Option<(u64, Script, String)> {
 }
 
 fn is_noticed(rule: Rule, most: u64) {
-    let noticed = notice(Some(rule), most);
+    let noticed = notice(rule, most);
     let (moves, script, wrong) =
         noticed.unwrap_or_else(|| panic!("{rule:?} was broken and nobody noticed"));
     println!("{rule:?}: noticed after {moves} moves: {wrong}");

@@ -42,14 +42,9 @@ impl Host<'_> {
     /// # Errors
     /// Fails where saslpasswd2 does, or the host asks for no passwords.
     pub fn admit(&self, name: &str, password: &str) -> Result<()> {
-        let file = self
-            .data()
-            .join("sasl")
-            .join(PASSWORDS)
-            .display()
-            .to_string();
+        let known = self.known_names();
         let realm = &self.record().hostname;
-        let words = ["-p", "-c", "-f", &file, "-u", realm, "-a", "libvirt", name];
+        let words = ["-p", "-c", "-f", &known, "-u", realm, "-a", "libvirt", name];
         let mut input = tempfile::tempfile()?;
         input.write_all(password.as_bytes())?;
         input.rewind()?;
@@ -63,18 +58,19 @@ impl Host<'_> {
     /// # Errors
     /// Fails where saslpasswd2 does.
     pub fn dismiss(&self, name: &str) -> Result<()> {
-        let file = self
-            .data()
-            .join("sasl")
-            .join(PASSWORDS)
-            .display()
-            .to_string();
+        let known = self.known_names();
         let realm = &self.record().hostname;
         run(
             "saslpasswd2",
-            ["-d", "-f", &file, "-u", realm, "-a", "libvirt", name],
+            ["-d", "-f", &known, "-u", realm, "-a", "libvirt", name],
         )?;
         Ok(())
+    }
+
+    /// The file of those whom it knows.
+    fn known_names(&self) -> String {
+        let file = self.data().join("sasl").join(PASSWORDS);
+        file.display().to_string()
     }
 }
 

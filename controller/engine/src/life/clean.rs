@@ -6,10 +6,8 @@ use std::collections::BTreeMap;
 use evenkeel_crds::{
     kinds::migration::{Evidence, MigrationPhase, SourceFiles},
     names::HostName,
-    reason::{Cause, Reason},
-};
-use evenkeel_crds::{
     quantity::Bytes,
+    reason::{Cause, Reason},
     shared::{LIST_CAP, Time, Timestamp},
 };
 use futures::future::join_all;
@@ -76,17 +74,9 @@ impl Attempt {
             }
         };
         self.go_on();
-        self.remove_journals(&journal).await;
+        self.remove_journals(&journal, self.kept.is_none()).await;
         Some(Outcome::Succeeded {
             evidence: Evidence {
-                running: if running {
-                    vec![order.target.host.to_string()]
-                } else {
-                    Vec::new()
-                },
-                uuid: order.guest.to_string(),
-                rebooted: self.rebooted,
-                source_defined: false,
                 source_files: if journal.disks.is_empty() && !journal.shared.is_empty() {
                     SourceFiles::Shared
                 } else if journal.ran_twice || self.kept.is_some() {
@@ -101,8 +91,7 @@ impl Attempt {
                     .map(|file| file.path.clone())
                     .take(LIST_CAP)
                     .collect(),
-                shared_files: shared_files(&journal),
-                observed_time: Time(self.lines.clock.now()),
+                ..self.evidence(&journal, running)
             },
             // What libvirt counts ends where the guest arrives.
             downtime: self
@@ -138,32 +127,34 @@ impl Attempt {
             return None;
         }
         self.enter(MigrationPhase::Cleaning);
-        let target = self.order.target.clone();
-        while let Err(error) = target
-            .hypervisor
-            .remove_journal(&journal.target.pool, journal.id)
-            .await
-        {
-            self.wait_for(failure(&target.host, "removing the journal", &error));
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        self.remove_journals(&journal, false).await;
         self.go_on();
-        let running = Some(target.host.to_string()).filter(|_| executes(ends.target));
         Some(Outcome::Succeeded {
             evidence: Evidence {
-                running: running.into_iter().collect(),
-                uuid: self.order.guest.to_string(),
-                rebooted: self.rebooted,
                 source_defined: true,
                 source_files: SourceFiles::Abandoned,
-                kept_files: Vec::new(),
-                shared_files: shared_files(&journal),
-                observed_time: Time(self.lines.clock.now()),
+                ..self.evidence(&journal, executes(ends.target))
             },
             downtime: self.stood_still,
             bytes: None,
             kept: None,
         })
+    }
+
+    /// What is known of the guest at its target, where it is.
+    fn evidence(&self, journal: &Journal, running: bool) -> Evidence {
+        let host = Some(self.order.target.host.to_string()).filter(|_| running);
+        let shared = journal.shared.iter().map(|disk| disk.path.clone());
+        Evidence {
+            running: host.into_iter().collect(),
+            uuid: self.order.guest.to_string(),
+            rebooted: self.rebooted,
+            source_defined: false,
+            source_files: SourceFiles::default(),
+            kept_files: Vec::new(),
+            shared_files: shared.take(LIST_CAP).collect(),
+            observed_time: Time(self.lines.clock.now()),
+        }
     }
 
     async fn shows_finished(&mut self) -> bool {
@@ -380,14 +371,14 @@ impl Attempt {
         )
     }
 
-    /// The source's first: while the target's is there, a later process still finds the whole story.
-    async fn remove_journals(&mut self, journal: &Journal) {
+    /// The source's first, where that one goes too: while the target's is there, a later process still finds the whole
+    /// story.
+    async fn remove_journals(&mut self, journal: &Journal, at_source: bool) {
         let (source, target) = (self.order.source.clone(), self.order.target.clone());
         loop {
-            let kept = self.kept.is_some();
             let (first, second) = tokio::join!(
                 async {
-                    if kept {
+                    if !at_source {
                         return Ok(());
                     }
                     source
@@ -479,12 +470,6 @@ fn own_files(journal: &Journal) -> Vec<&str> {
     own.sort_unstable();
     own.dedup();
     own
-}
-
-/// What both ends see, as far as it is shown.
-fn shared_files(journal: &Journal) -> Vec<String> {
-    let paths = journal.shared.iter().map(|disk| disk.path.clone());
-    paths.take(LIST_CAP).collect()
 }
 
 /// Whether a file leaves the source with the guest. One that the target had may be the very same, on storage that both

@@ -220,13 +220,7 @@ impl Attempt {
             let mut quiet = |_| {};
             let mut pace = Pace::new(self.order.profile.spec.bandwidth, &mut quiet);
             let digest = carrier
-                .digest(
-                    source.uuid,
-                    source.hypervisor.as_ref(),
-                    path,
-                    &state,
-                    &mut pace,
-                )
+                .digest(&source, path, &state, &mut pace)
                 .await
                 .map_err(wrong)?;
             if self.copied.get(path) != Some(&digest) {

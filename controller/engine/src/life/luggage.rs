@@ -220,15 +220,7 @@ impl Attempt {
             .await?;
             let there = target.hypervisor.file(path).await?;
             let there = there.ok_or_else(|| PortError::new(Fault::NotFound, "it is gone again"))?;
-            let back = carrier
-                .digest(
-                    target.uuid,
-                    target.hypervisor.as_ref(),
-                    path,
-                    &there,
-                    &mut pace,
-                )
-                .await?;
+            let back = carrier.digest(&target, path, &there, &mut pace).await?;
             if source.hypervisor.file(file.source()).await?.as_ref() == Some(here) {
                 carrier.remember(source.uuid, file.source(), here, read);
             }
@@ -270,20 +262,8 @@ impl Attempt {
             let mut pace = Pace::new(bandwidth, &mut quiet);
             let mut other = Pace::new(bandwidth, &mut silent);
             tokio::join!(
-                carrier.digest(
-                    source.uuid,
-                    source.hypervisor.as_ref(),
-                    path,
-                    here,
-                    &mut pace
-                ),
-                carrier.digest(
-                    target.uuid,
-                    target.hypervisor.as_ref(),
-                    path,
-                    there,
-                    &mut other
-                ),
+                carrier.digest(&source, path, here, &mut pace),
+                carrier.digest(&target, path, there, &mut other),
             )
         };
         let (here, there) = self.unless_aborted(digests).await?;
@@ -302,6 +282,12 @@ impl Attempt {
     /// Whether another move that is not over yet brought that file to the target: then it is as much ours, so that
     /// whichever of us fails last takes it back.
     async fn is_brought_by_another(&self, journal: &Journal, path: &str) -> Result<bool, Cause> {
+        let others = self.of_others(journal, path).await?;
+        Ok(others.iter().any(|file| file.origin == FileOrigin::Made))
+    }
+
+    /// That file as the journals of other moves to the same target have it, read now.
+    async fn of_others(&self, journal: &Journal, path: &str) -> Result<Vec<JournalFile>, Cause> {
         let target = &self.order.target;
         let others = target
             .hypervisor
@@ -314,7 +300,8 @@ impl Attempt {
             .filter_map(|entry| Journal::parse(&entry.text))
             .filter(|other| other.target.uuid == journal.target.uuid)
             .flat_map(|other| other.files)
-            .any(|file| file.path == path && file.origin == FileOrigin::Made))
+            .filter(|file| file.path == path)
+            .collect())
     }
 
     /// Writes down at the target where a file there comes from.
@@ -360,7 +347,8 @@ impl Attempt {
                     continue;
                 }
             }
-            if self.is_relied_upon(journal, &file.path).await? {
+            // Another move may count on it.
+            if !self.of_others(journal, &file.path).await?.is_empty() {
                 continue;
             }
             target
@@ -370,23 +358,6 @@ impl Attempt {
                 .map_err(wrong)?;
         }
         Ok(())
-    }
-
-    /// Whether another move to the same target counts on that file.
-    async fn is_relied_upon(&self, journal: &Journal, path: &str) -> Result<bool, Cause> {
-        let target = &self.order.target;
-        let others = target
-            .hypervisor
-            .journals()
-            .await
-            .map_err(|error| failure(&target.host, "reading the journals", &error))?;
-        Ok(others
-            .iter()
-            .filter(|entry| entry.id != journal.id)
-            .filter_map(|entry| Journal::parse(&entry.text))
-            .filter(|other| other.target.uuid == journal.target.uuid)
-            .flat_map(|other| other.files)
-            .any(|file| file.path == path))
     }
 
     /// Keeps other moves of this process from the files that this one brought, in an order that no two can deadlock in.

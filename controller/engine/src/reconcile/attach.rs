@@ -1,6 +1,6 @@
 //! Keeps a line to each declared host, and finds two that lead to one hypervisor.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use evenkeel_crds::names::HostName;
 use tokio::time::Instant;
@@ -41,10 +41,12 @@ impl Reconciler {
                     _ => busy(&name, moves),
                 };
                 if kept {
-                    if state.declared.spec != declared.spec {
-                        state.circuit.renewed(Instant::now());
+                    if !Arc::ptr_eq(&state.declared, declared) {
+                        if state.declared.spec != declared.spec {
+                            state.circuit.renewed(Instant::now());
+                        }
+                        state.declared = declared.clone();
                     }
-                    state.declared = declared.clone();
                     continue;
                 }
             }
