@@ -1,6 +1,6 @@
 //! One guest of the lab, wherever it is: looked at on all hosts, by libvirt, by its processes and by what it says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -243,15 +243,13 @@ impl<'lab> Guest<'lab> {
     /// # Errors
     /// Fails if it says nothing within `limit`.
     pub fn wait_for_progress(&self, limit: Duration) -> Result<String> {
-        let before = self.serial_records()?.len();
+        let before = self.said()?;
         let end = Instant::now() + limit;
         loop {
-            let now = self.serial_records()?;
-            if now.len() > before {
-                return Ok(now
-                    .last()
-                    .map(|record| record.host.clone())
-                    .unwrap_or_default());
+            for (host, length) in self.said()? {
+                if before.get(&host).is_none_or(|before| length > *before) {
+                    return Ok(host);
+                }
             }
             if Instant::now() > end {
                 bail!(
@@ -262,6 +260,18 @@ impl<'lab> Guest<'lab> {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// How many bytes it said on each host where it ever was.
+    fn said(&self) -> Result<BTreeMap<String, u64>> {
+        let mut said = BTreeMap::new();
+        for host in self.lab.hosts() {
+            let file = host.outside(&self.console_path())?;
+            if let Ok(file) = fs::metadata(file) {
+                said.insert(host.name().to_owned(), file.len());
+            }
+        }
+        Ok(said)
     }
 
     /// Waits until it counts for the first time.

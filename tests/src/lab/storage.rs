@@ -1,6 +1,7 @@
 //! Pools: directories of a host, each with as much room as a test wants it to have.
 
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,6 +16,8 @@ use super::text::{escaped, render};
 
 const POOL: &str = include_str!("../../lab/pool.xml");
 const NETFS: &str = include_str!("../../lab/netfs.xml");
+/// What others may take of a pool while it is being filled to the brim, in bytes.
+const MARGIN: u64 = 32 << 20;
 
 /// What a pool's directory lies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,20 +222,9 @@ impl Host<'_> {
             self.name()
         );
         let directory = self.outside(&record.path)?;
-        let free = run(
-            "stat",
-            [
-                "--file-system".as_ref(),
-                "--format=%a %S".as_ref(),
-                directory.as_os_str(),
-            ],
-        )?;
-        let numbers = free
-            .split_whitespace()
-            .map(str::parse)
-            .collect::<Result<Vec<u64>, _>>()?;
-        let bytes = numbers.iter().product::<u64>().saturating_sub(left);
         let file = directory.join("evenkeel-lab-ballast");
+        let brim = left == 0;
+        let bytes = free_room(&directory)?.saturating_sub(if brim { MARGIN } else { left });
         run(
             "fallocate",
             [
@@ -241,6 +233,9 @@ impl Host<'_> {
                 file.as_os_str(),
             ],
         )?;
+        if brim {
+            write_until_full(&file)?;
+        }
         Ok(())
     }
 
@@ -258,5 +253,35 @@ impl Host<'_> {
     fn pool(&self, name: &str) -> Result<&PoolRecord> {
         let found = self.record().pools.iter().find(|pool| pool.name == name);
         found.with_context(|| format!("host {} has no pool {name:?}", self.name()))
+    }
+}
+
+/// Bytes that are free for everybody.
+fn free_room(directory: &Path) -> Result<u64> {
+    let free = run(
+        "stat",
+        [
+            "--file-system".as_ref(),
+            "--format=%a %S".as_ref(),
+            directory.as_os_str(),
+        ],
+    )?;
+    let numbers = free
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<Vec<u64>, _>>()?;
+    Ok(numbers.iter().product())
+}
+
+/// Appends zeroes until there is no room left.
+fn write_until_full(file: &Path) -> Result<()> {
+    let mut file = fs::OpenOptions::new().append(true).open(file)?;
+    let zeroes = vec![0; 64 << 10];
+    loop {
+        match file.write_all(&zeroes).and_then(|()| file.sync_data()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }

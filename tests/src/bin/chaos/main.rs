@@ -6,6 +6,7 @@ mod driver;
 mod fault;
 mod plan;
 mod story;
+mod watch;
 mod wish;
 
 use std::{
@@ -81,7 +82,7 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
         builder = builder.guest(
             GuestSpec::new(format!("g{number}"))
                 .on(format!("h{}", (number - 1) % 3 + 1))
-                .disks(vec![DiskSpec::mib(96, 64); 1 + number % 2]),
+                .disks(vec![DiskSpec::mib(64, 40); 1 + number % 2]),
         );
     }
     if arguments.cluster {
@@ -92,7 +93,7 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
     let driver = driver::of(&lab, installed.as_ref())?;
     let faults = driver::faults(arguments.cluster, arguments.only.as_deref())?;
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut story = Story::new(&lab, driver);
+    let mut story = Story::begin(&lab, driver)?;
     let start = Instant::now();
     if arguments.table {
         let mut table =
@@ -121,6 +122,7 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
             play(&mut story, round, &plan, arguments)?;
         }
     }
+    story.end()?;
     println!("{}", story.summary(start.elapsed()));
     Ok(())
 }

@@ -155,7 +155,7 @@ impl Moment {
             Self::Disks => Some((End::Target, "Started Migrated")),
             Self::Memory => Some((End::Source, "iteration: ")),
             Self::Switch => Some((End::Source, "Suspended Migrated")),
-            Self::Arrival | Self::End => Some((End::Target, "Resumed Migrated")),
+            Self::Arrival | Self::End => Some((End::Target, "Resumed ")),
         }
     }
 }
@@ -181,7 +181,7 @@ pub(crate) struct Aim {
 }
 
 /// How long a moment that is aimed at is waited for: it need not come.
-const COMES: Duration = Duration::from_secs(40);
+const COMES: Duration = Duration::from_secs(20);
 
 impl Aim {
     fn random(wish: &Wish, random: &mut Rng) -> Self {

@@ -12,7 +12,17 @@ use evenkeel_tests::{
     witness,
 };
 
-use crate::{PATIENCE, driver::Driver, fault::Fault, plan::Plan, wish::Wish};
+use crate::{
+    PATIENCE,
+    driver::Driver,
+    fault::Fault,
+    plan::Plan,
+    watch::{Finding, Watch},
+    wish::{Wish, is_guarded},
+};
+
+/// How long a guest may go on running twice once both its hosts can be reached.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// What is to be told of a round.
 #[derive(Debug)]
@@ -30,6 +40,9 @@ pub(crate) struct Told {
 pub(crate) struct Story<'lab> {
     lab: &'lab Lab,
     driver: Box<dyn Driver + 'lab>,
+    watch: Watch,
+    /// The longest that a guest ran twice, and the longest after both its hosts could be reached again.
+    twice: (Duration, Duration),
     /// How often each guest was started anew, because a fault had stopped it.
     restarts: BTreeMap<String, usize>,
     /// Guests that libvirt ran twice for a moment, so that some counts were said twice.
@@ -42,17 +55,23 @@ pub(crate) struct Story<'lab> {
 }
 
 impl<'lab> Story<'lab> {
-    pub(crate) fn new(lab: &'lab Lab, driver: Box<dyn Driver + 'lab>) -> Self {
-        Self {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// Fails where a host of the lab was never built.
+    pub(crate) fn begin(lab: &'lab Lab, driver: Box<dyn Driver + 'lab>) -> Result<Self> {
+        Ok(Self {
             lab,
             driver,
+            watch: Watch::begin(lab)?,
+            twice: Default::default(),
             restarts: BTreeMap::new(),
             doubled: BTreeMap::new(),
             fallen: 0,
             faults: BTreeMap::new(),
             rounds: 0,
             moved: 0,
-        }
+        })
     }
 
     /// A wish, a fault at a random instant while it is carried out, its healing, and the check.
@@ -76,15 +95,19 @@ impl<'lab> Story<'lab> {
         fault
             .strike(self.lab, self.driver.as_mut(), wish, &struck, *lasts)
             .with_context(|| format!("striking {}", struck.name()))?;
+        let healed = Instant::now();
         self.driver.wait()?;
         self.converge(*fault, wish)?;
-        for other in self.lab.guests() {
-            self.check(&other)
-                .with_context(|| format!("{} after the fault was healed", other.name()))?;
+        let after = self.places()?;
+        for guest in self.lab.guests() {
+            let (from, to) = (&before[guest.name()], &after[guest.name()]);
+            let disks = from != to || *from == plan.struck || *from == wish.from;
+            self.check(&guest, disks)
+                .with_context(|| format!("{} after the fault was healed", guest.name()))?;
         }
         self.driver.end(wish)?;
         self.nothing_is_left()?;
-        let after = self.places()?;
+        self.judge(*fault, healed)?;
         let moved = after
             .iter()
             .filter(|(guest, host)| before.get(*guest) != Some(*host))
@@ -105,6 +128,28 @@ impl<'lab> Story<'lab> {
             doubled: self.helped().1 - doubled,
             reasons: self.reasons(),
         })
+    }
+
+    /// What was seen from outside has to have a reason.
+    fn judge(&mut self, fault: Fault, healed: Instant) -> Result<()> {
+        for finding in self.watch.findings() {
+            match &finding {
+                Finding::Twice {
+                    guest, from, until, ..
+                } => {
+                    let after = until.saturating_duration_since(healed.max(*from));
+                    self.twice.0 = self.twice.0.max(*until - *from);
+                    self.twice.1 = self.twice.1.max(after);
+                    let guarded = is_guarded(&self.lab.guest(guest)?);
+                    ensure!(
+                        fault.may_double_a_guest() && !guarded && after <= SETTLED,
+                        "{finding}, {after:?} of that after {fault:?} was healed"
+                    );
+                }
+                Finding::Gone { .. } => bail!("gone before the proof, after {fault:?}: {finding}"),
+            }
+        }
+        Ok(())
     }
 
     /// How often a guest was started anew, and how often one of two copies was discarded.
@@ -254,18 +299,32 @@ impl<'lab> Story<'lab> {
     fn resume_what_had_no_room(&self) -> Result<bool> {
         let mut any = false;
         for guest in self.lab.guests() {
-            let host = guest.host()?;
-            let state = host.virsh(&["domstate", "--reason", guest.name()])?;
-            if state.contains("I/O error") {
-                host.virsh(&["resume", guest.name()])?;
-                any = true;
+            for copy in guest.copies()? {
+                if copy.state.as_deref() == Some("paused (I/O error)") {
+                    self.lab
+                        .host(&copy.host)?
+                        .virsh(&["resume", guest.name()])?;
+                    any = true;
+                }
             }
         }
         Ok(any)
     }
 
-    /// It runs exactly once, of as many boots as it was started, without a gap or a double, its disks whole.
-    fn check(&self, guest: &Guest<'_>) -> Result<()> {
+    /// All guests are well, with all their data.
+    ///
+    /// # Errors
+    /// Fails with what is not so.
+    pub(crate) fn end(&self) -> Result<()> {
+        let guests = self.lab.guests();
+        guests.iter().try_for_each(|guest| {
+            self.check(guest, true)
+                .with_context(|| format!("{} in the end", guest.name()))
+        })
+    }
+
+    /// It runs exactly once, of as many boots as it was started, without a gap or a double; if asked, its disks are whole.
+    fn check(&self, guest: &Guest<'_>, disks: bool) -> Result<()> {
         guest.wait_for_progress(Duration::from_secs(20))?;
         let continuity = guest.continuity()?;
         let boots = 1 + self.restarts.get(guest.name()).copied().unwrap_or(0);
@@ -279,7 +338,11 @@ impl<'lab> Story<'lab> {
             boots > 1 || doubled || continuity.missing.is_empty(),
             "{continuity:?}"
         );
-        witness::once_and_whole(guest).map(drop)
+        witness::once(guest)?;
+        if disks {
+            witness::whole(guest)?;
+        }
+        Ok(())
     }
 
     /// Everything a person wants to see when it went wrong.
@@ -306,14 +369,16 @@ impl<'lab> Story<'lab> {
             .map(|(fault, times)| format!("{fault:?} {times}"))
             .collect();
         format!(
-            "chaos: {} wishes under faults, {} moves, {} times a guest was started anew after a fault, {} times one of two copies discarded, {} times a libvirtd died of itself, {:.0} s\n       {}",
+            "chaos: {} wishes under faults, {} moves, {} times a guest was started anew after a fault, {} times one of two copies discarded, {} times a libvirtd died of itself, {:.0} s\n       {}\n       ran twice for at most {} ms, {} ms of that after the fault was healed",
             self.rounds,
             self.moved,
             self.helped().0,
             self.helped().1,
             self.fallen,
             took.as_secs_f64(),
-            faults.join(", ")
+            faults.join(", "),
+            self.twice.0.as_millis(),
+            self.twice.1.as_millis()
         )
     }
 }

@@ -4,6 +4,19 @@ use anyhow::Result;
 use evenkeel_tests::lab::{Guest, Host, Lab};
 use fastrand::Rng;
 
+/// What is declared all the time: every third guest moves by `switchover: Guarded`.
+pub(crate) fn standing(lab: &Lab) -> String {
+    let spec = "switchover: Guarded";
+    let guests = lab.guests().into_iter().filter(is_guarded);
+    let guests = guests.map(|guest| object("Guest", guest.name(), "profile: guarded"));
+    object("MigrationProfile", "guarded", spec) + &guests.collect::<String>()
+}
+
+/// Whether a guest may never run twice, whatever happens.
+pub(crate) fn is_guarded(guest: &Guest<'_>) -> bool {
+    guest.name().ends_with(['3', '6', '9'])
+}
+
 /// A wish, and the move of it that the fault is aimed at.
 pub(crate) struct Wish {
     /// Its manifest.
@@ -42,7 +55,7 @@ impl Wish {
         let from = aimed.host()?.name().to_owned();
         let (what, kind, specs, to) = match what {
             0 | 1 => {
-                let spec = format!("hosts: {{names: [{from}]}}, parallel: 2");
+                let spec = format!("hosts: {{names: [{from}]}}, parallel: 4");
                 (format!("drain {from}"), "HostDrain", vec![spec], None)
             }
             2 | 3 => {

@@ -13,7 +13,10 @@ use evenkeel_tests::{
 use serde_json::Value;
 
 use super::Driver;
-use crate::{fault::Fault, wish::Wish};
+use crate::{
+    fault::Fault,
+    wish::{self, Wish},
+};
 
 /// How long is looked before somebody lends a hand.
 const SPELL: Duration = Duration::from_secs(8);
@@ -31,6 +34,7 @@ impl<'a> Controllers<'a> {
         for host in lab.hosts() {
             installed.cluster.apply(&host.manifest()?)?;
         }
+        installed.cluster.apply(&wish::standing(lab))?;
         let mut controller = installed.controller()?;
         controller.wait_until_leading()?;
         Ok(Self {

@@ -9,10 +9,17 @@ use evenkeel_tests::{
 };
 
 use super::Driver;
-use crate::{PATIENCE, fault::Fault, wish::Wish};
+use crate::{
+    PATIENCE,
+    fault::Fault,
+    wish::{self, Wish},
+};
 
 /// The file that the wish is in.
 const WISH: &str = "wish.yaml";
+/// How long the run may take that meets the fault, and each of those after it.
+const FIRST: &str = "60s";
+const AGAIN: &str = "30s";
 
 pub(super) struct Files {
     fleet: Fleet,
@@ -22,8 +29,10 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(lab: &Lab) -> Result<Self> {
+        let fleet = Fleet::of(lab)?;
+        fleet.write("standing.yaml", &wish::standing(lab))?;
         Ok(Self {
-            fleet: Fleet::of(lab)?,
+            fleet,
             run: None,
             said: String::new(),
         })
@@ -34,7 +43,7 @@ impl Driver for Files {
     fn begin(&mut self, wish: &Wish) -> Result<()> {
         self.said.clear();
         self.fleet.write(WISH, &wish.manifest)?;
-        let run = self.fleet.start(&["apply", "--yes", "--timeout", "120s"])?;
+        let run = self.fleet.start(&["apply", "--yes", "--timeout", FIRST])?;
         self.run = Some(run);
         Ok(())
     }
@@ -71,7 +80,7 @@ impl Driver for Files {
     }
 
     fn converge(&mut self, _: &Wish) -> Result<bool> {
-        let answer = self.fleet.run(&["apply", "--yes", "--timeout", "60s"])?;
+        let answer = self.fleet.run(&["apply", "--yes", "--timeout", AGAIN])?;
         self.said += &format!("-- exit {}\n{}{}", answer.code, answer.out, answer.err);
         Ok(answer.code == 0)
     }
