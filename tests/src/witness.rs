@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::lab::{DiskReport, Guest, Lab};
 
@@ -44,16 +44,10 @@ pub fn once_and_whole(guest: &Guest<'_>) -> Result<Vec<DiskReport>> {
 /// # Errors
 /// Fails with what is not so.
 pub fn once(guest: &Guest<'_>) -> Result<()> {
-    let host = guest.host()?;
-    ensure!(
-        guest.qemu_hosts()? == [host.name()],
-        "{} has QEMUs on {:?}",
-        guest.name(),
-        guest.qemu_hosts()?
-    );
-    let copies = guest.copies()?;
-    ensure!(copies.len() == 1, "{} has copies {copies:?}", guest.name());
-    Ok(())
+    match guest.copies()?.as_slice() {
+        [copy] if copy.is_running() && copy.qemu.is_some() => Ok(()),
+        copies => bail!("{} does not run exactly once: {copies:?}", guest.name()),
+    }
 }
 
 /// One guest: every disk's data, where it runs, is as it was made. Its disks' reports, in their order.
@@ -82,10 +76,12 @@ pub fn whole(guest: &Guest<'_>) -> Result<Vec<DiskReport>> {
 /// # Errors
 /// Fails with what is left.
 pub fn nothing_is_left(lab: &Lab) -> Result<()> {
+    let census = lab.census()?;
     for host in lab.hosts() {
         let mut used = Vec::new();
         for guest in lab.guests() {
-            if guest.copy_on(&host)?.state.is_some() {
+            let mut copies = census[guest.name()].iter();
+            if copies.any(|copy| copy.host == host.name() && copy.state.is_some()) {
                 for target in guest.spec().targets() {
                     used.push(guest.disk_path(&host, &target)?);
                 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::Lab;
+use super::census::Census;
 use super::disk;
 use super::domain::GuestSpec;
 use super::host::Host;
@@ -24,7 +25,7 @@ pub struct Guest<'lab> {
     record: GuestRecord,
 }
 
-/// What there is of a guest on one host.
+/// What there is of a guest on one host, as [`Lab::census`] found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestCopy {
     /// The host.
@@ -102,14 +103,7 @@ impl<'lab> Guest<'lab> {
     /// # Errors
     /// Fails if the hosts' processes cannot be listed; a libvirtd that does not answer is part of the result.
     pub fn copies(&self) -> Result<Vec<GuestCopy>> {
-        let mut copies = Vec::new();
-        for host in self.lab.hosts() {
-            let copy = self.copy_on(&host)?;
-            if copy.state.is_some() || copy.qemu.is_some() || copy.error.is_some() {
-                copies.push(copy);
-            }
-        }
-        Ok(copies)
+        Ok(self.lab.census()?.remove(self.name()).unwrap_or_default())
     }
 
     /// What there is of it on one host.
@@ -117,35 +111,7 @@ impl<'lab> Guest<'lab> {
     /// # Errors
     /// Fails if the host's processes cannot be listed.
     pub fn copy_on(&self, host: &Host<'_>) -> Result<GuestCopy> {
-        let qemu = host.qemu_pid(self.name())?;
-        let mut copy = GuestCopy {
-            host: host.name().to_owned(),
-            state: None,
-            persistent: false,
-            qemu,
-            error: None,
-        };
-        if !host.is_on() {
-            copy.error = Some("the host is off".to_owned());
-            return Ok(copy);
-        }
-        let limit = Duration::from_secs(10);
-        let asked = host
-            .virsh_within(limit, &["list", "--all", "--uuid"])
-            .and_then(|list| {
-                if !list.lines().any(|line| line.trim() == self.uuid()) {
-                    return Ok(());
-                }
-                let persistent =
-                    host.virsh_within(limit, &["list", "--all", "--persistent", "--uuid"])?;
-                copy.persistent = persistent.lines().any(|line| line.trim() == self.uuid());
-                let state =
-                    host.virsh_within(limit, &["domstate", "--reason", "--domain", self.uuid()])?;
-                copy.state = Some(state.trim().to_owned());
-                Ok(())
-            });
-        copy.error = asked.err().map(|error| format!("{error:#}"));
-        Ok(copy)
+        Ok(Census::of(host)?.copy(self))
     }
 
     /// The hosts on which a QEMU of it is, paused or not; libvirt is not asked.
@@ -168,12 +134,8 @@ impl<'lab> Guest<'lab> {
     /// Fails if none or several say so.
     pub fn host(&self) -> Result<Host<'lab>> {
         let copies = self.copies()?;
-        let running = |copy: &&GuestCopy| {
-            copy.state
-                .as_ref()
-                .is_some_and(|state| state.starts_with("running"))
-        };
-        match copies.iter().filter(running).collect::<Vec<_>>().as_slice() {
+        let running = copies.iter().filter(|copy| copy.is_running());
+        match running.collect::<Vec<_>>().as_slice() {
             [one] => self.lab.host(&one.host),
             others => bail!(
                 "{:?} runs on {} hosts: {copies:?}",

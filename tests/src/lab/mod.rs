@@ -25,6 +25,7 @@
 
 mod authority;
 mod builder;
+mod census;
 mod command;
 mod disk;
 mod domain;

@@ -18,7 +18,7 @@ use crate::{
     fault::Fault,
     plan::Plan,
     watch::{Finding, Watch},
-    wish::{Wish, is_guarded},
+    wish::{Wish, is_guarded, places},
 };
 
 /// How long a guest may go on running twice once both its hosts can be reached.
@@ -86,7 +86,7 @@ impl<'lab> Story<'lab> {
         } = plan;
         self.rounds += 1;
         *self.faults.entry(*fault).or_default() += 1;
-        let before = self.places()?;
+        let before = places(self.lab)?;
         let (restarts, doubled) = self.helped();
         let struck = self.lab.host(&plan.struck)?;
         let events = aim.listen(self.lab, wish)?;
@@ -98,7 +98,7 @@ impl<'lab> Story<'lab> {
         let healed = Instant::now();
         self.driver.wait()?;
         self.converge(*fault, wish)?;
-        let after = self.places()?;
+        let after = places(self.lab)?;
         for guest in self.lab.guests() {
             let (from, to) = (&before[guest.name()], &after[guest.name()]);
             let disks = from != to || *from == plan.struck || *from == wish.from;
@@ -167,15 +167,6 @@ impl<'lab> Story<'lab> {
         reasons.into_iter().map(str::to_owned).collect()
     }
 
-    /// Where each guest runs.
-    fn places(&self) -> Result<BTreeMap<String, String>> {
-        let guests = self.lab.guests();
-        guests
-            .iter()
-            .map(|guest| Ok((guest.name().to_owned(), guest.host()?.name().to_owned())))
-            .collect()
-    }
-
     /// How many moves were made so far.
     pub(crate) fn moved(&self) -> usize {
         self.moved
@@ -234,11 +225,11 @@ impl<'lab> Story<'lab> {
     /// Starts guests that have no QEMU anywhere, where a person would: there is one definition of each. Whether any.
     fn start_what_stopped(&mut self, fault: Fault) -> Result<bool> {
         let mut any = false;
-        for guest in self.lab.guests() {
-            if !guest.qemu_hosts()?.is_empty() {
+        for (name, copies) in self.lab.census()? {
+            let guest = self.lab.guest(&name)?;
+            if copies.iter().any(|copy| copy.qemu.is_some()) {
                 continue;
             }
-            let copies = guest.copies()?;
             let [copy] = copies.as_slice() else {
                 bail!(
                     "{} runs nowhere and is defined so: {copies:?}",
@@ -265,8 +256,8 @@ impl<'lab> Story<'lab> {
     /// which has to stand still by then. Whether any.
     fn discard_doubles(&mut self, fault: Fault) -> Result<bool> {
         let mut any = false;
-        for guest in self.lab.guests() {
-            let copies = guest.copies()?;
+        for (name, copies) in self.lab.census()? {
+            let guest = self.lab.guest(&name)?;
             let mut still = copies
                 .iter()
                 .filter(|copy| copy.state.as_deref() == Some("paused (user)"));
@@ -298,12 +289,10 @@ impl<'lab> Story<'lab> {
     /// Resumes guests that QEMU paused since their host's disk was full, where a person would. Whether any.
     fn resume_what_had_no_room(&self) -> Result<bool> {
         let mut any = false;
-        for guest in self.lab.guests() {
-            for copy in guest.copies()? {
+        for (guest, copies) in self.lab.census()? {
+            for copy in copies {
                 if copy.state.as_deref() == Some("paused (I/O error)") {
-                    self.lab
-                        .host(&copy.host)?
-                        .virsh(&["resume", guest.name()])?;
+                    self.lab.host(&copy.host)?.virsh(&["resume", &guest])?;
                     any = true;
                 }
             }

@@ -1,6 +1,8 @@
 //! What is wished in a round.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
 use evenkeel_tests::lab::{Guest, Host, Lab};
 use fastrand::Rng;
 
@@ -15,6 +17,19 @@ pub(crate) fn standing(lab: &Lab) -> String {
 /// Whether a guest may never run twice, whatever happens.
 pub(crate) fn is_guarded(guest: &Guest<'_>) -> bool {
     guest.name().ends_with(['3', '6', '9'])
+}
+
+/// Where each guest runs: on one host.
+pub(crate) fn places(lab: &Lab) -> Result<BTreeMap<String, String>> {
+    let all = lab.census()?.into_iter();
+    all.map(|(guest, copies)| {
+        let mut running = copies.iter().filter(|copy| copy.is_running());
+        match (running.next(), running.next()) {
+            (Some(one), None) => Ok((guest, one.host.clone())),
+            _ => bail!("{guest} does not run on one host: {copies:?}"),
+        }
+    })
+    .collect()
 }
 
 /// A wish, and the move of it that the fault is aimed at.
@@ -49,10 +64,11 @@ impl Wish {
         let mut guests = lab.guests();
         random.shuffle(&mut guests);
         let Some(aimed) = guests.first() else {
-            anyhow::bail!("a lab without guests");
+            bail!("a lab without guests");
         };
         let guest = aimed.name().to_owned();
-        let from = aimed.host()?.name().to_owned();
+        let places = places(lab)?;
+        let from = places[&guest].clone();
         let (what, kind, specs, to) = match what {
             0 | 1 => {
                 let spec = format!("hosts: {{names: [{from}]}}, parallel: 4");
@@ -62,14 +78,14 @@ impl Wish {
                 let mut specs = Vec::new();
                 let mut to = None;
                 for guest in &guests {
-                    let target = another(lab, guest, random)?;
+                    let target = another(lab, &places[guest.name()], random);
                     specs.push(format!("guest: {}, target: {target}", guest.name()));
                     to.get_or_insert(target);
                 }
                 ("all".to_owned(), "GuestMigration", specs, to)
             }
             _ => {
-                let target = another(lab, aimed, random)?;
+                let target = another(lab, &from, random);
                 let spec = format!("guest: {guest}, target: {target}");
                 let what = format!("{guest} to {target}");
                 (what, "GuestMigration", vec![spec], Some(target))
@@ -93,14 +109,10 @@ impl Wish {
     }
 }
 
-fn another(lab: &Lab, guest: &Guest<'_>, random: &mut Rng) -> Result<String> {
-    let from = guest.host()?;
+fn another(lab: &Lab, from: &str, random: &mut Rng) -> String {
     let hosts = lab.hosts();
-    let others: Vec<&Host<'_>> = hosts
-        .iter()
-        .filter(|host| host.name() != from.name())
-        .collect();
-    Ok(others[random.usize(..others.len())].name().to_owned())
+    let others: Vec<&Host<'_>> = hosts.iter().filter(|host| host.name() != from).collect();
+    others[random.usize(..others.len())].name().to_owned()
 }
 
 fn object(kind: &str, name: &str, spec: &str) -> String {
