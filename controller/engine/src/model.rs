@@ -433,7 +433,8 @@ fn left(sources: &Sources<'_>, model: &mut Model) {
             state.and_then(|state| state.domains.get(&journal.guest))
         };
         let (here, there) = (seen(&journal.source.host), seen(&journal.target.host));
-        let goes_on = here.is_some_and(|facts| facts.job) || there.is_some_and(incoming);
+        let goes_on =
+            here.is_some_and(|facts| facts.job) || there.is_some_and(|facts| incoming(facts));
         let ends = (
             model.guests.get(&journal.guest),
             model.hosts.get(&journal.source.host),

@@ -178,7 +178,7 @@ impl Story {
                     .autostart()
                     .disk(GIB, dice.u64(100..900) * MIB);
                 if based && number % 2 == 0 {
-                    plan = plan.base(BASE, 50 * MIB);
+                    plan = plan.base(BASE, MIB);
                 }
                 let host = &hosts[number % hosts.len()];
                 (fleet.add_guest(host, &plan), name)

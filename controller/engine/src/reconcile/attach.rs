@@ -35,7 +35,11 @@ impl Reconciler {
                         true
                     }
                     (None, Some(cause)) => {
-                        state.link = Link::Down(cause.clone());
+                        let link = Link::Down(cause.clone());
+                        if state.link != link {
+                            state.revision += 1;
+                        }
+                        state.link = link;
                         true
                     }
                     _ => busy(&name, moves),
@@ -43,6 +47,7 @@ impl Reconciler {
                 if kept {
                     if state.declared.spec != declared.spec {
                         state.circuit.renewed(Instant::now());
+                        state.revision += 1;
                     }
                     state.declared = declared.clone();
                     continue;
@@ -61,6 +66,7 @@ impl Reconciler {
                     link: refused.map_or(Link::Unheard, Link::Down),
                     facts: None,
                     domains: BTreeMap::new(),
+                    revision: 0,
                     observed: None,
                     journals: Journals::Unread,
                     attached: Instant::now(),
