@@ -50,6 +50,8 @@ pub(crate) struct HostState {
     pub(crate) observed: Option<Timestamp>,
     /// Whether its journals were read since the line came up.
     pub(crate) journals: Journals,
+    /// When they were last read.
+    pub(crate) journals_read: Instant,
     /// Disks that finished moves keep here for a while.
     pub(crate) kept: Vec<Keeping>,
     /// When the line was first asked for.

@@ -24,6 +24,10 @@ use crate::{
 /// How long after another left a host a call of its own may still be on its way there.
 const LATE_CALLS: Duration = Duration::from_secs(60);
 
+/// How often journals of hosts at rest are read again: another process that led for longer than it should have may have
+/// left some there, and given its claim back.
+const READ_ANEW: Duration = Duration::from_secs(600);
+
 /// How long before a journal that could not be taken over is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -56,10 +60,30 @@ impl Reconciler {
         }
     }
 
+    /// A host at rest whose journals were read long ago.
+    fn long_unread(&self) -> Option<HostName> {
+        let is_busy = |host: &HostName| {
+            let mut under_way = self.moves.values().filter_map(|own| own.running.as_ref());
+            under_way.any(|running| running.source == *host || running.target == *host)
+        };
+        let (host, _) = self.hosts.iter().find(|(host, state)| {
+            self.options.act
+                && state.usable()
+                && state.journals == Journals::Read
+                && state.journals_read.elapsed() >= READ_ANEW
+                && !state.kept.iter().any(|kept| kept.busy)
+                && !is_busy(host)
+        })?;
+        Some(host.clone())
+    }
+
     /// Forgets the journals of hosts that another held since they were read, and whether there are such: it may have
     /// begun something there and died.
     pub(super) fn reread_journals(&mut self) -> bool {
         let now = Instant::now();
+        if let Some(host) = self.long_unread() {
+            self.rereads.push((now, host));
+        }
         for host in self.claims.left() {
             self.rereads.push((now, host.clone()));
             self.rereads.push((now + LATE_CALLS, host));
@@ -95,7 +119,7 @@ impl Reconciler {
             state.journals = Journals::Unread;
             return true;
         };
-        state.journals = Journals::Read;
+        (state.journals, state.journals_read) = (Journals::Read, Instant::now());
         let parsed = |entry: &JournalEntry| Journal::parse(&entry.text);
         let now = self.clock.now();
         let kept = entries.iter().filter_map(parsed);

@@ -69,6 +69,7 @@ impl Reconciler {
                     revision: 0,
                     observed: None,
                     journals: Journals::Unread,
+                    journals_read: Instant::now(),
                     attached: Instant::now(),
                     duplicate_of: None,
                     circuit: Circuit::default(),
