@@ -306,11 +306,9 @@ impl Attempt {
     }
 
     /// Another's move of this guest may have begun after the journals were read: it is finished first. What it found of
-    /// the guest (its autostart) is known to its journal alone.
+    /// the guest (its autostart, the definition of a stopped one) is known to its journal alone, and the guest need not
+    /// show anything of it yet.
     async fn check_others(&self, facts: &DomainFacts) -> Result<(), Cause> {
-        if facts.mark.is_none() && facts.autostart {
-            return Ok(());
-        }
         let source = &self.order.source;
         let written = source
             .hypervisor
