@@ -86,6 +86,10 @@ fn main() -> ExitCode {
             for (kind, count) in &sum.faults {
                 println!("  {kind:?}: {count}");
             }
+            println!(
+                "  in {} stories with an API server: {:?}",
+                sum.served, sum.server
+            );
             println!("  drains that users had to ask for anew: {}", sum.renewed);
             ExitCode::SUCCESS
         }
