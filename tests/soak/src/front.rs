@@ -198,7 +198,9 @@ impl Front {
             server.delete_drain(name);
         }
         if let Some(object) = wishes.migrations.get(name) {
-            server.put_migration(GuestMigration::new(name, object.spec.clone()));
+            let mut again = GuestMigration::new(name, object.spec.clone());
+            again.metadata.labels.clone_from(&object.metadata.labels);
+            server.put_migration(again);
             server.delete_migration(name);
         }
     }

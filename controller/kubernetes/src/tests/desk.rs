@@ -363,3 +363,33 @@ fn a_move_that_was_over_before_its_object_could_be_made_gets_its_status_all_the_
         assert_eq!(word(desk.take(now).as_ref()), written, "{labelled}");
     }
 }
+
+#[test]
+fn the_answer_about_an_earlier_object_comes_after_its_successor_was_seen() {
+    let (mut desk, now) = (Desk::new(), Instant::now());
+    let old = Move {
+        deleted: true,
+        phase: Some(MigrationPhase::Succeeded),
+        ..Move::default()
+    };
+    desk.seen(old.clone().object(), now);
+    let shown = move_view(true, move_status(MigrationPhase::Succeeded));
+    desk.show(view_of_move(true, Some(shown)), now);
+    let errand = desk.take(now).unwrap();
+    assert_eq!(word(Some(&errand)), "remove");
+    let successor = Move {
+        uid: "u2",
+        version: 9,
+        ..Move::default()
+    };
+    desk.gone(errand.key.clone(), now);
+    desk.seen(successor.object(), now);
+    let answer = Move {
+        finalizer: false,
+        ..old
+    };
+    desk.done(&errand, Outcome::Object(answer.object()), now);
+    let next = desk.take(now + 60 * SECOND);
+    assert_eq!(word(next.as_ref()), "status");
+    assert_eq!(next.unwrap().uid, "u2");
+}
