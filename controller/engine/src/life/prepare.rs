@@ -14,7 +14,11 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    Attempt, Outcome, Report, Stop, clean::TakenBack, course, failure, luggage::DISK, sharing,
+    Attempt, Outcome, Report, Stop,
+    clean::{TakenBack, is_unreadable},
+    course, failure,
+    luggage::DISK,
+    sharing, unreadable,
 };
 use crate::{
     evidence::{Arrival, Verdict},
@@ -315,6 +319,9 @@ impl Attempt {
             .journals()
             .await
             .map_err(|error| failure(&source.host, "reading the journals", &error))?;
+        if let Some(entry) = written.iter().find(|entry| is_unreadable(entry)) {
+            return Err(unreadable(&source.host, entry));
+        }
         let other = written
             .iter()
             .filter_map(|entry| Journal::parse(&entry.text))

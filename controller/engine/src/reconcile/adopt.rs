@@ -15,8 +15,8 @@ use super::{Inner, Pass, Reconciler, start::Way};
 use crate::{
     claim::Claims,
     hosts::{Journals, Keeping, Link},
-    journal::Journal,
-    life::{Known, failure},
+    journal::{Found, Journal},
+    life::{Known, failure, unreadable},
     moves::MoveState,
     port::{Hypervisor, JournalEntry},
 };
@@ -126,9 +126,9 @@ impl Reconciler {
         let kept = kept.filter_map(|journal| Keeping::of(&journal, now));
         state.kept = kept.collect();
         for entry in entries {
-            match Journal::parse(&entry.text) {
-                Some(journal) if journal.kept_until.is_some() => {}
-                Some(journal) => {
+            match Journal::find(&entry.text) {
+                Found::Whole(journal) if journal.kept_until.is_some() => {}
+                Found::Whole(journal) => {
                     let ours = self.moves.values().any(|state| {
                         state
                             .running
@@ -138,12 +138,14 @@ impl Reconciler {
                     if !ours {
                         self.orphans
                             .entry(journal.id)
-                            .or_insert_with(|| (journal, Instant::now()));
+                            .or_insert_with(|| (*journal, Instant::now()));
                     }
                 }
-                None if is_unwritten(&entry.text) => self.sweep(host.clone(), entry),
-                None => tracing::warn!(%host, id = %entry.id, pool = %entry.pool,
-                    "a journal of a form that this version does not know is left alone"),
+                Found::Unwritten => self.sweep(host.clone(), entry),
+                Found::Unreadable => {
+                    let cause = unreadable(host, &entry);
+                    self.tell("Host", host, &cause, true, "Observe");
+                }
             }
         }
         true
@@ -405,12 +407,6 @@ impl Reconciler {
     }
 }
 
-/// Whether a journal's text breaks off, or was never begun.
-fn is_unwritten(text: &str) -> bool {
-    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
-    serde_json::from_str::<serde_json::Value>(text).is_err()
-}
-
 async fn sweep_one(
     claims: &Claims,
     host: &HostName,
@@ -424,7 +420,7 @@ async fn sweep_one(
         .map_err(|error| failure(host, "reading the journals", &error))?;
     let unwritten = now
         .iter()
-        .any(|again| again.id == entry.id && is_unwritten(&again.text));
+        .any(|again| again.id == entry.id && Journal::find(&again.text) == Found::Unwritten);
     if unwritten {
         guard.prove().await?;
         hypervisor
