@@ -28,7 +28,7 @@ pub(crate) struct Guests {
 }
 
 /// A guest.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) name: GuestName,
     pub(crate) declared: Option<Arc<Guest>>,
@@ -227,7 +227,7 @@ pub(crate) fn place<'a>(
         .iter()
         .filter_map(|host| {
             let (name, state) = hosts.get_key_value(host)?;
-            Some((name, state.domains.get(&uuid)?, state.link == Link::Up))
+            Some((name, &**state.domains.get(&uuid)?, state.link == Link::Up))
         })
         .collect();
     let wanted = ours.map(|(source, target, arrived)| if arrived { target } else { source });

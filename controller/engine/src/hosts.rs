@@ -43,11 +43,15 @@ pub(crate) struct HostState {
     /// What it last told, without its domains.
     pub(crate) facts: Option<HostFacts>,
     /// Its domains as it last told.
-    pub(crate) domains: BTreeMap<Uuid, DomainFacts>,
+    pub(crate) domains: BTreeMap<Uuid, Arc<DomainFacts>>,
+    /// Rises with everything else about it that its guests' statuses are made from.
+    pub(crate) revision: u64,
     /// When anything was last heard of it.
     pub(crate) observed: Option<Timestamp>,
     /// Whether its journals were read since the line came up.
     pub(crate) journals: Journals,
+    /// When they were last read.
+    pub(crate) journals_read: Instant,
     /// Disks that finished moves keep here for a while.
     pub(crate) kept: Vec<Keeping>,
     /// When the line was first asked for.
@@ -173,19 +177,38 @@ pub(crate) enum Change {
 impl HostState {
     /// Takes in what the host told.
     pub(crate) fn hear(&mut self, name: &HostName, news: News, now: Timestamp) -> Change {
+        if self.link != Link::Up {
+            self.revision += 1;
+        }
         match news {
             News::Facts(facts) => {
                 let mut facts = *facts;
-                let domains: BTreeMap<Uuid, DomainFacts> = std::mem::take(&mut facts.domains)
-                    .into_iter()
-                    .map(|domain| (domain.uuid, domain))
-                    .collect();
+                let told = std::mem::take(&mut facts.domains);
                 self.observed = Some(now);
                 let came_up = self.link != Link::Up;
-                let same = self.facts.as_ref() == Some(&facts) && self.domains == domains;
+                let same_host = self.facts.as_ref() == Some(&facts);
+                let same = same_host
+                    && self.domains.len() == told.len()
+                    && told.iter().all(|domain| {
+                        let own = self.domains.get(&domain.uuid);
+                        own.is_some_and(|own| **own == *domain)
+                    });
+                if !same_host {
+                    self.revision += 1;
+                }
                 self.link = Link::Up;
                 self.facts = Some(facts);
-                self.domains = domains;
+                if !same {
+                    let mut before = std::mem::take(&mut self.domains);
+                    self.domains = told
+                        .into_iter()
+                        .map(|domain| {
+                            let own = before.remove(&domain.uuid);
+                            let own = own.filter(|own| **own == domain);
+                            (domain.uuid, own.unwrap_or_else(|| Arc::new(domain)))
+                        })
+                        .collect();
+                }
                 if came_up {
                     self.circuit.renewed(Instant::now());
                     self.journals = Journals::Unread;
@@ -200,9 +223,11 @@ impl HostState {
             News::Domain(uuid, facts) => {
                 self.observed = Some(now);
                 let changed = match facts {
-                    Some(facts) if self.domains.get(&uuid) == Some(&*facts) => false,
+                    Some(facts) if self.domains.get(&uuid).is_some_and(|own| **own == *facts) => {
+                        false
+                    }
                     Some(facts) => {
-                        self.domains.insert(uuid, *facts);
+                        self.domains.insert(uuid, facts.into());
                         true
                     }
                     None => self.domains.remove(&uuid).is_some(),
@@ -230,6 +255,7 @@ impl HostState {
                     return Change::Nothing;
                 }
                 self.link = Link::Down(cause);
+                self.revision += 1;
                 self.journals = Journals::Unread;
                 Change::Lost
             }

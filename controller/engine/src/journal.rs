@@ -159,6 +159,17 @@ pub enum FileOrigin {
 /// The form that this version writes.
 pub const VERSION: u32 = 1;
 
+/// What is found where a journal lies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// A journal.
+    Whole(Box<Journal>),
+    /// It was not written to its end: nothing was made after it.
+    Unwritten,
+    /// It is damaged, or of a form that this version does not know. It may tell of anything.
+    Unreadable,
+}
+
 impl Journal {
     /// How the guest arrives at the target.
     #[must_use]
@@ -175,6 +186,20 @@ impl Journal {
     pub fn text(&self) -> String {
         // A struct of strings and numbers can't fail to serialise.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// What a text is. One that breaks off was never written to its end; whatever else can't be read is no such thing.
+    #[must_use]
+    pub fn find(text: &str) -> Found {
+        let trimmed = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+        match (
+            Self::parse(text),
+            serde_json::from_str::<serde_json::Value>(trimmed),
+        ) {
+            (Some(journal), _) => Found::Whole(Box::new(journal)),
+            (None, Err(error)) if error.is_eof() => Found::Unwritten,
+            (None, _) => Found::Unreadable,
+        }
     }
 
     /// From text. Nothing where it was not written to its end, or by a version we do not know.

@@ -399,7 +399,7 @@ fn ledger(sources: &Sources<'_>, model: &mut Model) {
         };
         // What the target's own description counts already is not reserved a second time.
         let there = sources.hosts[&running.target].domains.get(&running.guest);
-        let (cpu_milli, memory) = to_come(there, model.guest(guest));
+        let (cpu_milli, memory) = to_come(there.map(|facts| &**facts), model.guest(guest));
         let mut pools = running.pools.clone();
         if there.is_some() {
             for hold in pools.values_mut() {
@@ -432,7 +432,8 @@ fn left(sources: &Sources<'_>, model: &mut Model) {
             state.and_then(|state| state.domains.get(&journal.guest))
         };
         let (here, there) = (seen(&journal.source.host), seen(&journal.target.host));
-        let goes_on = here.is_some_and(|facts| facts.job) || there.is_some_and(incoming);
+        let goes_on =
+            here.is_some_and(|facts| facts.job) || there.is_some_and(|facts| incoming(facts));
         let ends = (
             model.guests.get(&journal.guest),
             model.hosts.get(&journal.source.host),
@@ -441,7 +442,7 @@ fn left(sources: &Sources<'_>, model: &mut Model) {
         let (true, (Some(&guest), Some(&source), Some(&target))) = (goes_on, ends) else {
             continue;
         };
-        let (cpu_milli, memory) = to_come(there, model.guest(guest));
+        let (cpu_milli, memory) = to_come(there.map(|facts| &**facts), model.guest(guest));
         model.ledger.in_flight.push(InFlight {
             by: None,
             guest,

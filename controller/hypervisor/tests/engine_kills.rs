@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use evenkeel_crds::MigrationPhase;
+use evenkeel_crds::{MigrationPhase, MigrationProfileSpec, quantity::Span};
 use evenkeel_hypervisor::sim::{GuestPlan, HostPlan};
 use support::*;
 use tokio::time::sleep;
@@ -198,4 +198,29 @@ async fn in_mid_drain() {
             actor.picture()
         );
     }
+}
+
+/// One that led for longer than it should have: its move is over, its claims are given back, and the disks that it keeps
+/// at the source are still to be removed by whoever leads now.
+#[tokio::test(start_paused = true)]
+async fn disks_that_another_kept_meanwhile_are_removed() {
+    let (fleet, desk) = stage(1, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+    let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
+    let next = Actor::start(&fleet, &desk, &Role::new("two").cluster().epoch(2));
+    next.settled().await;
+    let theirs = Desk::new(&["h1", "h2"]);
+    let keep = |spec: &mut MigrationProfileSpec| spec.keep_source = Span(Duration::from_secs(30));
+    theirs.profile("default", keep);
+    let old = Actor::start(&fleet, &theirs, &Role::new("one").cluster().epoch(1));
+    old.settled().await;
+    theirs.migrate("m", "g1", Some("h2"));
+    old.phase("m", MigrationPhase::Succeeded, 60).await;
+    sleep(Duration::from_secs(5)).await;
+    old.kill().await;
+    assert!(!fleet.journals().is_empty() && !fleet.files("h1").is_empty());
+    next.until("its disks are removed", 900, |_| {
+        fleet.journals().is_empty()
+    })
+    .await;
+    next.clean(&[(guest, "h2")]).await;
 }

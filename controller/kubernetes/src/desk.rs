@@ -207,7 +207,14 @@ impl Desk {
             match outcome {
                 Outcome::Object(object) => {
                     entry.rest(0, now, LONGEST_PAUSE);
-                    entry.see(object, now);
+                    // The watch may be ahead of the answer: the name is another's by then, or nobody's.
+                    let renamed = entry.uid != errand.uid && entry.uid != object.uid();
+                    let deleted = object.meta().deletion_timestamp.is_some();
+                    if !renamed && deleted && finalizers(&object).is_empty() {
+                        entry.forget();
+                    } else if !renamed {
+                        entry.see(object, now);
+                    }
                 }
                 Outcome::Status { version, wanted } => {
                     entry.rest(0, now, LONGEST_PAUSE);

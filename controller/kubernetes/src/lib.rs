@@ -16,6 +16,8 @@ mod objects;
 mod pause;
 mod secrets;
 mod session;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod statuses;
 mod stores;
 mod watches;

@@ -62,8 +62,13 @@ pub(crate) fn finalizer(
     }
 }
 
-/// Whether a status tells of an earlier object of the same name.
+/// Whether a status tells of an earlier object of the same name. A move that was made for a wish has its name from what
+/// it is for, and may be over before its object could be made.
 pub(crate) fn tells_of_predecessor(object: &GuestMigration, status: &GuestMigrationStatus) -> bool {
+    let labels = object.metadata.labels.as_ref();
+    if labels.is_some_and(|labels| labels.contains_key(LABEL_WISH_KIND)) {
+        return false;
+    }
     match (&object.metadata.creation_timestamp, &status.completion_time) {
         (Some(created), Some(ended)) => ended.0.as_second() < created.0.as_second(),
         _ => false,

@@ -134,7 +134,7 @@ pub(crate) fn follow(
 }
 
 /// Keeps the engine's wishes up to date.
-async fn pump(
+pub(crate) async fn pump(
     stores: Arc<Stores>,
     mut revision: watch::Receiver<u64>,
     wishes: watch::Sender<Arc<Wishes>>,

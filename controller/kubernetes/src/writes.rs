@@ -23,6 +23,12 @@ use crate::{
     objects,
 };
 
+/// Whoever brings writes to the API server.
+pub(crate) trait Courier: Clone + Send + 'static {
+    /// Brings one and tells how it went.
+    fn send(&self, errand: &Errand) -> impl Future<Output = Outcome> + Send;
+}
+
 /// Sends writes.
 #[derive(Clone)]
 pub(crate) struct Writes {
@@ -33,33 +39,6 @@ pub(crate) struct Writes {
 impl Writes {
     pub(crate) fn new(client: Client, guard: Guard) -> Self {
         Self { client, guard }
-    }
-
-    /// Sends one.
-    pub(crate) async fn send(&self, errand: &Errand) -> Outcome {
-        let name = errand.key.name.as_ref();
-        let sent = match &errand.act {
-            Act::Create(Wanted::Guest(view)) => {
-                self.make_guest(&objects::new_guest(name, view)).await
-            }
-            Act::Create(Wanted::Migration(view)) => self.make_migration(name, view).await,
-            Act::Create(Wanted::Host(_) | Wanted::Drain(_) | Wanted::Profile(_)) => {
-                Ok(Outcome::Refused("only users make those".to_owned()))
-            }
-            Act::AddFinalizer(object) => self.patch(object, &adding(object)).await,
-            Act::RemoveFinalizer(object) => match our_finalizer(object) {
-                Some(position) => self.patch(object, &removing(object, position)).await,
-                None => Ok(Outcome::Object(object.clone())),
-            },
-            Act::Status(wanted) => self.status(errand, wanted).await,
-        };
-        sent.unwrap_or_else(|error| match error {
-            Error::NotFound(_) => Outcome::Gone,
-            Error::Invalid(_) | Error::Forbidden(_) | Error::AlreadyExists(_) => {
-                Outcome::Refused(error.to_string())
-            }
-            error => Outcome::Failed(error.to_string()),
-        })
     }
 
     async fn status(&self, errand: &Errand, wanted: &Wanted) -> Result<Outcome, Error> {
@@ -174,6 +153,34 @@ impl Writes {
     }
 }
 
+impl Courier for Writes {
+    async fn send(&self, errand: &Errand) -> Outcome {
+        let name = errand.key.name.as_ref();
+        let sent = match &errand.act {
+            Act::Create(Wanted::Guest(view)) => {
+                self.make_guest(&objects::new_guest(name, view)).await
+            }
+            Act::Create(Wanted::Migration(view)) => self.make_migration(name, view).await,
+            Act::Create(Wanted::Host(_) | Wanted::Drain(_) | Wanted::Profile(_)) => {
+                Ok(Outcome::Refused("only users make those".to_owned()))
+            }
+            Act::AddFinalizer(object) => self.patch(object, &adding(object)).await,
+            Act::RemoveFinalizer(object) => match our_finalizer(object) {
+                Some(position) => self.patch(object, &removing(object, position)).await,
+                None => Ok(Outcome::Object(object.clone())),
+            },
+            Act::Status(wanted) => self.status(errand, wanted).await,
+        };
+        sent.unwrap_or_else(|error| match error {
+            Error::NotFound(_) => Outcome::Gone,
+            Error::Invalid(_) | Error::Forbidden(_) | Error::AlreadyExists(_) => {
+                Outcome::Refused(error.to_string())
+            }
+            error => Outcome::Failed(error.to_string()),
+        })
+    }
+}
+
 fn known<K: Declared>(mut object: K) -> Object {
     object.meta_mut().managed_fields = None;
     object.object()
@@ -217,7 +224,7 @@ pub(crate) mod writer {
         time::{Instant, sleep_until},
     };
 
-    use super::{Arc, Outcome, Writes};
+    use super::{Arc, Courier, Outcome};
     use crate::{desk::Desk, kinds::Object, stores::Change};
 
     /// Writes in flight at most. More are no faster, measured.
@@ -225,7 +232,7 @@ pub(crate) mod writer {
 
     /// Runs until a channel closes, which is never while the engine and the watches live.
     pub(crate) async fn run(
-        writes: Writes,
+        writes: impl Courier,
         mut views: watch::Receiver<Arc<View>>,
         known: Vec<Object>,
         mut changes: mpsc::UnboundedReceiver<Change>,
@@ -250,7 +257,9 @@ pub(crate) mod writer {
             let full = flying.len() >= PARALLEL;
             let due = desk.next_due().filter(|_| !full);
             let later = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            // In this order, so that the same story is told the same way again.
             tokio::select! {
+                biased;
                 changed = views.changed() => {
                     if changed.is_err() {
                         return "the engine shows nothing any more".to_owned();

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use evenkeel_engine::{Clock, Engine, Options, View, Wishes};
+use evenkeel_engine::{Clock, Engine, Options, View};
 use evenkeel_hypervisor::sim::Fleet;
+use evenkeel_kubernetes::simulated::Session;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -18,7 +19,24 @@ pub const CLIENT: &str = "controller";
 pub struct Controller {
     engine: Engine,
     views: watch::Receiver<Arc<View>>,
-    keeper: JoinHandle<()>,
+    keeper: Keeper,
+}
+
+/// What goes between an engine and its objects.
+enum Keeper {
+    /// What is shown is kept at once.
+    Plain(JoinHandle<()>),
+    /// What a cluster has.
+    Session(Session),
+}
+
+impl Keeper {
+    fn silence(&self) {
+        match self {
+            Self::Plain(task) => task.abort(),
+            Self::Session(session) => session.silence(),
+        }
+    }
 }
 
 impl Controller {
@@ -36,17 +54,23 @@ impl Controller {
         let (happenings, mut heard) = mpsc::unbounded_channel();
         tokio::spawn(async move { while heard.recv().await.is_some() {} });
         let client = Arc::new(fleet.client(CLIENT));
-        let wishes: watch::Receiver<Arc<Wishes>> = front.wishes();
-        let engine = Engine::start_with(clock.clone(), options, client, wishes, happenings);
-        let keeper = tokio::spawn({
+        let start = |wishes| Engine::start_with(clock.clone(), options, client, wishes, happenings);
+        let (engine, keeper) = if let Some(server) = front.server() {
+            let (mut session, wishes) = server.session();
+            let engine = start(wishes);
+            session.follow(engine.views());
+            (engine, Keeper::Session(session))
+        } else {
+            let engine = start(front.wishes());
             let (mut views, front) = (engine.views(), front.clone());
-            async move {
+            let keeper = tokio::spawn(async move {
                 while views.changed().await.is_ok() {
                     let view = views.borrow_and_update().clone();
                     front.keep(&view);
                 }
-            }
-        });
+            });
+            (engine, Keeper::Plain(keeper))
+        };
         Self {
             views: engine.views(),
             engine,
@@ -56,13 +80,13 @@ impl Controller {
 
     /// It lost its lease and does not know yet: it writes nothing any more, but its moves go on.
     pub fn silence(&self) {
-        self.keeper.abort();
+        self.keeper.silence();
     }
 
     /// Kills it: nothing of it goes on but what libvirt does.
     pub async fn kill(self) {
-        self.keeper.abort();
-        drop(self.engine);
+        self.keeper.silence();
+        drop((self.engine, self.keeper));
         tokio::task::yield_now().await;
     }
 

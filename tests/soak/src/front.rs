@@ -15,6 +15,7 @@ use evenkeel_crds::{
 };
 use evenkeel_engine::{Clock, View, Wishes};
 use evenkeel_hypervisor::sim::uri;
+use evenkeel_kubernetes::simulated::Server;
 use tokio::sync::watch;
 
 /// How the moves of a story are done.
@@ -33,11 +34,15 @@ pub struct Front {
     wishes: watch::Sender<Arc<Wishes>>,
     /// Names that ever had an object: what a user deleted is not made again.
     known: Arc<Mutex<BTreeSet<String>>>,
+    /// Where the objects are kept, unless they are simply kept here.
+    server: Option<Server>,
 }
 
 impl Front {
-    /// These hosts, which take in and send away at most so many guests at once.
-    pub fn new(clock: &Clock, hosts: &[String], most: (usize, usize)) -> Self {
+    /// These hosts, which take in and send away at most so many guests at once; with an API server in between, or
+    /// without.
+    pub fn new(clock: &Clock, hosts: &[String], most: (usize, usize), server: bool) -> Self {
+        let server = server.then(|| Server::new(clock));
         let mut wishes = Wishes::default();
         for name in hosts {
             let mut spec = HostSpec {
@@ -46,14 +51,23 @@ impl Front {
             };
             spec.migration.max_inbound = most.0 as i32;
             spec.migration.max_outbound = most.1 as i32;
-            let host = Arc::new(Host::new(name, spec));
-            wishes.hosts.insert(name.clone(), host);
+            let host = Host::new(name, spec);
+            match &server {
+                Some(server) => server.put_host(host),
+                None => drop(wishes.hosts.insert(name.clone(), Arc::new(host))),
+            }
         }
         Self {
             clock: clock.clone(),
             wishes: watch::Sender::new(Arc::new(wishes)),
             known: Arc::default(),
+            server,
         }
+    }
+
+    /// The API server, where there is one.
+    pub fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
     }
 
     /// What is declared, as an engine hears it.
@@ -63,7 +77,10 @@ impl Front {
 
     /// What is declared now.
     pub fn now(&self) -> Arc<Wishes> {
-        self.wishes.borrow().clone()
+        match &self.server {
+            Some(server) => Arc::new(server.wishes()),
+            None => self.wishes.borrow().clone(),
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Wishes)) {
@@ -88,6 +105,9 @@ impl Front {
         };
         let mut object = MigrationProfile::new("default", spec);
         object.metadata.generation = Some(1);
+        if let Some(server) = &self.server {
+            return server.put_profile(object);
+        }
         self.change(|wishes| {
             wishes
                 .profiles
@@ -115,11 +135,17 @@ impl Front {
         drain.metadata.uid = Some(self.clock.id().to_string());
         drain.metadata.generation = Some(1);
         drain.metadata.creation_timestamp = Some(Time(self.clock.now()));
+        if let Some(server) = &self.server {
+            return server.put_drain(drain);
+        }
         self.change(|wishes| drop(wishes.drains.insert(name.to_owned(), Arc::new(drain))));
     }
 
     /// The drain is deleted.
     pub fn undrain(&self, name: &str) {
+        if let Some(server) = &self.server {
+            return server.delete_drain(name);
+        }
         self.change(|wishes| drop(wishes.drains.remove(name)));
     }
 
@@ -134,12 +160,20 @@ impl Front {
         object.metadata.uid = Some(self.clock.id().to_string());
         object.metadata.generation = Some(1);
         object.metadata.creation_timestamp = Some(Time(self.clock.now()));
+        if let Some(server) = &self.server {
+            return server.put_migration(object);
+        }
         self.known().insert(name.to_owned());
         self.change(|wishes| drop(wishes.migrations.insert(name.to_owned(), Arc::new(object))));
     }
 
     /// A user wants a move aborted: its object stays, or is deleted.
     pub fn abort(&self, name: &str, delete: bool) {
+        match &self.server {
+            Some(server) if delete => return server.delete_migration(name),
+            Some(server) => return server.change_migration(name, |spec| spec.abort = Some(true)),
+            None => {}
+        }
         let now = Time(self.clock.now());
         self.change(|wishes| {
             if let Some(object) = wishes.migrations.get_mut(name) {
@@ -153,8 +187,35 @@ impl Front {
         });
     }
 
+    /// A user deletes an object and makes it anew, under the same name.
+    pub fn replace(&self, name: &str) {
+        let Some(server) = &self.server else {
+            return;
+        };
+        let wishes = server.wishes();
+        if let Some(drain) = wishes.drains.get(name) {
+            server.put_drain(HostDrain::new(name, drain.spec.clone()));
+            server.delete_drain(name);
+        }
+        if let Some(object) = wishes.migrations.get(name) {
+            let mut again = GuestMigration::new(name, object.spec.clone());
+            again.metadata.labels.clone_from(&object.metadata.labels);
+            server.put_migration(again);
+            server.delete_migration(name);
+        }
+    }
+
     /// Objects of moves that are over go, as their time to live says.
     pub fn sweep(&self) {
+        if let Some(server) = &self.server {
+            for (name, object) in &server.wishes().migrations {
+                let status = object.status.as_ref();
+                if status.is_some_and(|status| status.phase.is_final()) {
+                    server.delete_migration(name);
+                }
+            }
+            return;
+        }
         self.change(|wishes| {
             wishes.migrations.retain(|_, object| {
                 let status = object.status.as_ref();

@@ -17,6 +17,7 @@ use std::{
     thread,
 };
 
+use evenkeel_kubernetes::simulated::Counts;
 pub use fault::Kind;
 pub use story::{Failure, Script, Tally, keep_panics, tell};
 
@@ -44,6 +45,10 @@ pub struct Sum {
     pub faults: BTreeMap<Kind, u64>,
     /// Drains that a user had to make anew.
     pub renewed: u64,
+    /// Stories with an API server between objects and engine.
+    pub served: u64,
+    /// What went wrong at those.
+    pub server: Counts,
 }
 
 /// The seed of a story.
@@ -83,6 +88,14 @@ pub fn soak(soak: &Soak, each: impl Fn(&Sum) + Sync) -> Result<Sum, Box<Failure>
                             sum.stories += 1;
                             sum.moves += tally.moves;
                             sum.renewed += tally.renewed;
+                            if let Some(counts) = tally.server {
+                                sum.served += 1;
+                                sum.server.refused += counts.refused;
+                                sum.server.unheard += counts.unheard;
+                                sum.server.conflicts += counts.conflicts;
+                                sum.server.lost += counts.lost;
+                                sum.server.stale += counts.stale;
+                            }
                             for (kind, count) in tally.faults {
                                 *sum.faults.entry(kind).or_default() += count;
                             }

@@ -11,6 +11,10 @@ use std::{
 use clap::Parser;
 use evenkeel_soak::{Failure, Script, Soak, Sum, keep_panics, shorten, soak, tell};
 
+/// A quarter of a soak was glibc's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Moves among faults on virtual time, judged by the simulation's own truth.
 #[derive(Parser)]
 struct Arguments {
@@ -82,6 +86,10 @@ fn main() -> ExitCode {
             for (kind, count) in &sum.faults {
                 println!("  {kind:?}: {count}");
             }
+            println!(
+                "  in {} stories with an API server: {:?}",
+                sum.served, sum.server
+            );
             println!("  drains that users had to ask for anew: {}", sum.renewed);
             ExitCode::SUCCESS
         }

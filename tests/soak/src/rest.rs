@@ -61,7 +61,15 @@ pub fn unrest(
             let why = shown
                 .and_then(|shown| find(&shown.status.conditions, "Succeeded"))
                 .map(|cause| (cause.reason.as_str(), cause.message.as_str()));
-            wrong.push(format!("move {name} is not over: {why:?}"));
+            let stored = status.map(|status| status.phase);
+            let meta = &object.metadata;
+            let known = (
+                stored,
+                &meta.deletion_timestamp,
+                &meta.finalizers,
+                &meta.labels,
+            );
+            wrong.push(format!("move {name} is not over: {why:?}, {known:?}"));
         }
     }
     wrong

@@ -11,6 +11,7 @@ use std::{
 use evenkeel_crds::{MigrationPhase, kinds::drain::StoppedGuests, shared::Timestamp};
 use evenkeel_engine::Clock;
 use evenkeel_hypervisor::sim::{Fleet, GIB, GuestPlan, HostPlan, MIB};
+use evenkeel_kubernetes::simulated::{Counts, Server};
 use fastrand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
@@ -43,6 +44,8 @@ pub struct Tally {
     pub faults: BTreeMap<Kind, u64>,
     /// Drains that a user had to make anew, since one of their moves was given up.
     pub renewed: u64,
+    /// What went wrong at the API server; nothing where there was none.
+    pub server: Option<Counts>,
     /// Steps done.
     pub steps: u32,
     /// All that was done, in order.
@@ -79,6 +82,8 @@ const PATIENCE: Duration = Duration::from_secs(1500);
 const PERSON: Duration = Duration::from_secs(60);
 /// After this long users take back what can't be done, and ask anew for what was given up.
 const USERS: Duration = Duration::from_secs(240);
+/// Salts the dice of the API server.
+const SERVER: u64 = 0x5e72_7e72;
 /// How long a fault waits for its moment, in milliseconds.
 const AIM: u64 = 3_000;
 
@@ -100,6 +105,14 @@ enum Step {
         delete: bool,
     },
     Fault(Fault),
+    /// An object is deleted and made again under the same name.
+    Replace {
+        which: usize,
+    },
+    /// Of a hundred requests to the API server so many go wrong.
+    Trouble {
+        percent: u64,
+    },
 }
 
 /// Tells a story on a runtime of its own.
@@ -125,6 +138,7 @@ pub fn tell(script: &Script) -> Result<Tally, Box<Failure>> {
         match story.run().await {
             Ok(()) => {
                 story.tally.moves = story.fleet.arrivals();
+                story.tally.server = story.front.server().map(Server::counts);
                 story.tally.log = story.log;
                 Ok(story.tally)
             }
@@ -140,6 +154,8 @@ struct Story {
     began: Instant,
     fleet: Fleet,
     front: Front,
+    /// Decides what goes wrong at the API server, where there is one.
+    server: Option<Rng>,
     hosts: Vec<String>,
     guests: Vec<(Uuid, String)>,
     controller: Controller,
@@ -178,7 +194,7 @@ impl Story {
                     .autostart()
                     .disk(GIB, dice.u64(100..900) * MIB);
                 if based && number % 2 == 0 {
-                    plan = plan.base(BASE, 50 * MIB);
+                    plan = plan.base(BASE, MIB);
                 }
                 let host = &hosts[number % hosts.len()];
                 (fleet.add_guest(host, &plan), name)
@@ -192,7 +208,10 @@ impl Story {
                 nature.gives_up = Duration::from_secs(900);
             }
         });
-        let front = Front::new(&clock, &hosts, most);
+        // Dice of their own, so that stories without a server stay as they were.
+        let mut server = Rng::with_seed(script.seed ^ SERVER);
+        let front = Front::new(&clock, &hosts, most, server.u8(..6) == 0);
+        let server = front.server().map(|_| server);
         front.profile(Profile {
             guarded: dice.u8(..3) == 0,
             keeps: Duration::from_secs(if dice.u8(..4) == 0 { 30 } else { 0 }),
@@ -205,6 +224,7 @@ impl Story {
             began: Instant::now(),
             fleet,
             front,
+            server,
             hosts,
             guests,
             controller,
@@ -280,6 +300,20 @@ impl Story {
         for _ in 0..faults {
             let fault = Fault::any(dice, hosts, guests);
             steps.push((dice.u64(..window), Step::Fault(fault)));
+        }
+        for _ in 0..self.server.as_mut().map_or(0, |dice| dice.u8(1..5)) {
+            let Some(dice) = &mut self.server else {
+                break;
+            };
+            let step = match dice.u8(..3) {
+                0 => Step::Replace {
+                    which: dice.usize(..100),
+                },
+                _ => Step::Trouble {
+                    percent: [3, 10, 50, 90][dice.usize(..4)],
+                },
+            };
+            steps.push((dice.u64(..window), step));
         }
         steps.sort_by_key(|(at, _)| *at);
         steps
@@ -357,6 +391,21 @@ impl Story {
                 }
             }
             Step::Fault(fault) => self.strike(fault).await,
+            Step::Replace { which } => {
+                let wishes = self.front.now();
+                let names = wishes.drains.keys().chain(wishes.migrations.keys());
+                let names: Vec<&String> = names.collect();
+                if let Some(name) = names.get(which % names.len().max(1)) {
+                    self.say(&format!("{name} is deleted and made again"));
+                    self.front.replace(name);
+                }
+            }
+            Step::Trouble { percent } => {
+                self.say(&format!("{percent} of 100 requests to the API go wrong"));
+                if let Some(server) = self.front.server() {
+                    server.trouble(percent);
+                }
+            }
         }
     }
 
@@ -413,6 +462,9 @@ impl Story {
 
     /// Mends everything, what overlapped included.
     fn heal(&mut self) {
+        if let Some(server) = self.front.server() {
+            server.trouble(0);
+        }
         for (_, mend) in std::mem::take(&mut self.mends) {
             mend.mend(&self.fleet);
         }

@@ -1,6 +1,8 @@
 //! A soak that finds nothing proves something only if it would find what is wrong: each safety rule, broken on purpose,
 //! must be noticed within 10,000 moves, in a story that ends well where the rule holds.
 
+#![allow(clippy::panic, clippy::print_stdout)]
+
 use evenkeel_engine::mutation::{RULES, Rule, break_rule};
 use evenkeel_soak::{Script, seed_of, tell};
 

@@ -15,9 +15,9 @@ use futures::future::join_all;
 use super::{Attempt, LOOK_AGAIN, Outcome, Place, failure};
 use crate::{
     evidence::{Seen, Verdict},
-    journal::{FileOrigin, Journal, JournalFile},
+    journal::{FileOrigin, Found, Journal, JournalFile},
     mutation::{Rule, broken},
-    port::{Activity, Fault, Hypervisor, LastMove, PortResult},
+    port::{Activity, Fault, Hypervisor, JournalEntry, LastMove, PortResult},
 };
 
 /// A file is taken for an empty one of ours only below this, where the journal does not say that we made it.
@@ -426,14 +426,41 @@ pub(super) fn unused(
     Ok(())
 }
 
-/// Removes what the source has of the guest alone. Whoever calls this has the proof.
+/// Removes what the source has of the guest alone. Whoever calls this has the proof. What a journal that can't be read
+/// tells of may be in these files.
 pub(super) async fn remove_own_files(journal: &Journal, source: &Place) -> Result<(), Cause> {
+    let written = source
+        .hypervisor
+        .journals()
+        .await
+        .map_err(|error| failure(&source.host, "reading the journals", &error))?;
+    if let Some(entry) = written.iter().find(|entry| is_unreadable(entry)) {
+        return Err(unreadable(&source.host, entry));
+    }
     let files = own_files(journal);
     let removed = join_all(files.iter().map(|path| source.hypervisor.remove_file(path))).await;
     for (path, removed) in files.iter().zip(removed) {
         removed.map_err(|error| failure(&source.host, &format!("removing {path}"), &error))?;
     }
     Ok(())
+}
+
+/// Whether nobody can tell what a journal is about.
+pub(crate) fn is_unreadable(entry: &JournalEntry) -> bool {
+    Journal::find(&entry.text) == Found::Unreadable
+}
+
+/// The cause for what a journal that can't be read keeps from being done.
+pub(crate) fn unreadable(host: &HostName, entry: &JournalEntry) -> Cause {
+    Cause::new(
+        Reason::OutcomeUnknown,
+        format!(
+            "the journal {} in pool {} of {host} can't be read: nothing of its guest is known, and nothing is removed \
+             there",
+            entry.id, entry.pool
+        ),
+    )
+    .hint("look at that volume, find out what it was about, and delete it by hand")
 }
 
 /// Notes in the source's journal, which stays, until when its disks are kept.

@@ -78,6 +78,16 @@ impl Attempt {
                     ended = Some(self.started());
                     continue;
                 }
+                // Another move took it to a third host meanwhile: to define it here would make it two.
+                Verdict::Between if self.known().elsewhere => match self.take_back().await {
+                    TakenBack::Done => {
+                        let cause =
+                            Cause::new(Reason::Interrupted, "the guest went elsewhere since");
+                        return end(cause.into());
+                    }
+                    TakenBack::ByAnother(outcome) => return outcome,
+                    TakenBack::Changed => Ok(()),
+                },
                 Verdict::Between if ended.is_none() => match self.prove_unchanged(&journal).await {
                     Ok(()) => {
                         self.define_at_target(&journal, &mut ended, &mut uncertain)

@@ -380,6 +380,7 @@ impl Attempt {
             }
         };
         tokio::select! {
+            biased;
             done = work => Ok(done),
             () = asked => Err(Stop::Aborted),
         }

@@ -45,6 +45,7 @@ use crate::{
     port::{Activity, DomainEvent, Hypervisor, JournalEntry, Mark, PortError},
 };
 
+pub(crate) use clean::unreadable;
 pub(crate) use course::Course;
 use prepare::Prepared;
 pub(crate) use progress::Progress;

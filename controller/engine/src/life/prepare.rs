@@ -14,7 +14,11 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    Attempt, Outcome, Report, Stop, clean::TakenBack, course, failure, luggage::DISK, sharing,
+    Attempt, Outcome, Report, Stop,
+    clean::{TakenBack, is_unreadable},
+    course, failure,
+    luggage::DISK,
+    sharing, unreadable,
 };
 use crate::{
     evidence::{Arrival, Verdict},
@@ -306,17 +310,18 @@ impl Attempt {
     }
 
     /// Another's move of this guest may have begun after the journals were read: it is finished first. What it found of
-    /// the guest (its autostart) is known to its journal alone.
+    /// the guest (its autostart, the definition of a stopped one) is known to its journal alone, and the guest need not
+    /// show anything of it yet.
     async fn check_others(&self, facts: &DomainFacts) -> Result<(), Cause> {
-        if facts.mark.is_none() && facts.autostart {
-            return Ok(());
-        }
         let source = &self.order.source;
         let written = source
             .hypervisor
             .journals()
             .await
             .map_err(|error| failure(&source.host, "reading the journals", &error))?;
+        if let Some(entry) = written.iter().find(|entry| is_unreadable(entry)) {
+            return Err(unreadable(&source.host, entry));
+        }
         let other = written
             .iter()
             .filter_map(|entry| Journal::parse(&entry.text))

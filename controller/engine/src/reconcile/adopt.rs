@@ -15,14 +15,18 @@ use super::{Inner, Pass, Reconciler, start::Way};
 use crate::{
     claim::Claims,
     hosts::{Journals, Keeping, Link},
-    journal::Journal,
-    life::{Known, failure},
+    journal::{Found, Journal},
+    life::{Known, failure, unreadable},
     moves::MoveState,
     port::{Hypervisor, JournalEntry},
 };
 
 /// How long after another left a host a call of its own may still be on its way there.
 const LATE_CALLS: Duration = Duration::from_secs(60);
+
+/// How often journals of hosts at rest are read again: another process that led for longer than it should have may have
+/// left some there, and given its claim back.
+const READ_ANEW: Duration = Duration::from_secs(600);
 
 /// How long before a journal that could not be taken over is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -56,10 +60,30 @@ impl Reconciler {
         }
     }
 
+    /// A host at rest whose journals were read long ago.
+    fn long_unread(&self) -> Option<HostName> {
+        let is_busy = |host: &HostName| {
+            let mut under_way = self.moves.values().filter_map(|own| own.running.as_ref());
+            under_way.any(|running| running.source == *host || running.target == *host)
+        };
+        let (host, _) = self.hosts.iter().find(|(host, state)| {
+            self.options.act
+                && state.usable()
+                && state.journals == Journals::Read
+                && state.journals_read.elapsed() >= READ_ANEW
+                && !state.kept.iter().any(|kept| kept.busy)
+                && !is_busy(host)
+        })?;
+        Some(host.clone())
+    }
+
     /// Forgets the journals of hosts that another held since they were read, and whether there are such: it may have
     /// begun something there and died.
     pub(super) fn reread_journals(&mut self) -> bool {
         let now = Instant::now();
+        if let Some(host) = self.long_unread() {
+            self.rereads.push((now, host));
+        }
         for host in self.claims.left() {
             self.rereads.push((now, host.clone()));
             self.rereads.push((now + LATE_CALLS, host));
@@ -95,16 +119,16 @@ impl Reconciler {
             state.journals = Journals::Unread;
             return true;
         };
-        state.journals = Journals::Read;
+        (state.journals, state.journals_read) = (Journals::Read, Instant::now());
         let parsed = |entry: &JournalEntry| Journal::parse(&entry.text);
         let now = self.clock.now();
         let kept = entries.iter().filter_map(parsed);
         let kept = kept.filter_map(|journal| Keeping::of(&journal, now));
         state.kept = kept.collect();
         for entry in entries {
-            match Journal::parse(&entry.text) {
-                Some(journal) if journal.kept_until.is_some() => {}
-                Some(journal) => {
+            match Journal::find(&entry.text) {
+                Found::Whole(journal) if journal.kept_until.is_some() => {}
+                Found::Whole(journal) => {
                     let ours = self.moves.values().any(|state| {
                         state
                             .running
@@ -114,12 +138,14 @@ impl Reconciler {
                     if !ours {
                         self.orphans
                             .entry(journal.id)
-                            .or_insert_with(|| (journal, Instant::now()));
+                            .or_insert_with(|| (*journal, Instant::now()));
                     }
                 }
-                None if is_unwritten(&entry.text) => self.sweep(host.clone(), entry),
-                None => tracing::warn!(%host, id = %entry.id, pool = %entry.pool,
-                    "a journal of a form that this version does not know is left alone"),
+                Found::Unwritten => self.sweep(host.clone(), entry),
+                Found::Unreadable => {
+                    let cause = unreadable(host, &entry);
+                    self.tell("Host", host, &cause, true, "Observe");
+                }
             }
         }
         true
@@ -381,12 +407,6 @@ impl Reconciler {
     }
 }
 
-/// Whether a journal's text breaks off, or was never begun.
-fn is_unwritten(text: &str) -> bool {
-    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
-    serde_json::from_str::<serde_json::Value>(text).is_err()
-}
-
 async fn sweep_one(
     claims: &Claims,
     host: &HostName,
@@ -400,7 +420,7 @@ async fn sweep_one(
         .map_err(|error| failure(host, "reading the journals", &error))?;
     let unwritten = now
         .iter()
-        .any(|again| again.id == entry.id && is_unwritten(&again.text));
+        .any(|again| again.id == entry.id && Journal::find(&again.text) == Found::Unwritten);
     if unwritten {
         guard.prove().await?;
         hypervisor

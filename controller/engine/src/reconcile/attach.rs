@@ -35,7 +35,11 @@ impl Reconciler {
                         true
                     }
                     (None, Some(cause)) => {
-                        state.link = Link::Down(cause.clone());
+                        let link = Link::Down(cause.clone());
+                        if state.link != link {
+                            state.revision += 1;
+                        }
+                        state.link = link;
                         true
                     }
                     _ => busy(&name, moves),
@@ -44,6 +48,7 @@ impl Reconciler {
                     if !Arc::ptr_eq(&state.declared, declared) {
                         if state.declared.spec != declared.spec {
                             state.circuit.renewed(Instant::now());
+                            state.revision += 1;
                         }
                         state.declared = declared.clone();
                     }
@@ -63,8 +68,10 @@ impl Reconciler {
                     link: refused.map_or(Link::Unheard, Link::Down),
                     facts: None,
                     domains: BTreeMap::new(),
+                    revision: 0,
                     observed: None,
                     journals: Journals::Unread,
+                    journals_read: Instant::now(),
                     attached: Instant::now(),
                     duplicate_of: None,
                     circuit: Circuit::default(),

@@ -8,6 +8,7 @@ mod attach;
 mod kept;
 mod profiles;
 mod show;
+mod shown;
 mod start;
 mod wanted;
 
@@ -79,7 +80,9 @@ enum Inner {
 /// How often claims are tended and waiting things looked at again.
 const TICK: Duration = Duration::from_secs(1);
 /// The least time from one pass to the next: what comes in between is worked on together.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(20);
+/// The same where nothing is to be done, only to be shown: how far a move is, live use.
+const LINGER: Duration = Duration::from_millis(250);
 /// How often pools are looked at while a move waits for room in them.
 const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
 
@@ -94,6 +97,32 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// How long giving claims back may take who leaves at once.
 const GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// How soon something asks for a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urge {
+    /// Nothing is different.
+    None,
+    /// Something is to be shown differently.
+    Show,
+    /// Something may be done differently.
+    Act,
+}
+
+impl Urge {
+    fn act_if(changed: bool) -> Self {
+        if changed { Self::Act } else { Self::None }
+    }
+
+    /// The least time since the pass before.
+    fn pause(self) -> Option<Duration> {
+        match self {
+            Self::None => None,
+            Self::Show => Some(LINGER),
+            Self::Act => Some(GATHER),
+        }
+    }
+}
 
 /// Both ends of a queue: the sender is cloned for each who writes to it.
 type Queue<T> = (mpsc::UnboundedSender<T>, mpsc::UnboundedReceiver<T>);
@@ -136,6 +165,8 @@ pub(crate) struct Reconciler {
     told: BTreeMap<(&'static str, String), (Reason, String)>,
     /// Moves that succeeded and were forgotten since, by drain.
     forgotten: BTreeMap<RequestedBy, i64>,
+    /// Guests as they were last shown.
+    shown: shown::Shown,
 }
 
 /// A guest that a move has seen at its target.
@@ -155,6 +186,14 @@ pub(crate) struct Pass {
     claimed: BTreeMap<HostName, Cause>,
     wanted: wanted::Wanted,
     plan: planner::Plan,
+}
+
+/// Waits for the next pass. Never over where none is due.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Reconciler {
@@ -198,6 +237,7 @@ impl Reconciler {
             crowded: BTreeMap::new(),
             told: BTreeMap::new(),
             forgotten: BTreeMap::new(),
+            shown: shown::Shown::default(),
         }
     }
 
@@ -206,12 +246,18 @@ impl Reconciler {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tending: Option<AbortHandle> = None;
         let mut passed: Option<Instant> = None;
+        let mut due: Option<Instant> = None;
         self.wishes.mark_changed();
         loop {
-            let mut dirty = false;
+            let mut urge = Urge::None;
             // In this order, so that the same story is told the same way again.
             tokio::select! {
                 biased;
+                () = until(due), if due.is_some() => {
+                    self.drain_queues();
+                    self.pass();
+                    (passed, due) = (Some(Instant::now()), None);
+                }
                 command = self.commands.recv() => match command {
                     Some(Command::Leave) => {
                         // Those of moves under way stay: the next process takes them over.
@@ -221,7 +267,7 @@ impl Reconciler {
                     }
                     Some(command) => {
                         self.obey(command);
-                        dirty = true;
+                        urge = Urge::Act;
                     }
                     None => return,
                 },
@@ -232,7 +278,7 @@ impl Reconciler {
                         tending = Some(self.tasks.spawn(async move { claims.tend(false).await }));
                     }
                     self.look_again();
-                    dirty |= self.is_due() || self.reread_journals();
+                    urge = Urge::act_if(self.is_due() | self.reread_journals());
                 }
                 changed = self.wishes.changed() => {
                     if changed.is_err() {
@@ -241,22 +287,19 @@ impl Reconciler {
                     }
                     let declared = self.wishes.borrow_and_update().clone();
                     // Mostly it is only that what we showed has been written down.
-                    dirty = passed.is_none() || !declared.ask_the_same(&self.declared);
-                    if !dirty {
+                    if passed.is_none() || !declared.ask_the_same(&self.declared) {
+                        urge = Urge::Act;
+                    } else {
                         self.declared = declared;
                     }
                 }
-                Some(notice) = self.notices.1.recv() => dirty |= self.hear(notice),
-                Some((name, report)) = self.reports.1.recv() => dirty |= self.note(&name, report),
-                Some(inner) = self.inner.1.recv() => dirty |= self.take(inner),
+                Some(notice) = self.notices.1.recv() => urge = self.hear(notice),
+                Some((name, report)) = self.reports.1.recv() => urge = self.note(&name, report),
+                Some(inner) = self.inner.1.recv() => urge = Urge::act_if(self.take(inner)),
             }
-            if dirty {
-                if let Some(passed) = passed {
-                    tokio::time::sleep_until(passed + GATHER).await;
-                }
-                self.drain_queues();
-                self.pass();
-                passed = Some(Instant::now());
+            if let Some(pause) = urge.pause() {
+                let at = passed.map_or_else(Instant::now, |passed| passed + pause);
+                due = Some(due.map_or(at, |due| due.min(at)));
             }
             if self.finishing && self.moves.values().all(|state| state.running.is_none()) {
                 self.tasks.shutdown().await;
@@ -299,7 +342,7 @@ impl Reconciler {
         }
     }
 
-    fn hear(&mut self, notice: Notice) -> bool {
+    fn hear(&mut self, notice: Notice) -> Urge {
         if let News::Event(domain, event) = &notice.what {
             for running in self
                 .moves
@@ -310,23 +353,43 @@ impl Reconciler {
                     let _ = running.events.send((notice.host.clone(), *event));
                 }
             }
-            return false;
+            return Urge::None;
         }
         let Some(state) = self.hosts.get_mut(&notice.host) else {
-            return false;
+            return Urge::None;
+        };
+        let moves = self.moves.values();
+        let ours = |guest: &Uuid| {
+            let mut under_way = moves.filter_map(|state| state.running.as_ref());
+            under_way.any(|running| running.guest == *guest)
+        };
+        let shown = match &notice.what {
+            News::Load(_) => true,
+            News::Domain(guest, _) => ours(guest),
+            _ => false,
         };
         let change = state.hear(&notice.host, notice.what, self.clock.now());
         if change == Change::Connected {
             self.find_duplicates();
         }
-        change != Change::Nothing
+        match change {
+            Change::Nothing => Urge::None,
+            Change::Something if shown => Urge::Show,
+            Change::Something | Change::Connected | Change::Lost => Urge::Act,
+        }
     }
 
-    fn note(&mut self, name: &MigrationName, report: Report) -> bool {
+    fn note(&mut self, name: &MigrationName, report: Report) -> Urge {
         let Some(state) = self.moves.get_mut(name) else {
-            return false;
+            return Urge::None;
         };
         let now = self.clock.now();
+        let urge = match report {
+            Report::Progress(_) | Report::Dirtying(_) | Report::Course(_) | Report::Brings(_) => {
+                Urge::Show
+            }
+            Report::Phase(_) | Report::Waiting(_) | Report::Ended(_) => Urge::Act,
+        };
         match report {
             Report::Phase(phase) => state.enter(phase, now),
             Report::Progress(progress) => state.progress(progress),
@@ -336,7 +399,7 @@ impl Reconciler {
             Report::Course(course) => state.course = Some(course),
             Report::Ended(outcome) => self.ended(name, *outcome, now),
         }
-        true
+        urge
     }
 
     fn take(&mut self, inner: Inner) -> bool {

@@ -192,7 +192,19 @@ impl Reconciler {
             .collect();
         let all_seen = self.hosts.values().all(|state| state.link == Link::Up);
         let mut told = Vec::new();
+        let mut seen = std::mem::take(&mut self.shown);
+        seen.under(&self.declared.profiles);
+        seen.retain(|uuid| pass.guests.by_uuid.contains_key(uuid));
         for (&uuid, entry) in &pass.guests.by_uuid {
+            let same = seen
+                .of(uuid, entry, &self.hosts)
+                .filter(|_| !moving.contains_key(&uuid));
+            // Whether it would really be the same is seen where the checks of a debug build are paid for.
+            if let Some(same) = same.filter(|_| !cfg!(debug_assertions)) {
+                view.guests.insert(entry.name.clone(), same.clone());
+                continue;
+            }
+            let same = same.cloned();
             let ours = flights.get(&uuid).copied();
             let Some(place) = place(entry, uuid, &self.hosts, ours) else {
                 continue;
@@ -209,6 +221,8 @@ impl Reconciler {
                 });
                 told.push((entry.name.to_string(), cause.clone()));
             }
+            // A problem is told in each pass.
+            let is_problem = place.double.is_some() || unprofiled.is_some();
             let immovable = immovable(entry, &place, ours.is_some()).or(unprofiled);
             let old = before.guests.get(&entry.name);
             let stored = entry
@@ -239,8 +253,16 @@ impl Reconciler {
                 labels: labels(entry, place.facts),
                 status,
             };
-            view.guests.insert(entry.name.clone(), keep(old, shown));
+            let shown = keep(old, shown);
+            debug_assert!(same.is_none_or(|same| same == shown), "{shown:?}");
+            if moving.contains_key(&uuid) || is_problem {
+                seen.forget(uuid);
+            } else {
+                seen.keep(uuid, entry, &self.hosts, &shown);
+            }
+            view.guests.insert(entry.name.clone(), shown);
         }
+        self.shown = seen;
         for (name, (guest, cause)) in &pass.guests.unbound {
             let old = before.guests.get(name);
             let status = statuses::guest::unbound(

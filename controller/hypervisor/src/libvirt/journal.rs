@@ -14,6 +14,8 @@ const SLOT: usize = 16 * 1024;
 /// Room for the line above the text.
 const HEAD: usize = 128;
 const MAGIC: &str = "evenkeel-journal 1";
+/// Stands for a text that is lost.
+const DAMAGED: &str = "damaged";
 /// Larger than any journal of ours; what else bears such a name is not read into memory.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
@@ -151,12 +153,18 @@ impl<'a> Slots<'a> {
             .unwrap_or((0, None))
     }
 
-    /// The newest whole text, or what can be read where there is none.
+    /// The newest whole text, or what can be read where there is none. What was written whole once and is no more is not
+    /// to be taken for what was never written to its end.
     fn text(&self) -> String {
         if let (_, Some(slot)) = self.newest() {
             return self.whole[slot]
                 .map(|(_, text)| text.to_owned())
                 .unwrap_or_default();
+        }
+        let (first, second) = self.content.split_at(self.content.len() / 2);
+        let begun = first.starts_with(MAGIC.as_bytes());
+        if second.starts_with(MAGIC.as_bytes()) || (begun && first.ends_with(b"\n")) {
+            return DAMAGED.to_owned();
         }
         let readable: Vec<u8> = self
             .content
@@ -207,7 +215,7 @@ fn upload(connect: &Connect, volume: &StorageVol, offset: usize, bytes: &[u8]) -
 fn download(connect: &Connect, volume: &StorageVol) -> PortResult<Vec<u8>> {
     let size = volume.info().or_fault()?.capacity;
     if size > LARGEST {
-        return Ok(Vec::new());
+        return Ok(DAMAGED.into());
     }
     let stream = Stream::new(connect, 0).or_fault()?;
     volume.download(&stream, 0, size, 0).or_fault()?;
@@ -258,6 +266,20 @@ mod tests {
             content[SLOT..SLOT + cut].copy_from_slice(&next[..cut]);
             assert_eq!(Slots::read(&content).text(), "first", "{cut}");
         }
+    }
+
+    #[test]
+    fn what_was_whole_once_is_not_taken_for_unwritten() {
+        let mut content = volume();
+        content[50] ^= 1;
+        assert_eq!(Slots::read(&content).text(), "first");
+        content[42] ^= 1;
+        assert_eq!(Slots::read(&content).text(), DAMAGED);
+        let mut both = volume();
+        both[SLOT..].copy_from_slice(&page(2, "second", SLOT));
+        both[30..60].fill(0);
+        both[SLOT + 30..SLOT + 60].fill(0);
+        assert_eq!(Slots::read(&both).text(), DAMAGED);
     }
 
     #[test]

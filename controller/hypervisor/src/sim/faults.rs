@@ -212,6 +212,17 @@ impl Fleet {
         }
     }
 
+    /// Damages every journal on a host: `damage` makes of each text what is read from now on.
+    pub fn damage_journals(&self, host: &str, damage: impl Fn(&str) -> String) {
+        if let Some(machine) = self.world().machine(host) {
+            for file in machine.files.values_mut() {
+                if let Kind::Journal(_, text) = &mut file.kind {
+                    *text = damage(text);
+                }
+            }
+        }
+    }
+
     /// Removes a file, as its owner.
     pub fn remove_file(&self, host: &str, path: &str) {
         if let Some(machine) = self.world().machine(host) {

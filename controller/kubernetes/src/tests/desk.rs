@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_crds::{GuestStatus, HostStatus, MigrationPhase};
+use evenkeel_crds::{GuestStatus, HostStatus, MigrationPhase, shared::LABEL_WISH_KIND};
 use evenkeel_engine::{GuestView, View};
 use tokio::time::Instant;
 
@@ -9,7 +9,7 @@ use super::make::{
 };
 use crate::{
     desk::{Act, Desk, Errand, Outcome},
-    kinds::{Key, Kind},
+    kinds::{Key, Kind, Object},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -339,4 +339,57 @@ fn the_end_of_an_earlier_move_is_not_written_on_its_successor() {
     let pending = move_view(true, move_status(MigrationPhase::Pending));
     desk.show(view_of_move(true, Some(pending)), now + SECOND);
     assert_eq!(word(desk.take(now + SECOND).as_ref()), "status");
+}
+
+#[test]
+fn a_move_that_was_over_before_its_object_could_be_made_gets_its_status_all_the_same() {
+    for (labelled, written) in [(true, "status"), (false, "nothing")] {
+        let (mut desk, now) = (Desk::new(), Instant::now());
+        let late = Move {
+            created: 9,
+            ..Move::default()
+        };
+        let Object::Migration(object) = late.object() else {
+            panic!()
+        };
+        let mut object = (*object).clone();
+        if labelled {
+            let wish = (LABEL_WISH_KIND.to_owned(), "HostDrain".to_owned());
+            object.metadata.labels = Some([wish].into());
+        }
+        desk.seen(Object::Migration(Arc::new(object)), now);
+        let shown = move_view(true, move_status(MigrationPhase::Succeeded));
+        desk.show(view_of_move(true, Some(shown)), now);
+        assert_eq!(word(desk.take(now).as_ref()), written, "{labelled}");
+    }
+}
+
+#[test]
+fn the_answer_about_an_earlier_object_comes_after_its_successor_was_seen() {
+    let (mut desk, now) = (Desk::new(), Instant::now());
+    let old = Move {
+        deleted: true,
+        phase: Some(MigrationPhase::Succeeded),
+        ..Move::default()
+    };
+    desk.seen(old.clone().object(), now);
+    let shown = move_view(true, move_status(MigrationPhase::Succeeded));
+    desk.show(view_of_move(true, Some(shown)), now);
+    let errand = desk.take(now).unwrap();
+    assert_eq!(word(Some(&errand)), "remove");
+    let successor = Move {
+        uid: "u2",
+        version: 9,
+        ..Move::default()
+    };
+    desk.gone(errand.key.clone(), now);
+    desk.seen(successor.object(), now);
+    let answer = Move {
+        finalizer: false,
+        ..old
+    };
+    desk.done(&errand, Outcome::Object(answer.object()), now);
+    let next = desk.take(now + 60 * SECOND);
+    assert_eq!(word(next.as_ref()), "status");
+    assert_eq!(next.unwrap().uid, "u2");
 }

@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     kinds::{Key, Kind, Object, Wanted},
     tests::make::{guest_view, host_status},
-    writes::Writes,
+    writes::{Courier, Writes},
 };
 
 #[tokio::test(flavor = "multi_thread")]

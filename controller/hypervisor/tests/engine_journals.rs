@@ -1,0 +1,109 @@
+//! Journals that can't be read: they are never taken for none. Nothing is removed where one lies, no move begins there,
+//! and it is named.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use evenkeel_crds::{MigrationPhase, MigrationProfileSpec, quantity::Span};
+use evenkeel_hypervisor::sim::{GuestPlan, HostPlan};
+use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
+use support::*;
+use tokio::time::sleep;
+
+fn damaged(text: &str) -> String {
+    text.replace("\"guest\"", "\"gu\u{0}est\"")
+}
+
+#[tokio::test(start_paused = true)]
+async fn disks_that_are_kept_stay_and_no_move_begins() {
+    let (fleet, desk) = stage(1, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+    let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
+    fleet.add_guest("h1", &GuestPlan::new("g2").autostart());
+    let keep = |spec: &mut MigrationProfileSpec| spec.keep_source = Span(Duration::from_secs(30));
+    desk.profile("default", keep);
+    let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
+    actor.settled().await;
+    desk.migrate("m", "g1", Some("h2"));
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    fleet.damage_journals("h1", damaged);
+    sleep(Duration::from_secs(1300)).await;
+    let kept = |file: &String| file.contains("g1-vda");
+    assert!(fleet.files("h1").iter().any(kept), "{}", actor.picture());
+    assert_eq!(fleet.journals().len(), 1, "{}", actor.picture());
+    assert!(
+        actor.heard("Host", "h1", "OutcomeUnknown"),
+        "{}",
+        actor.picture()
+    );
+    desk.migrate("n", "g2", Some("h2"));
+    actor
+        .says("GuestMigration", "n", "OutcomeUnknown", 60)
+        .await;
+    assert_eq!(fleet.executing(guest), ["h2"]);
+    assert_eq!(fleet.violations(), Vec::<String>::new());
+}
+
+/// A process that died in the middle of a move, and journals that are damaged when the next one comes: whatever is in
+/// them, the guest's data is whole and runs once.
+#[test]
+fn whatever_is_in_them() {
+    let cases = std::env::var("PROPTEST_CASES").ok();
+    let cases = cases.and_then(|text| text.parse().ok()).unwrap_or(40);
+    let config = ProptestConfig {
+        cases: u32::min(cases, 2_000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let damage = (
+        any::<Index>(),
+        any::<Index>(),
+        "\\PC{0,6}",
+        0..3_000u64,
+        any::<bool>(),
+    );
+    let run = TestRunner::new(config).run(&damage, |(from, to, put, millis, both)| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (fleet, desk) = stage(millis, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+            let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
+            let first = Role::new("one").cluster().process(dead_process());
+            let actor = Actor::start(&fleet, &desk, &first);
+            actor.settled().await;
+            desk.migrate("m", "g1", Some("h2"));
+            sleep(Duration::from_millis(millis)).await;
+            actor.kill().await;
+            let damage = |text: &str| {
+                let chars: Vec<char> = text.chars().collect();
+                let (one, other) = (from.index(chars.len() + 1), to.index(chars.len() + 1));
+                let head = chars[..one.min(other)].iter();
+                let tail = chars[one.max(other)..].iter();
+                head.copied()
+                    .chain(put.chars())
+                    .chain(tail.copied())
+                    .collect()
+            };
+            fleet.damage_journals("h1", damage);
+            if both {
+                fleet.damage_journals("h2", damage);
+            }
+            let actor = Actor::start(&fleet, &desk, &Role::new("two").cluster().epoch(1));
+            sleep(Duration::from_secs(120)).await;
+            assert_eq!(
+                fleet.violations(),
+                Vec::<String>::new(),
+                "{}",
+                actor.picture()
+            );
+            assert!(fleet.is_whole(guest), "{}", actor.picture());
+            assert_eq!(fleet.executing(guest).len(), 1, "{}", actor.picture());
+        });
+        Ok(())
+    });
+    run.unwrap();
+}
