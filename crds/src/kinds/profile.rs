@@ -77,8 +77,8 @@ pub struct MigrationProfileSpec {
     /// Longest pause of the guest aimed at in the switch, 1ms to 2000s.
     #[serde(default = "downtime")]
     pub downtime: Span,
-    /// What is done where a copy does not converge, in this order. PostCopy is opt-in: a fault of either side then loses
-    /// the guest's memory.
+    /// What is done where a copy does not converge, in this order. PostCopy is opt-in: from the switch until all memory has
+    /// followed, the loss of either host loses the guest's memory, and the move can't be aborted.
     #[serde(default = "convergence")]
     #[schemars(
         length(max = 2),
@@ -128,6 +128,23 @@ impl Default for MigrationProfileSpec {
             attempts: five(),
             keep_source: Span::default(),
         }
+    }
+}
+
+impl MigrationProfileSpec {
+    /// Whether a move may be switched to post-copy.
+    #[must_use]
+    pub fn allows_post_copy(&self) -> bool {
+        self.convergence.contains(&Convergence::PostCopy)
+    }
+
+    /// Whether the guest is slowed down where that helps. Not behind PostCopy, which always ends the copy.
+    #[must_use]
+    pub fn slows_down(&self) -> bool {
+        let before = self.convergence.iter();
+        before
+            .take_while(|help| **help != Convergence::PostCopy)
+            .any(|help| *help == Convergence::AutoConverge)
     }
 }
 

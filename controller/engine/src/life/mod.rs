@@ -8,6 +8,7 @@ mod clean;
 mod cold;
 mod course;
 mod luggage;
+mod post_copy;
 mod prepare;
 mod progress;
 mod release;
@@ -540,6 +541,11 @@ impl Attempt {
         if at_source.is_ok() || at_target.is_ok() {
             *journal = noted;
         }
+    }
+
+    /// Whether the move may be switched to post-copy.
+    fn allows_post_copy(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::allows_post_copy)
     }
 
     fn aborted(&self) -> bool {

@@ -6,7 +6,6 @@ use std::{
 };
 
 use evenkeel_crds::{
-    kinds::profile::Convergence,
     quantity::Bytes,
     reason::{Cause, Reason},
 };
@@ -141,7 +140,11 @@ impl Attempt {
             self.predict().await;
         }
         self.stop_if_aborted()?;
-        self.request(&facts)
+        let journal = self
+            .journal
+            .clone()
+            .ok_or_else(|| Cause::new(Reason::HypervisorError, "the journal is missing"))?;
+        Ok(Prepared::Live(Box::new(self.request(&journal))))
     }
 
     /// Begins to measure what the guest writes, where its copy is expected to take long. Whether it did.
@@ -549,13 +552,11 @@ impl Attempt {
         Ok(())
     }
 
-    fn request(&self, facts: &DomainFacts) -> Result<Prepared, Stop> {
-        let Some(journal) = &self.journal else {
-            return Err(Cause::new(Reason::HypervisorError, "the journal is missing").into());
-        };
+    /// What libvirt is asked for. The same again by whoever takes the move over.
+    pub(super) fn request(&self, journal: &Journal) -> MigrateRequest {
         let profile = &self.order.profile.spec;
-        Ok(Prepared::Live(Box::new(MigrateRequest {
-            domain: facts.uuid,
+        MigrateRequest {
+            domain: journal.guest,
             target_uri: self.order.target_uri.clone(),
             target_address: self.order.target_address.clone(),
             encrypted: self.order.encrypted,
@@ -568,11 +569,12 @@ impl Attempt {
             mark: self.mark(journal.id),
             bandwidth: profile.bandwidth,
             downtime: profile.downtime.0,
-            auto_converge: profile.convergence.contains(&Convergence::AutoConverge),
+            auto_converge: profile.slows_down(),
             compression: profile.compression,
             connections: profile.connections.max(1).unsigned_abs(),
             paused: journal.arrival() == Arrival::Guarded,
-        })))
+            post_copy: journal.allows_post_copy(),
+        }
     }
 
     /// Ends an attempt that never began to copy: what was made is taken back.

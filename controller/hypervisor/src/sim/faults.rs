@@ -249,6 +249,7 @@ impl Fleet {
             compression: Compression::None,
             connections: 1,
             paused: false,
+            post_copy: false,
             incremental: false,
         };
         self.world()
