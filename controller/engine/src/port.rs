@@ -628,6 +628,8 @@ pub struct MigrateRequest {
     pub paused: bool,
     /// Whether it may be switched to post-copy on its way.
     pub post_copy: bool,
+    /// How this process reaches the target's hypervisor, where it is to drive the migration itself.
+    pub direct: Option<Endpoint>,
 }
 
 /// A running migration, seen at its source.

@@ -114,16 +114,10 @@ pub(crate) fn unusable(spec: &MigrationProfileSpec) -> Option<Cause> {
     refusal(spec, &[])
 }
 
-/// Why what a profile asks for can't be done: by libvirt at all, by this version of ours, or at one of these ends.
+/// Why what a profile asks for can't be done: by libvirt at all, or at one of these ends.
 fn refusal(spec: &MigrationProfileSpec, ends: &[End<'_>]) -> Option<Cause> {
     pair(spec)
         .map(|sentence| Cause::new(Reason::ProfileNotApplicable, sentence))
-        .or_else(|| {
-            unbuilt(spec).map(|what| {
-                let sentence = format!("`{what}` is not supported by this version");
-                Cause::new(Reason::NotSupportedYet, sentence)
-            })
-        })
         .or_else(|| ends.iter().find_map(|end| older(spec, end)))
 }
 
@@ -153,16 +147,12 @@ fn pair(spec: &MigrationProfileSpec) -> Option<&'static str> {
             "`PostCopy` does not go with `switchover: Guarded`: it lets the target run before the source is gone",
         );
     }
-    None
-}
-
-/// What a profile may say and this version does not do.
-fn unbuilt(spec: &MigrationProfileSpec) -> Option<&'static str> {
-    if spec.transport == Transport::Direct {
-        Some("transport: Direct")
-    } else {
-        None
+    if post_copy && spec.transport == Transport::Direct {
+        return Some(
+            "`PostCopy` does not go with `transport: Direct`: the end of the controller would take the guest's memory with it",
+        );
     }
+    None
 }
 
 /// What an end's libvirt or QEMU is too old for.
@@ -221,7 +211,7 @@ mod tests {
     #[test]
     fn pairs_and_versions() {
         use Compression::{Xbzrle, Zlib, Zstd};
-        use Reason::{NotSupportedYet, ProfileNotApplicable};
+        use Reason::ProfileNotApplicable;
         type Row<'a> = (
             &'a str,
             MigrationProfileSpec,
@@ -332,8 +322,17 @@ mod tests {
             (
                 "direct",
                 spec(|own| own.transport = Transport::Direct),
+                BOOKWORM,
+                None,
+            ),
+            (
+                "direct, post-copy",
+                spec(|own| {
+                    own.convergence.push(Convergence::PostCopy);
+                    own.transport = Transport::Direct;
+                }),
                 TRIXIE,
-                Some((NotSupportedYet, "transport: Direct")),
+                Some((ProfileNotApplicable, "transport: Direct")),
             ),
             (
                 "guarded",

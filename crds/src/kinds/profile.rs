@@ -98,7 +98,9 @@ pub struct MigrationProfileSpec {
     /// Whether memory and disks travel encrypted.
     #[serde(default)]
     pub encryption: Encryption,
-    /// Who drives the migration.
+    /// Who drives the migration. Under Direct it is the controller: hosts need no way to each other's libvirtd, only to the
+    /// address and ports of each other's QEMU. A migration dies with its controller; the next one does not take it over but
+    /// cleans up and begins anew, and a guest in the midst of its switch stands still until then.
     #[serde(default)]
     pub transport: Transport,
     /// How long a copy may take, and how long it may stand still.

@@ -43,7 +43,7 @@ use crate::{
     clock::Clock,
     evidence::{self, Arrival, Seen, Verdict, decide},
     journal::Journal,
-    port::{Activity, DomainEvent, Hypervisor, JournalEntry, Mark, PortError},
+    port::{Activity, DomainEvent, Endpoint, Hypervisor, JournalEntry, Mark, PortError},
 };
 
 pub(crate) use course::Course;
@@ -82,6 +82,8 @@ pub(crate) struct Order {
     /// How the source's hypervisor reaches the target's.
     pub(crate) target_uri: String,
     pub(crate) target_address: Option<String>,
+    /// How this process reaches the target's hypervisor, where it drives the migration itself.
+    pub(crate) direct: Option<Endpoint>,
     /// Whether memory and disks travel encrypted.
     pub(crate) encrypted: bool,
     /// How it is done.
@@ -291,8 +293,8 @@ impl Attempt {
             };
             self.enter(MigrationPhase::Copying);
             let hypervisor = self.order.source.hypervisor.clone();
-            let call = tokio::spawn(async move { hypervisor.migrate(&request).await });
-            self.watch(Some(call)).await
+            let call = async move { hypervisor.migrate(&request).await };
+            self.watch(Some(Box::pin(call))).await
         } else if self.is_cold() {
             let cause = Cause::new(
                 Reason::Interrupted,

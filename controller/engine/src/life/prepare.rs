@@ -574,6 +574,7 @@ impl Attempt {
             connections: profile.connections.max(1).unsigned_abs(),
             paused: journal.arrival() == Arrival::Guarded,
             post_copy: journal.allows_post_copy(),
+            direct: self.order.direct.clone(),
         }
     }
 

@@ -7,7 +7,8 @@ use evenkeel_crds::{
     quantity::Bytes,
     reason::{Cause, Reason},
 };
-use tokio::{task::JoinHandle, time::Instant};
+use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::{
     Attempt, Ends, LOOK_AGAIN, Outcome,
@@ -65,7 +66,8 @@ pub(super) const CALM: Duration = Duration::from_secs(5);
 /// Nothing copied for this long, and the link may be dead.
 const LIVELY: Duration = Duration::from_secs(2);
 
-type Call = Option<JoinHandle<PortResult<()>>>;
+/// libvirt's own call. It ends with the task that follows it, as it does with the process.
+type Call = Option<BoxFuture<'static, PortResult<()>>>;
 
 impl Attempt {
     /// Follows the move to its end. `call` is libvirt's own call where this process made it.
@@ -174,7 +176,7 @@ impl Attempt {
             }
             if let Some(request) = watched.post_copy.request.take() {
                 let hypervisor = self.order.source.hypervisor.clone();
-                call = Some(tokio::spawn(async move {
+                call = Some(Box::pin(async move {
                     hypervisor.recover_post_copy(&request).await
                 }));
             }
@@ -202,7 +204,7 @@ impl Attempt {
             tokio::select! {
                 biased;
                 result = finished => {
-                    return Some(result.unwrap_or(Ok(())));
+                    return Some(result);
                 }
                 event = self.lines.events.recv() => match event {
                     Some((host, event)) => {

@@ -12,7 +12,7 @@ use std::{
 
 use evenkeel_crds::{kinds::profile::Compression, quantity::Bytes};
 use evenkeel_engine::port::{
-    CompletedFacts, Fault, JobFacts, MigrateRequest, PortError, PortResult,
+    CompletedFacts, Endpoint, Fault, JobFacts, MigrateRequest, PortError, PortResult,
 };
 use uuid::Uuid;
 use virt::{connect::Connect, domain::Domain, sys};
@@ -43,6 +43,7 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
     let way = Way::of(request)?;
     link::knock(source, KNOCK)?;
     let connection = link::open(source)?;
+    let there = request.direct.as_ref().map(open_target).transpose()?;
     let domain = domain::find(&connection, request.domain)?;
     let secret = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_MIGRATABLE;
     let live = domain.xml_desc(secret).or_fault()?;
@@ -83,6 +84,7 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
         bandwidth: share.map(mib),
         compression: request.compression.method(),
         connections: (request.connections > 1).then_some(request.connections),
+        direct: there.as_deref(),
         ..way.migration(request, flags(request))
     };
     let outcome = raw::migrate(&domain, &migration);
@@ -99,6 +101,18 @@ pub(crate) fn recover(source: &Reach, request: &MigrateRequest) -> PortResult<()
     let flags = flags(request) | sys::VIR_MIGRATE_POSTCOPY_RESUME;
     raw::migrate(&domain, &way.migration(request, flags))
         .map_err(|error| ended_by(&connection, &error))
+}
+
+/// A connection of our own to the target, where we drive.
+fn open_target(target: &Endpoint) -> PortResult<Connection> {
+    let uri = uri::check_uri(&target.uri, true)
+        .map_err(|cause| PortError::new(Fault::Invalid, cause.message))?;
+    let reach = Reach {
+        uri,
+        credentials: target.credentials.clone(),
+    };
+    let opened = link::knock(&reach, KNOCK).and_then(|()| link::open(&reach));
+    opened.map_err(|error| PortError::new(Fault::PeerFailed, error.message))
 }
 
 /// How a migration gets to its target.
@@ -130,6 +144,7 @@ impl Way {
     fn migration(&self, request: &MigrateRequest, flags: u32) -> Migration<'_> {
         Migration {
             target_uri: &self.target_uri,
+            direct: None,
             flags,
             address: &self.address,
             // Left to itself, libvirt expects the address in the certificate, and with several connections nothing sound.
@@ -187,10 +202,12 @@ fn speed_up(source: &Reach, uuid: Uuid, limit: Bytes, ended: &AtomicBool) -> Por
 
 fn flags(request: &MigrateRequest) -> u32 {
     let mut flags = sys::VIR_MIGRATE_LIVE
-        | sys::VIR_MIGRATE_PEER2PEER
         | sys::VIR_MIGRATE_PERSIST_DEST
         | sys::VIR_MIGRATE_UNDEFINE_SOURCE
         | sys::VIR_MIGRATE_ABORT_ON_ERROR;
+    if request.direct.is_none() {
+        flags |= sys::VIR_MIGRATE_PEER2PEER;
+    }
     if !request.disks.is_empty() {
         flags |= if request.incremental {
             sys::VIR_MIGRATE_NON_SHARED_INC

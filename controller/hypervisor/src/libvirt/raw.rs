@@ -692,6 +692,8 @@ pub(crate) fn start_post_copy(domain: &Domain) -> Result<(), Error> {
 #[derive(Debug)]
 pub(crate) struct Migration<'a> {
     pub(crate) target_uri: &'a str,
+    /// The target, where we drive.
+    pub(crate) direct: Option<&'a Connect>,
     pub(crate) flags: u32,
     pub(crate) address: &'a str,
     /// The name that the target's certificate has to bear; nothing where the move is not encrypted.
@@ -739,6 +741,24 @@ pub(crate) fn migrate(domain: &Domain, migration: &Migration<'_>) -> Result<(), 
     if let Some(connections) = migration.connections {
         let connections = c_int::try_from(connections).unwrap_or(c_int::MAX);
         parameters.integer(sys::VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, connections)?;
+    }
+    if let Some(there) = migration.direct {
+        // SAFETY: the domain and both connections live and are used by this thread alone; parameters outlive the call.
+        // What it returns is ours to free.
+        unsafe {
+            let arrived = sys::virDomainMigrate3(
+                domain.as_ptr(),
+                there.as_ptr(),
+                parameters.list,
+                parameters.length as c_uint,
+                migration.flags as c_uint,
+            );
+            if arrived.is_null() {
+                return Err(Error::last_error());
+            }
+            sys::virDomainFree(arrived);
+        }
+        return Ok(());
     }
     // SAFETY: the domain lives; target and parameters outlive the call, which only reads them.
     let done = unsafe {

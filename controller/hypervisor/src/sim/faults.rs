@@ -250,6 +250,7 @@ impl Fleet {
             connections: 1,
             paused: false,
             post_copy: false,
+            direct: None,
             incremental: false,
         };
         self.world()

@@ -81,6 +81,8 @@ pub(super) struct Move {
     /// After a silence: until when TCP waits to send again.
     pub(super) slow: Option<Instant>,
     pub(super) answer: Option<oneshot::Sender<PortResult<()>>>,
+    /// Its client drives it, and it dies with that.
+    direct: bool,
     /// What is special to post-copy.
     pub(super) post_copy: PostCopy,
 }
@@ -91,6 +93,12 @@ impl Move {
         if let Some(answer) = self.answer.take() {
             let _ = answer.send(result);
         }
+    }
+
+    /// Whether the client that drove it is gone, and what it had to say was not said yet.
+    pub(super) fn is_left(&self) -> bool {
+        let gone = self.answer.as_ref().is_some_and(oneshot::Sender::is_closed);
+        self.direct && gone && !matches!(self.phase, Phase::End | Phase::Stuck)
     }
 
     pub(super) fn facts(&self) -> JobFacts {
@@ -205,6 +213,7 @@ impl World {
             silent: None,
             slow: None,
             answer: Some(answer),
+            direct: request.direct.is_some(),
             post_copy: PostCopy::new(request.post_copy),
         };
         self.moves.insert(id, own);

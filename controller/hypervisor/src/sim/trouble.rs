@@ -79,7 +79,8 @@ impl World {
         let now = Instant::now();
         let trouble = if !source.powered {
             Some(Trouble::SourceOff)
-        } else if source.daemon == Daemon::Down {
+        // A client's end does to both ends what the source's libvirtd's does.
+        } else if source.daemon == Daemon::Down || own.is_left() {
             Some(Trouble::SourceDown)
         } else if stopped(source.domains.get(&own.guest)) {
             Some(Trouble::SourceStopped)

@@ -61,6 +61,7 @@ async fn a_guest_moves_and_comes_back_thin() {
             connections: 1,
             paused: false,
             post_copy: false,
+            direct: None,
             incremental: false,
         };
         let begun = Instant::now();
@@ -257,6 +258,7 @@ async fn many_moves() {
             connections: 1,
             paused: false,
             post_copy: false,
+            direct: None,
             incremental: false,
         };
         if let Ok(after) = std::env::var("EVENKEEL_TEST_ABORT") {
@@ -351,6 +353,7 @@ async fn what_a_migration_is_refused_for() {
         connections: 1,
         paused: false,
         post_copy: false,
+        direct: None,
         incremental: false,
     };
     let refused = from.handle.migrate(&request).await.unwrap_err();
