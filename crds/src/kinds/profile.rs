@@ -85,7 +85,8 @@ pub struct MigrationProfileSpec {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub convergence: Vec<Convergence>,
-    /// Who starts the guest at the target.
+    /// Who starts the guest at the target. A guest with disks on storage that both hosts see moves as by Guarded, and without
+    /// PostCopy, whatever is said here: two that run would destroy its files.
     #[serde(default)]
     pub switchover: Switchover,
     /// How memory is compressed on its way.
@@ -134,6 +135,16 @@ impl Default for MigrationProfileSpec {
 }
 
 impl MigrationProfileSpec {
+    /// Changes it so that the guest never runs at both ends, which on shared files destroys them: libvirt's own start at the
+    /// target does that where its answer is lost. Whether that changed anything.
+    pub fn guard(&mut self) -> bool {
+        let fast = self.switchover == Switchover::Fast;
+        self.switchover = Switchover::Guarded;
+        self.convergence
+            .retain(|help| *help != Convergence::PostCopy);
+        fast
+    }
+
     /// Whether a move may be switched to post-copy.
     #[must_use]
     pub fn allows_post_copy(&self) -> bool {

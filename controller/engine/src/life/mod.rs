@@ -106,6 +106,8 @@ pub(crate) enum Report {
     Dirtying(Bytes),
     /// Whether it converges.
     Course(Course),
+    /// How it is done, where that is not as the profile says.
+    Profile(AppliedProfile),
     /// What it brings into the target's pools besides the disks.
     Brings(BTreeMap<String, Bytes>),
     /// It can't go on for now and says why; nothing once it goes on.

@@ -66,6 +66,10 @@ impl Attempt {
         self.check_others(&facts).await?;
         self.settle_shared(&mut facts, &pools).await?;
         let shared = sharing::directories(&facts);
+        let in_place = sharing::left_in_place(&facts);
+        if !in_place.is_empty() && self.order.profile.spec.guard() {
+            self.report(Report::Profile(self.order.profile.clone()));
+        }
         let mut disks = self.place(&facts, &pools)?;
         self.check_clashes(&facts, &disks).await?;
         let predicts = self.begin_prediction(&facts).await;
@@ -103,7 +107,7 @@ impl Attempt {
                 pool: journal_pool(&disks, &pools, &shared).ok_or_else(|| no_pool(&target.host))?,
             },
             disks,
-            shared: sharing::left_in_place(&facts),
+            shared: in_place,
             files,
             definition,
             autostart: facts.autostart,
