@@ -221,6 +221,13 @@ reasons! {
     /// The controller was restarted during the move.
     Interrupted, Retry, "";
 
+    /// The guest runs at the target, and a part of its memory is still to follow.
+    PostCopy, Retry, "leave both hosts alone until it has ended: the loss of either one loses the guest's memory";
+    /// The memory that is still to follow does not travel any more, or libvirt does not see that it does.
+    PostCopyFailed, Retry, "check the network between the hosts; it is taken up again by itself, as often as needed";
+    /// A part of the guest's memory is lost for good.
+    MemoryLost, AwaitChange, "end what is left of it on both hosts and start it on the target: its disks there are the current ones";
+
     // States worth a word.
     /// As it should be.
     AsExpected, Terminal, "";

@@ -59,6 +59,13 @@ pub enum Verdict {
     Copying,
     /// The source has paused for the switch and its job goes on: nothing may be aborted, destroyed or resumed.
     Switching,
+    /// The guest runs at the target, and the rest of its memory follows: nothing may be aborted, destroyed or resumed.
+    PostCopy,
+    /// The same, and nothing follows any more: libvirt is asked to go on, from the source.
+    RecoverPostCopy,
+    /// The guest ran at the target, and the end that had the rest of its memory is gone, or the one that ran it. Its
+    /// last writes are on the target's disks. Nothing is removed, and nobody starts it but a person.
+    MemoryLost,
     /// Only the target has the guest, and it runs there (or is paused, as it was before).
     Moved,
     /// The target runs it (or is paused, as it was before), and the source is off for good: what is there stays as it is.
@@ -139,6 +146,9 @@ pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
     if off {
         return decide_without(source, target, arrival);
     }
+    if let Some(verdict) = post_copy(source, target) {
+        return verdict;
+    }
     let (source, target) = match (source, target) {
         (Seen::Silent, Seen::Silent) => return Verdict::Wait(Waiting::BothSilent),
         // A source with a job needs no word from the target: libvirt is at work.
@@ -212,12 +222,15 @@ pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
 fn decide_without(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
     use Activity::{Paused, Running, ShuttingDown, Suspended};
     match (source, target) {
+        // The rest of its memory was in the machine that is off.
+        (Seen::Off, target) if is_post_copy(target) => Verdict::MemoryLost,
         (Seen::Off, Seen::Present(copy)) if copy.persistent => match copy.activity {
             Running | Suspended => Verdict::MovedSourceOff,
             Paused if arrival == Arrival::StaysPaused && waits(copy) => Verdict::MovedSourceOff,
             Paused if arrival == Arrival::Guarded && waits(copy) => Verdict::ResumeTarget,
             _ => Verdict::Wait(Waiting::SourceSilent),
         },
+        (source, Seen::Off) if is_post_copy(source) => Verdict::MemoryLost,
         (Seen::Present(copy), Seen::Off) if copy.job => with_job(copy),
         (Seen::Present(copy), Seen::Off) => match copy.activity {
             Running | Suspended | ShuttingDown => Verdict::StayedTargetSilent,
@@ -230,6 +243,51 @@ fn decide_without(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
         (Seen::Off, Seen::Silent) | (_, Seen::Off) => Verdict::Wait(Waiting::TargetSilent),
         _ => Verdict::Wait(Waiting::SourceSilent),
     }
+}
+
+/// What both ends of a guest ask for that has a part of its memory at each; nothing where neither end shows that.
+///
+/// From the first moment on the guest runs at the target: the source's copy is never the one to go on with, and libvirt
+/// does not let it. Whether the source has a job does not matter: libvirt keeps one on a copy that failed.
+fn post_copy(source: Seen, target: Seen) -> Option<Verdict> {
+    use Activity::{Crashed, Paused, Running, ShutOff, ShuttingDown, Suspended};
+    let there = present(target).filter(|_| is_post_copy(target));
+    match source {
+        Seen::Present(copy) if copy.activity == Paused && copy.why == Why::PostCopy => {
+            Some(Verdict::PostCopy)
+        }
+        Seen::Present(copy) if copy.activity == Paused && copy.why == Why::PostCopyFailed => {
+            Some(match target {
+                Seen::Silent | Seen::Off => Verdict::Wait(Waiting::TargetSilent),
+                Seen::Absent => Verdict::MemoryLost,
+                Seen::Present(target) => match target.activity {
+                    _ if there.is_some() => Verdict::RecoverPostCopy,
+                    ShutOff | Crashed => Verdict::MemoryLost,
+                    // Its last page has come.
+                    Running | Suspended | ShuttingDown | Paused => Verdict::Wait(Waiting::Settling),
+                },
+            })
+        }
+        Seen::Silent | Seen::Off => None,
+        Seen::Present(copy) if copy.activity.active() => None,
+        // All of its memory has left it.
+        Seen::Present(copy) if copy.why == Why::LeftByMigration => {
+            (there?.why == Why::PostCopyFailed).then_some(Verdict::Wait(Waiting::Settling))
+        }
+        // The target was looked at first: it may have had the last page just then.
+        Seen::Present(_) | Seen::Absent => Some(match there?.why {
+            Why::PostCopyFailed => Verdict::MemoryLost,
+            _ => Verdict::Wait(Waiting::Settling),
+        }),
+    }
+}
+
+/// Whether a copy shows that the other end has, or had, a part of the guest's memory.
+#[must_use]
+pub fn is_post_copy(seen: Seen) -> bool {
+    present(seen).is_some_and(|copy| {
+        copy.activity.active() && matches!(copy.why, Why::PostCopy | Why::PostCopyFailed)
+    })
 }
 
 /// Whether a paused copy has arrived: it is defined, and libvirt has nothing more to do to it.
@@ -262,7 +320,11 @@ fn never_switched(source: Copy) -> bool {
     source.activity == Activity::Running
         && !matches!(
             source.why,
-            Why::MigrationCanceled | Why::Unpaused | Why::Migrating | Why::PostcopyFailed
+            Why::MigrationCanceled
+                | Why::Unpaused
+                | Why::Migrating
+                | Why::PostCopy
+                | Why::PostCopyFailed
         )
 }
 
@@ -275,7 +337,7 @@ fn present(seen: Seen) -> Option<Copy> {
 
 fn with_job(source: Copy) -> Verdict {
     match (source.activity, source.why) {
-        (Activity::Paused, Why::Migrating | Why::PostcopyFailed) => Verdict::Switching,
+        (Activity::Paused, Why::Migrating) => Verdict::Switching,
         (Activity::ShutOff | Activity::Crashed, _) => Verdict::Wait(Waiting::Settling),
         _ => Verdict::Copying,
     }
@@ -462,6 +524,72 @@ mod tests {
                 Verdict::Wait(Waiting::SourceSilent),
             ),
             (
+                "memory follows",
+                with_job(Paused, Why::PostCopy),
+                at(Running, Why::PostCopy),
+                Verdict::PostCopy,
+            ),
+            (
+                "memory follows, target cut off",
+                with_job(Paused, Why::PostCopy),
+                Seen::Silent,
+                Verdict::PostCopy,
+            ),
+            (
+                "memory follows, source cut off",
+                Seen::Silent,
+                at(Running, Why::PostCopy),
+                Verdict::Wait(Waiting::SourceSilent),
+            ),
+            (
+                "target libvirtd killed while memory followed, or the link cut",
+                with_job(Paused, Why::PostCopyFailed),
+                at(Running, Why::PostCopy),
+                Verdict::RecoverPostCopy,
+            ),
+            (
+                "both QEMUs wait to be told to go on",
+                with_job(Paused, Why::PostCopyFailed),
+                at(Running, Why::PostCopyFailed),
+                Verdict::RecoverPostCopy,
+            ),
+            (
+                "the same, target still down",
+                with_job(Paused, Why::PostCopyFailed),
+                Seen::Silent,
+                Verdict::Wait(Waiting::TargetSilent),
+            ),
+            (
+                "all memory has followed, libvirt had lost sight of it",
+                at(ShutOff, Why::LeftByMigration),
+                at(Running, Why::Migrated),
+                Verdict::UndefineSource,
+            ),
+            (
+                "target QEMU killed while memory followed",
+                with_job(Paused, Why::PostCopyFailed),
+                at(Crashed, Why::Other),
+                Verdict::MemoryLost,
+            ),
+            (
+                "source QEMU killed while memory followed",
+                at(Crashed, Why::Other),
+                at(Running, Why::PostCopyFailed),
+                Verdict::MemoryLost,
+            ),
+            (
+                "source off for good while memory followed",
+                Seen::Off,
+                at(Running, Why::PostCopy),
+                Verdict::MemoryLost,
+            ),
+            (
+                "the last page came between the two looks",
+                Seen::Absent,
+                at(Running, Why::PostCopy),
+                Verdict::Wait(Waiting::Settling),
+            ),
+            (
                 "nothing anywhere",
                 Seen::Absent,
                 Seen::Absent,
@@ -557,6 +685,8 @@ mod tests {
             Why::MigrationCanceled,
             Why::Migrating,
             Why::StartingUp,
+            Why::PostCopy,
+            Why::PostCopyFailed,
             Why::Other,
         ];
         let mut all = vec![Seen::Silent, Seen::Off, Seen::Absent];
@@ -580,7 +710,11 @@ mod tests {
                     let verdict = decide(source, target, arrival);
                     let passive = matches!(
                         verdict,
-                        Verdict::Wait(_) | Verdict::Copying | Verdict::Switching
+                        Verdict::Wait(_)
+                            | Verdict::Copying
+                            | Verdict::Switching
+                            | Verdict::PostCopy
+                            | Verdict::MemoryLost
                     );
                     if source == Seen::Off || target == Seen::Off {
                         // Nothing is done but what the other end proves alone, and nothing to what is off.
@@ -603,6 +737,7 @@ mod tests {
                     if let Seen::Present(copy) = source
                         && copy.job
                     {
+                        let passive = passive || verdict == Verdict::RecoverPostCopy;
                         assert!(passive, "{source:?} {target:?} {verdict:?}");
                     }
                     if verdict == Verdict::ResumeTarget {

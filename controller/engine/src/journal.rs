@@ -181,6 +181,12 @@ impl Journal {
         }
     }
 
+    /// Whether the move may be switched to post-copy: not that of a guest that stands still, which needs no help.
+    #[must_use]
+    pub fn allows_post_copy(&self) -> bool {
+        self.arrival() == Arrival::Running && self.profile.spec.allows_post_copy()
+    }
+
     /// As text.
     #[must_use]
     pub fn text(&self) -> String {

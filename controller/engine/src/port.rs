@@ -273,7 +273,7 @@ impl Activity {
 /// Why a domain is in its state, as libvirt words it, where evidence depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Why {
-    /// running (migrated), running (post-copy): it came here by a migration.
+    /// running (migrated): it came here by a migration.
     Migrated,
     /// running (migration canceled): a migration away was taken back.
     MigrationCanceled,
@@ -281,14 +281,16 @@ pub enum Why {
     Unpaused,
     /// paused (migrating): either end of a migration.
     Migrating,
+    /// paused (post-copy) at the source, running (post-copy) at the target: each has a part of its memory.
+    PostCopy,
     /// paused (starting up).
     StartingUp,
     /// paused (user).
     ByUser,
     /// paused (I/O error): a full disk, mostly.
     IoError,
-    /// paused (post-copy failed), running (post-copy failed).
-    PostcopyFailed,
+    /// paused (post-copy failed), running (post-copy failed): the same, and nothing travels.
+    PostCopyFailed,
     /// shut off (shutdown): by the guest itself or on request.
     Shutdown,
     /// shut off (destroyed).
@@ -624,6 +626,10 @@ pub struct MigrateRequest {
     pub connections: u32,
     /// Whether the guest arrives paused, for us to start it.
     pub paused: bool,
+    /// Whether it may be switched to post-copy on its way.
+    pub post_copy: bool,
+    /// How this process reaches the target's hypervisor, where it is to drive the migration itself.
+    pub direct: Option<Endpoint>,
 }
 
 /// A running migration, seen at its source.
@@ -752,6 +758,12 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>>;
     /// The statistics of the last finished migration, at the target; they are kept.
     async fn completed(&self, domain: Uuid) -> PortResult<Option<CompletedFacts>>;
+    /// Switches a migration that may be to post-copy: the guest runs at the target from then on, and the rest of its memory
+    /// follows.
+    async fn start_post_copy(&self, domain: Uuid) -> PortResult<()>;
+    /// Takes a broken post-copy up again; `request` is what the migration began with. Returns when libvirt's own call
+    /// returns, however long. An error says nothing: the memory may travel all the same.
+    async fn recover_post_copy(&self, request: &MigrateRequest) -> PortResult<()>;
     /// Asks for the job to be aborted. Its success says nothing.
     async fn abort(&self, domain: Uuid) -> PortResult<()>;
 

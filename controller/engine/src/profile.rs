@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evenkeel_crds::{
     MigrationProfile, MigrationProfileSpec,
-    kinds::profile::{AppliedProfile, Compression, Convergence, Encryption, Switchover, Transport},
+    kinds::profile::{AppliedProfile, Compression, Switchover, Transport},
     names::HostName,
     reason::{Cause, Reason},
 };
@@ -18,6 +18,8 @@ const DEFAULT: &str = "default";
 const PARALLEL_COMPRESSION: [u32; 3] = [9, 4, 0];
 /// First QEMU that does.
 const MULTIFD_COMPRESSION: [u32; 3] = [5, 0, 0];
+/// First libvirt that takes a broken post-copy up again.
+const RECOVERY: [u32; 3] = [8, 5, 0];
 
 /// Every profile that is declared, and the hosts they are applied to.
 #[derive(Debug, Clone, Copy)]
@@ -112,23 +114,17 @@ pub(crate) fn unusable(spec: &MigrationProfileSpec) -> Option<Cause> {
     refusal(spec, &[])
 }
 
-/// Why what a profile asks for can't be done: by libvirt at all, by this version of ours, or at one of these ends.
+/// Why what a profile asks for can't be done: by libvirt at all, or at one of these ends.
 fn refusal(spec: &MigrationProfileSpec, ends: &[End<'_>]) -> Option<Cause> {
     pair(spec)
         .map(|sentence| Cause::new(Reason::ProfileNotApplicable, sentence))
-        .or_else(|| {
-            unbuilt(spec).map(|what| {
-                let sentence = format!("`{what}` is not supported by this version");
-                Cause::new(Reason::NotSupportedYet, sentence)
-            })
-        })
         .or_else(|| ends.iter().find_map(|end| older(spec, end)))
 }
 
 /// Two settings that libvirt does not take together, whatever its version; some versions take them and do something else.
 fn pair(spec: &MigrationProfileSpec) -> Option<&'static str> {
     let several = spec.connections > 1;
-    let post_copy = spec.convergence.contains(&Convergence::PostCopy);
+    let post_copy = spec.allows_post_copy();
     match spec.compression {
         Compression::Zstd | Compression::Zlib if !several => {
             return Some(
@@ -143,6 +139,7 @@ fn pair(spec: &MigrationProfileSpec) -> Option<&'static str> {
         _ => {}
     }
     if post_copy && several {
+        // libvirt takes it, and the target's QEMU (7.2) dies of it after the switch.
         return Some("`PostCopy` works on one connection only: set `connections` to 1");
     }
     if post_copy && spec.switchover == Switchover::Guarded {
@@ -150,56 +147,54 @@ fn pair(spec: &MigrationProfileSpec) -> Option<&'static str> {
             "`PostCopy` does not go with `switchover: Guarded`: it lets the target run before the source is gone",
         );
     }
-    if post_copy && spec.encryption == Encryption::Required {
+    if post_copy && spec.transport == Transport::Direct {
         return Some(
-            "`PostCopy` does not go with `encryption: Required`: libvirt can't have both for disks that are copied",
+            "`PostCopy` does not go with `transport: Direct`: the end of the controller would take the guest's memory with it",
         );
     }
     None
 }
 
-/// What a profile may say and this version does not do.
-fn unbuilt(spec: &MigrationProfileSpec) -> Option<&'static str> {
-    if spec.transport == Transport::Direct {
-        Some("transport: Direct")
-    } else if spec.convergence.contains(&Convergence::PostCopy) {
-        Some("convergence: [PostCopy]")
-    } else {
-        None
-    }
-}
-
 /// What an end's libvirt or QEMU is too old for.
 fn older(spec: &MigrationProfileSpec, end: &End<'_>) -> Option<Cause> {
-    if !matches!(spec.compression, Compression::Zstd | Compression::Zlib) {
-        return None;
+    let mut needs = Vec::new();
+    if let (Compression::Zstd | Compression::Zlib, Some(method)) =
+        (spec.compression, spec.compression.method())
+    {
+        let compression = format!("compression by {method}");
+        needs.push((
+            compression.clone(),
+            "libvirt",
+            end.libvirt,
+            PARALLEL_COMPRESSION,
+        ));
+        needs.push((compression, "QEMU", end.qemu, MULTIFD_COMPRESSION));
     }
-    let method = spec.compression.method().unwrap_or_default();
-    [
-        ("libvirt", end.libvirt, PARALLEL_COMPRESSION),
-        ("QEMU", end.qemu, MULTIFD_COMPRESSION),
-    ]
-    .into_iter()
-    .find(|(_, has, needs)| has < needs)
-    .map(|(what, has, needs)| {
-        let text = |[major, minor, patch]: [u32; 3]| format!("{major}.{minor}.{patch}");
-        Cause::new(
-            Reason::ProfileNotApplicable,
-            format!(
-                "compression by {method} needs {what} {}, and {} has {}",
-                text(needs),
-                end.host,
-                text(has)
-            ),
-        )
-    })
+    if spec.allows_post_copy() {
+        let post_copy = "`PostCopy`".to_owned();
+        needs.push((post_copy, "libvirt", end.libvirt, RECOVERY));
+    }
+    let (what, whose, has, needs) = needs.into_iter().find(|(.., has, needs)| has < needs)?;
+    let text = |[major, minor, patch]: [u32; 3]| format!("{major}.{minor}.{patch}");
+    Some(Cause::new(
+        Reason::ProfileNotApplicable,
+        format!(
+            "{what} needs {whose} {}, and {} has {}",
+            text(needs),
+            end.host,
+            text(has)
+        ),
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use evenkeel_crds::quantity::Span;
+    use evenkeel_crds::{
+        kinds::profile::{Convergence, Encryption},
+        quantity::Span,
+    };
 
     use super::*;
 
@@ -216,7 +211,7 @@ mod tests {
     #[test]
     fn pairs_and_versions() {
         use Compression::{Xbzrle, Zlib, Zstd};
-        use Reason::{NotSupportedYet, ProfileNotApplicable};
+        use Reason::ProfileNotApplicable;
         type Row<'a> = (
             &'a str,
             MigrationProfileSpec,
@@ -306,14 +301,17 @@ mod tests {
                     own.convergence.push(Convergence::PostCopy);
                     own.encryption = Encryption::Required;
                 }),
-                TRIXIE,
-                Some((ProfileNotApplicable, "encryption: Required")),
+                BOOKWORM,
+                None,
             ),
             (
-                "post-copy",
+                "post-copy, libvirt too old to take it up again",
                 spec(|own| own.convergence = vec![Convergence::PostCopy]),
-                TRIXIE,
-                Some((NotSupportedYet, "PostCopy")),
+                [8, 4, 0],
+                Some((
+                    ProfileNotApplicable,
+                    "`PostCopy` needs libvirt 8.5.0, and h2 has 8.4.0",
+                )),
             ),
             (
                 "encrypted",
@@ -324,8 +322,17 @@ mod tests {
             (
                 "direct",
                 spec(|own| own.transport = Transport::Direct),
+                BOOKWORM,
+                None,
+            ),
+            (
+                "direct, post-copy",
+                spec(|own| {
+                    own.convergence.push(Convergence::PostCopy);
+                    own.transport = Transport::Direct;
+                }),
                 TRIXIE,
-                Some((NotSupportedYet, "transport: Direct")),
+                Some((ProfileNotApplicable, "transport: Direct")),
             ),
             (
                 "guarded",

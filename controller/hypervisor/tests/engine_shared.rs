@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use evenkeel_crds::{
     MigrationPhase,
-    kinds::migration::{DiskPlacement, MigrationMode, SourceFiles},
+    kinds::{
+        migration::{DiskPlacement, MigrationMode, SourceFiles},
+        profile::Switchover,
+    },
     shared::Condition,
 };
 use evenkeel_hypervisor::sim::{Fleet, GIB, GuestPlan, HostPlan, MIB};
@@ -272,4 +275,29 @@ async fn a_drain_goes_where_the_storage_is() {
         .await;
     sleep(Duration::from_secs(10)).await;
     actor.clean(&[(guest, "h3")]).await;
+}
+
+/// The answer to Finish is lost, which doubles a guest under `Fast`: on files that both see it never runs twice, and how it is
+/// done is said on the move.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_doubles_no_guest_on_shared_storage() {
+    for seed in 40..50 {
+        let plans = [host("h1"), host("h2")];
+        let (fleet, desk, actor, guest) = one(seed, &plans, &only_shared()).await;
+        fleet.nature(|nature| nature.answer_lost = Some(true));
+        desk.migrate("m", "g1", Some("h2"));
+        actor
+            .until("it switches", 60, |_| {
+                matches!(fleet.phase(guest).as_deref(), Some("Finish" | "Confirm"))
+            })
+            .await;
+        fleet.kill_libvirtd("h2");
+        sleep(Duration::from_secs(5)).await;
+        fleet.start_libvirtd("h2");
+        actor.phase("m", MigrationPhase::Succeeded, 300).await;
+        assert!(!fleet.ever_ran_twice(guest));
+        let applied = actor.status("m").profile.unwrap().spec;
+        assert_eq!(applied.switchover, Switchover::Guarded);
+        assert_eq!(fleet.violations(), Vec::<String>::new());
+    }
 }

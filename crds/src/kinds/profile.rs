@@ -77,15 +77,16 @@ pub struct MigrationProfileSpec {
     /// Longest pause of the guest aimed at in the switch, 1ms to 2000s.
     #[serde(default = "downtime")]
     pub downtime: Span,
-    /// What is done where a copy does not converge, in this order. PostCopy is opt-in: a fault of either side then loses
-    /// the guest's memory.
+    /// What is done where a copy does not converge, in this order. PostCopy is opt-in: from the switch until all memory has
+    /// followed, the loss of either host loses the guest's memory, and the move can't be aborted.
     #[serde(default = "convergence")]
     #[schemars(
         length(max = 2),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub convergence: Vec<Convergence>,
-    /// Who starts the guest at the target.
+    /// Who starts the guest at the target. A guest with disks on storage that both hosts see moves as by Guarded, and without
+    /// PostCopy, whatever is said here: two that run would destroy its files.
     #[serde(default)]
     pub switchover: Switchover,
     /// How memory is compressed on its way.
@@ -98,7 +99,9 @@ pub struct MigrationProfileSpec {
     /// Whether memory and disks travel encrypted.
     #[serde(default)]
     pub encryption: Encryption,
-    /// Who drives the migration.
+    /// Who drives the migration. Under Direct it is the controller: hosts need no way to each other's libvirtd, only to the
+    /// address and ports of each other's QEMU. A migration dies with its controller; the next one does not take it over but
+    /// cleans up and begins anew, and a guest in the midst of its switch stands still until then.
     #[serde(default)]
     pub transport: Transport,
     /// How long a copy may take, and how long it may stand still.
@@ -128,6 +131,33 @@ impl Default for MigrationProfileSpec {
             attempts: five(),
             keep_source: Span::default(),
         }
+    }
+}
+
+impl MigrationProfileSpec {
+    /// Changes it so that the guest never runs at both ends, which on shared files destroys them: libvirt's own start at the
+    /// target does that where its answer is lost. Whether that changed anything.
+    pub fn guard(&mut self) -> bool {
+        let fast = self.switchover == Switchover::Fast;
+        self.switchover = Switchover::Guarded;
+        self.convergence
+            .retain(|help| *help != Convergence::PostCopy);
+        fast
+    }
+
+    /// Whether a move may be switched to post-copy.
+    #[must_use]
+    pub fn allows_post_copy(&self) -> bool {
+        self.convergence.contains(&Convergence::PostCopy)
+    }
+
+    /// Whether the guest is slowed down where that helps. Not behind PostCopy, which always ends the copy.
+    #[must_use]
+    pub fn slows_down(&self) -> bool {
+        let before = self.convergence.iter();
+        before
+            .take_while(|help| **help != Convergence::PostCopy)
+            .any(|help| *help == Convergence::AutoConverge)
     }
 }
 

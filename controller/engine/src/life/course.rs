@@ -39,6 +39,17 @@ impl Course {
         }
     }
 
+    /// All that is left follows after the switch.
+    pub(crate) fn follows(why: &Cause) -> Self {
+        Self {
+            answer: Answer::True,
+            cause: Cause::new(
+                Reason::PostCopy,
+                format!("switched to post-copy: {}", why.message),
+            ),
+        }
+    }
+
     pub(crate) fn diverges(sentence: impl Into<String>) -> Self {
         Self {
             answer: Answer::False,
@@ -133,10 +144,10 @@ pub(crate) enum Word {
 }
 
 impl Judge {
-    pub(crate) fn new(stall: Duration, help: &[Convergence]) -> Self {
+    pub(crate) fn new(stall: Duration, slows_down: bool) -> Self {
         Self {
             stall,
-            least: if help.contains(&Convergence::AutoConverge) {
+            least: if slows_down {
                 ITERATIONS_HELPED
             } else {
                 ITERATIONS
@@ -187,12 +198,12 @@ impl Judge {
         Course::diverges("it writes faster than is carried; AutoConverge slows its CPUs down")
     }
 
-    /// Why a stalled copy is given up: nothing that was declared helps any more.
-    pub(crate) fn given_up(&self, left: Bytes, help: &[Convergence]) -> Cause {
-        let tried = match (help, self.throttle) {
-            ([], _) => "no help is declared".to_owned(),
-            (_, 0) => format!("{} changed nothing", words(help)),
-            (_, percent) => {
+    /// Why a stalled copy is given up, or switched to post-copy.
+    pub(crate) fn given_up(&self, left: Bytes, slows_down: bool) -> Cause {
+        let tried = match (slows_down, self.throttle) {
+            (false, _) => "nothing slows it down".to_owned(),
+            (true, 0) => "AutoConverge changed nothing".to_owned(),
+            (true, percent) => {
                 format!("AutoConverge has slowed its CPUs down by {percent} percent")
             }
         };

@@ -8,6 +8,7 @@ mod clean;
 mod cold;
 mod course;
 mod luggage;
+mod post_copy;
 mod prepare;
 mod progress;
 mod release;
@@ -42,7 +43,7 @@ use crate::{
     clock::Clock,
     evidence::{self, Arrival, Seen, Verdict, decide},
     journal::Journal,
-    port::{Activity, DomainEvent, Hypervisor, JournalEntry, Mark, PortError},
+    port::{Activity, DomainEvent, Endpoint, Hypervisor, JournalEntry, Mark, PortError},
 };
 
 pub(crate) use clean::unreadable;
@@ -82,6 +83,8 @@ pub(crate) struct Order {
     /// How the source's hypervisor reaches the target's.
     pub(crate) target_uri: String,
     pub(crate) target_address: Option<String>,
+    /// How this process reaches the target's hypervisor, where it drives the migration itself.
+    pub(crate) direct: Option<Endpoint>,
     /// Whether memory and disks travel encrypted.
     pub(crate) encrypted: bool,
     /// How it is done.
@@ -104,6 +107,8 @@ pub(crate) enum Report {
     Dirtying(Bytes),
     /// Whether it converges.
     Course(Course),
+    /// How it is done, where that is not as the profile says.
+    Profile(AppliedProfile),
     /// What it brings into the target's pools besides the disks.
     Brings(BTreeMap<String, Bytes>),
     /// It can't go on for now and says why; nothing once it goes on.
@@ -291,8 +296,8 @@ impl Attempt {
             };
             self.enter(MigrationPhase::Copying);
             let hypervisor = self.order.source.hypervisor.clone();
-            let call = tokio::spawn(async move { hypervisor.migrate(&request).await });
-            self.watch(Some(call)).await
+            let call = async move { hypervisor.migrate(&request).await };
+            self.watch(Some(Box::pin(call))).await
         } else if self.is_cold() {
             let cause = Cause::new(
                 Reason::Interrupted,
@@ -541,6 +546,11 @@ impl Attempt {
         if at_source.is_ok() || at_target.is_ok() {
             *journal = noted;
         }
+    }
+
+    /// Whether the move may be switched to post-copy.
+    fn allows_post_copy(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::allows_post_copy)
     }
 
     fn aborted(&self) -> bool {

@@ -6,7 +6,6 @@ use std::{
 };
 
 use evenkeel_crds::{
-    kinds::profile::Convergence,
     quantity::Bytes,
     reason::{Cause, Reason},
 };
@@ -71,6 +70,10 @@ impl Attempt {
         self.check_others(&facts).await?;
         self.settle_shared(&mut facts, &pools).await?;
         let shared = sharing::directories(&facts);
+        let in_place = sharing::left_in_place(&facts);
+        if !in_place.is_empty() && self.order.profile.spec.guard() {
+            self.report(Report::Profile(self.order.profile.clone()));
+        }
         let mut disks = self.place(&facts, &pools)?;
         self.check_clashes(&facts, &disks).await?;
         let predicts = self.begin_prediction(&facts).await;
@@ -108,7 +111,7 @@ impl Attempt {
                 pool: journal_pool(&disks, &pools, &shared).ok_or_else(|| no_pool(&target.host))?,
             },
             disks,
-            shared: sharing::left_in_place(&facts),
+            shared: in_place,
             files,
             definition,
             autostart: facts.autostart,
@@ -145,7 +148,11 @@ impl Attempt {
             self.predict().await;
         }
         self.stop_if_aborted()?;
-        self.request(&facts)
+        let journal = self
+            .journal
+            .clone()
+            .ok_or_else(|| Cause::new(Reason::HypervisorError, "the journal is missing"))?;
+        Ok(Prepared::Live(Box::new(self.request(&journal))))
     }
 
     /// Begins to measure what the guest writes, where its copy is expected to take long. Whether it did.
@@ -554,13 +561,11 @@ impl Attempt {
         Ok(())
     }
 
-    fn request(&self, facts: &DomainFacts) -> Result<Prepared, Stop> {
-        let Some(journal) = &self.journal else {
-            return Err(Cause::new(Reason::HypervisorError, "the journal is missing").into());
-        };
+    /// What libvirt is asked for. The same again by whoever takes the move over.
+    pub(super) fn request(&self, journal: &Journal) -> MigrateRequest {
         let profile = &self.order.profile.spec;
-        Ok(Prepared::Live(Box::new(MigrateRequest {
-            domain: facts.uuid,
+        MigrateRequest {
+            domain: journal.guest,
             target_uri: self.order.target_uri.clone(),
             target_address: self.order.target_address.clone(),
             encrypted: self.order.encrypted,
@@ -573,11 +578,13 @@ impl Attempt {
             mark: self.mark(journal.id),
             bandwidth: profile.bandwidth,
             downtime: profile.downtime.0,
-            auto_converge: profile.convergence.contains(&Convergence::AutoConverge),
+            auto_converge: profile.slows_down(),
             compression: profile.compression,
             connections: profile.connections.max(1).unsigned_abs(),
             paused: journal.arrival() == Arrival::Guarded,
-        })))
+            post_copy: journal.allows_post_copy(),
+            direct: self.order.direct.clone(),
+        }
     }
 
     /// Ends an attempt that never began to copy: what was made is taken back.

@@ -7,23 +7,25 @@ use evenkeel_crds::{
     quantity::Bytes,
     reason::{Cause, Reason},
 };
-use tokio::{task::JoinHandle, time::Instant};
+use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::{
     Attempt, Ends, LOOK_AGAIN, Outcome,
     clean::{TakenBack, remove_own_files},
     course::{Course, Judge, Word, over_budget},
+    post_copy::{self, PostCopying},
     progress::Meter,
 };
 use crate::{
-    evidence::{Arrival, Seen, Verdict, Waiting},
+    evidence::{Arrival, Seen, Verdict, Waiting, is_post_copy},
     mutation::{Rule, broken},
     port::{Activity, DomainEvent, JobFacts, PortResult, Why},
 };
 
 /// What the loop remembers.
-struct Watched {
-    meter: Meter,
+pub(super) struct Watched {
+    pub(super) meter: Meter,
     judge: Judge,
     since: Instant,
     /// Since when memory is copied.
@@ -44,6 +46,14 @@ struct Watched {
     settling: Option<Instant>,
     /// Since when it switches.
     switching: Option<Instant>,
+    pub(super) post_copy: PostCopying,
+}
+
+impl Watched {
+    /// Whether the copy is to be aborted.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.by_user || self.cause.is_some()
+    }
 }
 
 /// How long a switch may take before somebody is told that it hangs.
@@ -56,7 +66,8 @@ pub(super) const CALM: Duration = Duration::from_secs(5);
 /// Nothing copied for this long, and the link may be dead.
 const LIVELY: Duration = Duration::from_secs(2);
 
-type Call = Option<JoinHandle<PortResult<()>>>;
+/// libvirt's own call. It ends with the task that follows it, as it does with the process.
+type Call = Option<BoxFuture<'static, PortResult<()>>>;
 
 impl Attempt {
     /// Follows the move to its end. `call` is libvirt's own call where this process made it.
@@ -66,7 +77,7 @@ impl Attempt {
             meter: Meter::new(memory, Bytes(self.carried)),
             judge: Judge::new(
                 self.order.profile.spec.budget.stall.0,
-                &self.order.profile.spec.convergence,
+                self.order.profile.spec.slows_down(),
             ),
             since: Instant::now(),
             memory: None,
@@ -78,6 +89,7 @@ impl Attempt {
             calm: None,
             settling: None,
             switching: None,
+            post_copy: PostCopying::default(),
         };
         let mut pause = Duration::from_millis(100);
         loop {
@@ -90,6 +102,7 @@ impl Attempt {
                 {
                     let _ = remove_own_files(journal, &self.order.source).await;
                 }
+                let recovered = watched.post_copy.returned(&result);
                 watched.arrived = result.is_ok();
                 if let Err(error) = result {
                     watched.uncertain = error.outcome_unknown();
@@ -97,14 +110,17 @@ impl Attempt {
                         "the migration from {} to {} failed: {error}",
                         self.order.source.host, self.order.target.host
                     );
-                    watched
-                        .cause
-                        .get_or_insert(Cause::new((&error).into(), what));
+                    if recovered {
+                        tracing::debug!(migration = %self.order.migration, %error, "recovery");
+                    } else {
+                        let cause = Cause::new((&error).into(), what);
+                        watched.cause.get_or_insert(cause);
+                    }
                 }
             }
             let late = self.switched
                 && watched.switching.get_or_insert_with(Instant::now).elapsed() >= SWITCH;
-            if call.is_some() && !late {
+            if call.is_some() && !late && !watched.post_copy.begun {
                 self.measure(&mut watched).await;
                 self.abort_if_asked(&mut watched).await;
                 continue;
@@ -128,7 +144,15 @@ impl Attempt {
                 self.wait_for(hanging(&self.order, target));
                 continue;
             }
+            if verdict == Verdict::PostCopy {
+                self.follow_post_copy(&mut watched).await;
+                continue;
+            }
             if call.is_some() {
+                if watched.post_copy.recovering && verdict == Verdict::RecoverPostCopy {
+                    self.measure_post_copy(&mut watched).await;
+                    continue;
+                }
                 // libvirt's call may never return from a switch that hangs; the ends tell when it is over.
                 if matches!(
                     verdict,
@@ -149,6 +173,12 @@ impl Attempt {
             }
             if let Some(outcome) = self.act(verdict, &mut watched).await {
                 return outcome;
+            }
+            if let Some(request) = watched.post_copy.request.take() {
+                let hypervisor = self.order.source.hypervisor.clone();
+                call = Some(Box::pin(async move {
+                    hypervisor.recover_post_copy(&request).await
+                }));
             }
         }
     }
@@ -174,7 +204,7 @@ impl Attempt {
             tokio::select! {
                 biased;
                 result = finished => {
-                    return Some(result.unwrap_or(Ok(())));
+                    return Some(result);
                 }
                 event = self.lines.events.recv() => match event {
                     Some((host, event)) => {
@@ -184,6 +214,11 @@ impl Attempt {
                                 self.switched = true;
                                 self.still_since.get_or_insert_with(Instant::now);
                                 self.enter(MigrationPhase::Switching);
+                            }
+                            // Under post-copy it runs long before libvirt's job has ended.
+                            DomainEvent::Resumed if !at_source && self.allows_post_copy() => {
+                                let since = self.still_since.map(|since| since.elapsed());
+                                self.stood_still = self.stood_still.or(since);
                             }
                             DomainEvent::Rebooted => self.rebooted = true,
                             DomainEvent::StoppedMigrated | DomainEvent::ResumedMigrated
@@ -236,8 +271,14 @@ impl Attempt {
         self.go_on();
         let hopeless = self.judge(&job, watched);
         // For the same reason only while the link is seen to carry something.
-        if !in_memory || still < LIVELY {
-            watched.cause = watched.cause.take().or(hopeless);
+        if in_memory && still >= LIVELY {
+            return;
+        }
+        match hopeless {
+            Some(cause) if in_memory && self.allows_post_copy() => {
+                self.start_post_copy(watched, &cause).await;
+            }
+            hopeless => watched.cause = watched.cause.take().or(hopeless),
         }
     }
 
@@ -264,7 +305,7 @@ impl Attempt {
                 late
             }
             Word::Stalled => {
-                let cause = watched.judge.given_up(left, &profile.convergence);
+                let cause = watched.judge.given_up(left, profile.slows_down());
                 self.goes(Course::diverges(&cause.message));
                 late.or(Some(cause))
             }
@@ -274,7 +315,7 @@ impl Attempt {
     /// Asks libvirt to abort, again and again, until the job is gone or the switch has begun.
     async fn abort_if_asked(&mut self, watched: &mut Watched) {
         watched.by_user |= self.aborted();
-        let wanted = watched.by_user || watched.cause.is_some();
+        let wanted = watched.is_given_up();
         let lately = watched
             .asked
             .is_some_and(|asked| asked.elapsed() < Duration::from_secs(2));
@@ -295,8 +336,8 @@ impl Attempt {
             return false;
         }
         let glance = self.order.source.hypervisor.glance(self.order.guest).await;
-        let paused = |why| matches!(why, Why::Migrating | Why::PostcopyFailed);
-        matches!(glance, Ok(Some(copy)) if copy.activity != Activity::Paused || !paused(copy.why))
+        let left = |why| matches!(why, Why::Migrating | Why::PostCopy | Why::PostCopyFailed);
+        matches!(glance, Ok(Some(copy)) if copy.activity != Activity::Paused || !left(copy.why))
     }
 
     /// Does what the evidence asks for. An outcome where the move is over.
@@ -317,13 +358,15 @@ impl Attempt {
             return None;
         }
         match verdict {
-            Verdict::Copying | Verdict::Switching if self.foreign => self.wait_for(Cause::new(
-                Reason::JobActive,
-                format!(
-                    "libvirt has a job on the guest on {} that is not ours",
-                    source.host
-                ),
-            )),
+            Verdict::Copying | Verdict::Switching | Verdict::RecoverPostCopy if self.foreign => {
+                self.wait_for(Cause::new(
+                    Reason::JobActive,
+                    format!(
+                        "libvirt has a job on the guest on {} that is not ours",
+                        source.host
+                    ),
+                ))
+            }
             Verdict::Copying => {
                 self.enter(MigrationPhase::Copying);
                 self.measure(watched).await;
@@ -332,6 +375,13 @@ impl Attempt {
             Verdict::Switching => {
                 self.switched = true;
                 self.enter(MigrationPhase::Switching);
+            }
+            Verdict::PostCopy => self.follow_post_copy(watched).await,
+            Verdict::RecoverPostCopy => self.recover_post_copy(watched).await,
+            Verdict::MemoryLost => self.wait_for(post_copy::memory_lost(&order)),
+            // It may have run at the target: what is there is not ours to take for a leftover.
+            Verdict::UndefineTargetLeftover if self.allows_post_copy() => {
+                self.wait_for(post_copy::left_at_target(&order));
             }
             Verdict::Moved => return self.conclude().await,
             Verdict::MovedSourceOff => return self.conclude_without_source().await,
@@ -523,6 +573,9 @@ impl Attempt {
             Verdict::RunsTwice
             | Verdict::Copying
             | Verdict::Switching
+            | Verdict::PostCopy
+            | Verdict::RecoverPostCopy
+            | Verdict::MemoryLost
             | Verdict::Moved
             | Verdict::Lost
             | Verdict::Wait(_) => false,
@@ -545,7 +598,7 @@ impl Attempt {
     }
 
     /// Claim proven and the same evidence seen again: then an act at one end may be done.
-    async fn may_act(&mut self, verdict: Verdict, at_source: bool) -> bool {
+    pub(super) async fn may_act(&mut self, verdict: Verdict, at_source: bool) -> bool {
         if let Err(cause) = self.prove_claim(at_source).await {
             let lost = cause.reason == Reason::ClaimedByOther;
             self.wait_for(cause);
@@ -558,7 +611,7 @@ impl Attempt {
         self.look().await.verdict == verdict
     }
 
-    fn note(&self, act: &str, result: PortResult<()>) {
+    pub(super) fn note(&self, act: &str, result: PortResult<()>) {
         match result {
             Ok(()) => tracing::info!(migration = %self.order.migration, act, "done on evidence"),
             Err(error) => {
@@ -570,6 +623,9 @@ impl Attempt {
 
 /// The cause for a move whose ends show what libvirt does not leave by itself.
 fn unsettled(order: &super::Order, source: Seen, target: Seen) -> Cause {
+    if is_post_copy(target) {
+        return post_copy::memory_lost(order);
+    }
     let shows = |seen: Seen| match seen {
         Seen::Silent | Seen::Off => "does not answer".to_owned(),
         Seen::Absent => "has no copy".to_owned(),

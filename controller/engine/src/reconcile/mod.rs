@@ -396,6 +396,7 @@ impl Reconciler {
             Report::Brings(files) => state.brings(files),
             Report::Waiting(cause) => state.waiting = cause,
             Report::Dirtying(rate) => state.status.dirty_rate = Some(rate),
+            Report::Profile(profile) => state.status.profile = Some(profile),
             Report::Course(course) => state.course = Some(course),
             Report::Ended(outcome) => self.ended(name, *outcome, now),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evenkeel_crds::{
     GuestMigrationSpec,
-    kinds::profile::AppliedProfile,
+    kinds::profile::{AppliedProfile, Transport},
     names::{HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
@@ -190,6 +190,8 @@ impl Reconciler {
             pools,
             target_uri,
             target_address,
+            direct: (profile.spec.transport == Transport::Direct)
+                .then(|| self.hosts[&target].endpoint.clone()),
             encrypted: encrypted.unwrap_or_default(),
             rate: rate(&profile, [&self.hosts[&source], &self.hosts[&target]]),
             profile,

@@ -12,7 +12,7 @@ use std::{
 
 use evenkeel_crds::{kinds::profile::Compression, quantity::Bytes};
 use evenkeel_engine::port::{
-    CompletedFacts, Fault, JobFacts, MigrateRequest, PortError, PortResult,
+    CompletedFacts, Endpoint, Fault, JobFacts, MigrateRequest, PortError, PortResult,
 };
 use uuid::Uuid;
 use virt::{connect::Connect, domain::Domain, sys};
@@ -25,8 +25,8 @@ use super::{
     fault::{Doing, OrFault, port_error},
     keys::Reach,
     link,
-    raw::{self, Migration},
-    uri,
+    raw::{self, Connection, Migration},
+    uri::{self, HypervisorUri},
     worker::guarded,
 };
 
@@ -40,18 +40,10 @@ const SPEED_PAUSE: Duration = Duration::from_millis(200);
 /// Of its own, for the call takes one of the few requests that libvirtd serves a client at a time for as long as the
 /// migration lasts.
 pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()> {
-    let invalid =
-        |cause: evenkeel_crds::reason::Cause| PortError::new(Fault::Invalid, cause.message);
-    // Whether plain TCP is allowed was decided where the Host was read.
-    let target = uri::check_uri(&request.target_uri, true).map_err(invalid)?;
-    // Left to itself, libvirt takes the target's own hostname, which need not lead anywhere.
-    let address = match &request.target_address {
-        Some(address) => uri::check_address(address).map_err(invalid)?,
-        None => target.host().to_owned(),
-    };
-    let address = format!("tcp://{}", uri::bracketed(&address));
+    let way = Way::of(request)?;
     link::knock(source, KNOCK)?;
     let connection = link::open(source)?;
+    let there = request.direct.as_ref().map(open_target).transpose()?;
     let domain = domain::find(&connection, request.domain)?;
     let secret = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_MIGRATABLE;
     let live = domain.xml_desc(secret).or_fault()?;
@@ -82,11 +74,8 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
             .spawn(move || guarded(|| speed_up(&source, uuid, limit, &ended)));
     }
     let migration = Migration {
-        target_uri: &target.for_libvirt(&[]),
-        flags: flags(request),
-        address: &address,
-        live_xml: &live,
-        persistent_xml: &persistent,
+        live_xml: Some(&live),
+        persistent_xml: Some(&persistent),
         disks: request
             .disks
             .iter()
@@ -95,22 +84,96 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
         bandwidth: share.map(mib),
         compression: request.compression.method(),
         connections: (request.connections > 1).then_some(request.connections),
-        // Left to itself, libvirt expects the address in the certificate, and with several connections nothing sound.
-        tls_destination: request.encrypted.then(|| target.host()),
+        direct: there.as_deref(),
+        ..way.migration(request, flags(request))
     };
     let outcome = raw::migrate(&domain, &migration);
     ended.store(true, Ordering::Relaxed);
-    outcome.map_err(|error| {
-        let ended = port_error(Doing::Migrate, &error);
-        // The same words come from our own connection and from the one between the two hosts.
-        if !connection.is_alive().unwrap_or(false) {
-            PortError::new(Fault::Unreachable, ended.message)
-        } else if ended.fault == Fault::Unreachable {
-            PortError::new(Fault::PeerFailed, ended.message)
-        } else {
-            ended
+    outcome.map_err(|error| ended_by(&connection, &error))
+}
+
+/// Takes a broken post-copy up again, over a connection of its own. The target has all but memory.
+pub(crate) fn recover(source: &Reach, request: &MigrateRequest) -> PortResult<()> {
+    let way = Way::of(request)?;
+    link::knock(source, KNOCK)?;
+    let connection = link::open(source)?;
+    let domain = domain::find(&connection, request.domain)?;
+    let flags = flags(request) | sys::VIR_MIGRATE_POSTCOPY_RESUME;
+    raw::migrate(&domain, &way.migration(request, flags))
+        .map_err(|error| ended_by(&connection, &error))
+}
+
+/// A connection of our own to the target, where we drive.
+fn open_target(target: &Endpoint) -> PortResult<Connection> {
+    let uri = uri::check_uri(&target.uri, true)
+        .map_err(|cause| PortError::new(Fault::Invalid, cause.message))?;
+    let reach = Reach {
+        uri,
+        credentials: target.credentials.clone(),
+    };
+    let opened = link::knock(&reach, KNOCK).and_then(|()| link::open(&reach));
+    opened.map_err(|error| PortError::new(Fault::PeerFailed, error.message))
+}
+
+/// How a migration gets to its target.
+struct Way {
+    target: HypervisorUri,
+    target_uri: String,
+    address: String,
+}
+
+impl Way {
+    fn of(request: &MigrateRequest) -> PortResult<Self> {
+        let invalid =
+            |cause: evenkeel_crds::reason::Cause| PortError::new(Fault::Invalid, cause.message);
+        // Whether plain TCP is allowed was decided where the Host was read.
+        let target = uri::check_uri(&request.target_uri, true).map_err(invalid)?;
+        // Left to itself, libvirt takes the target's own hostname, which need not lead anywhere.
+        let address = match &request.target_address {
+            Some(address) => uri::check_address(address).map_err(invalid)?,
+            None => target.host().to_owned(),
+        };
+        Ok(Self {
+            target_uri: target.for_libvirt(&[]),
+            address: format!("tcp://{}", uri::bracketed(&address)),
+            target,
+        })
+    }
+
+    /// A migration that is told nothing but the way.
+    fn migration(&self, request: &MigrateRequest, flags: u32) -> Migration<'_> {
+        Migration {
+            target_uri: &self.target_uri,
+            direct: None,
+            flags,
+            address: &self.address,
+            // Left to itself, libvirt expects the address in the certificate, and with several connections nothing sound.
+            tls_destination: request.encrypted.then(|| self.target.host()),
+            live_xml: None,
+            persistent_xml: None,
+            disks: Vec::new(),
+            bandwidth: None,
+            post_copy_bandwidth: request
+                .bandwidth
+                .filter(|_| request.post_copy)
+                .map(|limit| mib(limit.0)),
+            compression: None,
+            connections: None,
         }
-    })
+    }
+}
+
+/// Why libvirt's call ended.
+fn ended_by(connection: &Connection, error: &virt::error::Error) -> PortError {
+    let ended = port_error(Doing::Migrate, error);
+    // The same words come from our own connection and from the one between the two hosts.
+    if !connection.is_alive().unwrap_or(false) {
+        PortError::new(Fault::Unreachable, ended.message)
+    } else if ended.fault == Fault::Unreachable {
+        PortError::new(Fault::PeerFailed, ended.message)
+    } else {
+        ended
+    }
 }
 
 /// Whole MiB, at least one.
@@ -139,10 +202,12 @@ fn speed_up(source: &Reach, uuid: Uuid, limit: Bytes, ended: &AtomicBool) -> Por
 
 fn flags(request: &MigrateRequest) -> u32 {
     let mut flags = sys::VIR_MIGRATE_LIVE
-        | sys::VIR_MIGRATE_PEER2PEER
         | sys::VIR_MIGRATE_PERSIST_DEST
         | sys::VIR_MIGRATE_UNDEFINE_SOURCE
         | sys::VIR_MIGRATE_ABORT_ON_ERROR;
+    if request.direct.is_none() {
+        flags |= sys::VIR_MIGRATE_PEER2PEER;
+    }
     if !request.disks.is_empty() {
         flags |= if request.incremental {
             sys::VIR_MIGRATE_NON_SHARED_INC
@@ -161,6 +226,9 @@ fn flags(request: &MigrateRequest) -> u32 {
     }
     if request.paused {
         flags |= sys::VIR_MIGRATE_PAUSED;
+    }
+    if request.post_copy {
+        flags |= sys::VIR_MIGRATE_POSTCOPY;
     }
     if request.connections > 1 {
         flags |= sys::VIR_MIGRATE_PARALLEL;

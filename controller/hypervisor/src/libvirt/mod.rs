@@ -460,6 +460,18 @@ impl Hypervisor for Host {
         .await
     }
 
+    async fn start_post_copy(&self, domain: Uuid) -> PortResult<()> {
+        self.act(domain, raw::start_post_copy).await
+    }
+
+    async fn recover_post_copy(&self, request: &MigrateRequest) -> PortResult<()> {
+        let request = request.clone();
+        self.alone("move", move |session| {
+            migrate::recover(&session.reach(), &request)
+        })
+        .await
+    }
+
     async fn abort(&self, domain: Uuid) -> PortResult<()> {
         self.act(domain, raw::abort_job).await
     }

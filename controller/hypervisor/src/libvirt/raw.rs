@@ -677,19 +677,35 @@ pub(crate) fn abort_job(domain: &Domain) -> Result<(), Error> {
     }
 }
 
+/// Switches the domain's migration to post-copy.
+pub(crate) fn start_post_copy(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain lives.
+    let done = unsafe { sys::virDomainMigrateStartPostCopy(domain.as_ptr(), 0) };
+    if done < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// What `migrate` is called with.
 #[derive(Debug)]
 pub(crate) struct Migration<'a> {
     pub(crate) target_uri: &'a str,
+    /// The target, where we drive.
+    pub(crate) direct: Option<&'a Connect>,
     pub(crate) flags: u32,
     pub(crate) address: &'a str,
     /// The name that the target's certificate has to bear; nothing where the move is not encrypted.
     pub(crate) tls_destination: Option<&'a str>,
-    pub(crate) live_xml: &'a str,
-    pub(crate) persistent_xml: &'a str,
+    /// The definitions that the target gets; nothing where it has them.
+    pub(crate) live_xml: Option<&'a str>,
+    pub(crate) persistent_xml: Option<&'a str>,
     pub(crate) disks: Vec<&'a str>,
     /// In MiB per second.
     pub(crate) bandwidth: Option<u64>,
+    /// The same for memory that follows by post-copy.
+    pub(crate) post_copy_bandwidth: Option<u64>,
     /// libvirt's word for how memory is compressed.
     pub(crate) compression: Option<&'a str>,
     /// Connections for memory, where they are several.
@@ -700,8 +716,12 @@ pub(crate) struct Migration<'a> {
 pub(crate) fn migrate(domain: &Domain, migration: &Migration<'_>) -> Result<(), Error> {
     let target = CString::new(migration.target_uri)?;
     let mut parameters = Parameters::new();
-    parameters.text(sys::VIR_MIGRATE_PARAM_DEST_XML, migration.live_xml)?;
-    parameters.text(sys::VIR_MIGRATE_PARAM_PERSIST_XML, migration.persistent_xml)?;
+    if let Some(xml) = migration.live_xml {
+        parameters.text(sys::VIR_MIGRATE_PARAM_DEST_XML, xml)?;
+    }
+    if let Some(xml) = migration.persistent_xml {
+        parameters.text(sys::VIR_MIGRATE_PARAM_PERSIST_XML, xml)?;
+    }
     parameters.text(sys::VIR_MIGRATE_PARAM_URI, migration.address)?;
     if let Some(name) = migration.tls_destination {
         parameters.text(sys::VIR_MIGRATE_PARAM_TLS_DESTINATION, name)?;
@@ -712,12 +732,33 @@ pub(crate) fn migrate(domain: &Domain, migration: &Migration<'_>) -> Result<(), 
     if let Some(bandwidth) = migration.bandwidth {
         parameters.number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth)?;
     }
+    if let Some(bandwidth) = migration.post_copy_bandwidth {
+        parameters.number(sys::VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY, bandwidth)?;
+    }
     if let Some(method) = migration.compression {
         parameters.text(sys::VIR_MIGRATE_PARAM_COMPRESSION, method)?;
     }
     if let Some(connections) = migration.connections {
         let connections = c_int::try_from(connections).unwrap_or(c_int::MAX);
         parameters.integer(sys::VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, connections)?;
+    }
+    if let Some(there) = migration.direct {
+        // SAFETY: the domain and both connections live and are used by this thread alone; parameters outlive the call.
+        // What it returns is ours to free.
+        unsafe {
+            let arrived = sys::virDomainMigrate3(
+                domain.as_ptr(),
+                there.as_ptr(),
+                parameters.list,
+                parameters.length as c_uint,
+                migration.flags as c_uint,
+            );
+            if arrived.is_null() {
+                return Err(Error::last_error());
+            }
+            sys::virDomainFree(arrived);
+        }
+        return Ok(());
     }
     // SAFETY: the domain lives; target and parameters outlive the call, which only reads them.
     let done = unsafe {

@@ -260,6 +260,8 @@ impl Fleet {
             compression: Compression::None,
             connections: 1,
             paused: false,
+            post_copy: false,
+            direct: None,
             incremental: false,
         };
         self.world()

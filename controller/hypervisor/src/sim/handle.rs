@@ -39,6 +39,10 @@ fn domain_of<'a>(world: &'a mut World, host: &str, uuid: Uuid) -> PortResult<&'a
     world.domain(host, uuid).ok_or_else(|| missing("Domain"))
 }
 
+/// Begins something at a host, towards a target, whose end is told through the sender.
+type Begin =
+    fn(&mut World, &str, &str, &MigrateRequest, oneshot::Sender<PortResult<()>>) -> PortResult<()>;
+
 impl Handle {
     pub(super) async fn look_at<T: Send + 'static>(
         &self,
@@ -53,6 +57,27 @@ impl Handle {
         change: impl FnOnce(&mut World, &str) -> PortResult<T> + Send + 'static,
     ) -> PortResult<T> {
         self.call(CALL, Waits::Nothing, change).await
+    }
+
+    /// Begins what a migration's client waits for, and waits for it.
+    async fn client_of(&self, request: &MigrateRequest, begin: Begin) -> PortResult<()> {
+        let (answer, answered) = oneshot::channel();
+        let request = request.clone();
+        let generation = self
+            .call(CALL, Waits::Nothing, move |world, host| {
+                let target = machine_of(&request.target_uri)
+                    .ok_or_else(|| PortError::new(Fault::Invalid, "no such URI"))?;
+                begin(world, host, target, &request, answer)?;
+                Ok(world.machines[host].generation)
+            })
+            .await?;
+        tokio::select! {
+            biased;
+            Ok(result) = answered => result,
+            () = self.broken(generation, PATIENCE) => {
+                Err(PortError::new(Fault::Unreachable, "Disconnected: End of file while reading data"))
+            }
+        }
     }
 
     /// Changes a domain's definition, which a job may hold.
@@ -311,30 +336,32 @@ impl Hypervisor for Handle {
     }
 
     async fn migrate(&self, request: &MigrateRequest) -> PortResult<()> {
-        let (answer, answered) = oneshot::channel();
-        let request = request.clone();
-        let generation = self
-            .call(CALL, Waits::Nothing, move |world, host| {
-                let target = machine_of(&request.target_uri)
-                    .ok_or_else(|| PortError::new(Fault::Invalid, "no such URI"))?;
-                world.migrate(host, target, &request, false, answer)?;
-                Ok(world.machines[host].generation)
-            })
-            .await?;
-        tokio::select! {
-            biased;
-            Ok(result) = answered => result,
-            () = self.broken(generation, PATIENCE) => {
-                Err(PortError::new(Fault::Unreachable, "Disconnected: End of file while reading data"))
-            }
-        }
+        self.client_of(request, |world, host, target, request, answer| {
+            world.migrate(host, target, request, false, answer)
+        })
+        .await
+    }
+
+    async fn start_post_copy(&self, domain: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            let job = domain_of(world, host, domain)?.job;
+            world.start_post_copy(job)
+        })
+        .await
+    }
+
+    async fn recover_post_copy(&self, request: &MigrateRequest) -> PortResult<()> {
+        self.client_of(request, |world, host, target, request, answer| {
+            let job = domain_of(world, host, request.domain)?.job;
+            world.recover_post_copy(job, target, answer)
+        })
+        .await
     }
 
     async fn measure_dirtying(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| domain_of(world, host, domain).map(|_| ()))
             .await
     }
-
     async fn dirtying(&self, domain: Uuid) -> PortResult<Option<Bytes>> {
         self.look_at(move |world, _| world.guests.get(&domain).map(|guest| Bytes(guest.dirty)))
             .await

@@ -161,10 +161,10 @@ impl World {
 
     /// Notes that a program aborted a switch that had begun long enough for it to know before the call was sent.
     pub(super) fn object_to_abort(&mut self, guest: Uuid, sent: Instant) {
-        use Phase::{Confirm, Finish, Stuck, Switch};
+        use Phase::{Confirm, Finish, PostCopy, Stuck, Switch};
         let known = |own: &super::migration::Move| {
             own.guest == guest
-                && matches!(own.phase, Switch | Finish | Confirm | Stuck)
+                && matches!(own.phase, Switch | Finish | Confirm | PostCopy | Stuck)
                 && sent.saturating_duration_since(own.paused_at) > KNOWN
         };
         if self.moves.values().any(known) {

@@ -11,7 +11,10 @@ use evenkeel_engine::port::{
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
-use super::world::{Disk, Domain, File, Kind, Qemu, Reach, World};
+use super::{
+    post_copy::PostCopy,
+    world::{Disk, Domain, File, Kind, Qemu, Reach, World},
+};
 
 /// How often the world moves on.
 pub(super) const TICK: Duration = Duration::from_millis(20);
@@ -38,6 +41,8 @@ pub enum Phase {
     Confirm,
     /// The source's QEMU is being ended.
     End,
+    /// The target runs, and the rest of its memory follows.
+    PostCopy,
     /// The source is paused for ever with its job.
     Stuck,
 }
@@ -51,7 +56,7 @@ pub(super) struct Move {
     /// Path at the target, and bytes to copy; nothing where it is left in place.
     disks: Vec<(String, Option<u64>)>,
     incremental: bool,
-    mark: Option<Mark>,
+    pub(super) mark: Option<Mark>,
     limit: Option<u64>,
     downtime: Duration,
     converge: bool,
@@ -61,8 +66,8 @@ pub(super) struct Move {
     disks_total: u64,
     disks_done: u64,
     memory_total: u64,
-    memory_done: u64,
-    memory_left: u64,
+    pub(super) memory_done: u64,
+    pub(super) memory_left: u64,
     dirtied: u64,
     /// What the guest dirties per second, throttled and not.
     dirty: u64,
@@ -75,7 +80,11 @@ pub(super) struct Move {
     pub(super) silent: Option<Instant>,
     /// After a silence: until when TCP waits to send again.
     pub(super) slow: Option<Instant>,
-    answer: Option<oneshot::Sender<PortResult<()>>>,
+    pub(super) answer: Option<oneshot::Sender<PortResult<()>>>,
+    /// Its client drives it, and it dies with that.
+    direct: bool,
+    /// What is special to post-copy.
+    pub(super) post_copy: PostCopy,
 }
 
 impl Move {
@@ -86,8 +95,15 @@ impl Move {
         }
     }
 
+    /// Whether the client that drove it is gone, and what it had to say was not said yet.
+    pub(super) fn is_left(&self) -> bool {
+        let gone = self.answer.as_ref().is_some_and(oneshot::Sender::is_closed);
+        self.direct && gone && !matches!(self.phase, Phase::End | Phase::Stuck)
+    }
+
     pub(super) fn facts(&self) -> JobFacts {
-        let counted = self.memory_left < self.memory_total || self.phase == Phase::Memory;
+        let counted = self.memory_left < self.memory_total
+            || matches!(self.phase, Phase::Memory | Phase::PostCopy);
         JobFacts {
             disk_done: Bytes(self.disks_done),
             disk_total: Bytes(self.disks_total),
@@ -102,7 +118,7 @@ impl Move {
     }
 }
 
-fn refused(fault: Fault, message: impl Into<String>) -> PortError {
+pub(super) fn refused(fault: Fault, message: impl Into<String>) -> PortError {
     PortError::new(fault, message)
 }
 
@@ -197,6 +213,8 @@ impl World {
             silent: None,
             slow: None,
             answer: Some(answer),
+            direct: request.direct.is_some(),
+            post_copy: PostCopy::new(request.post_copy),
         };
         self.moves.insert(id, own);
         if !by_hand {
@@ -320,7 +338,7 @@ impl World {
     fn share(&self, id: u64) -> u64 {
         let moving = |host: &str| {
             let copies = |other: &&Move| {
-                matches!(other.phase, Phase::Disks | Phase::Memory)
+                matches!(other.phase, Phase::Disks | Phase::Memory | Phase::PostCopy)
                     && (other.source == host || other.target == host)
             };
             self.moves.values().filter(copies).count().max(1) as u64
@@ -374,6 +392,7 @@ impl World {
                     self.switch(id);
                 }
             }
+            Phase::PostCopy => self.copy_after(id, bytes),
             Phase::Switch if over => {
                 own.memory_done += own.memory_left;
                 own.memory_left = 0;
@@ -452,7 +471,7 @@ impl World {
         }
     }
 
-    fn switch(&mut self, id: u64) {
+    pub(super) fn switch(&mut self, id: u64) {
         let pause = self.chance.millis(40, 150);
         let Some(own) = self.moves.get_mut(&id) else {
             return;

@@ -12,6 +12,7 @@ mod handle;
 mod laws;
 mod line;
 mod migration;
+mod post_copy;
 mod spec;
 mod trouble;
 mod truth;

@@ -12,13 +12,13 @@ use super::{
 };
 
 /// How long a libvirtd without sign of life is taken for alive by its peer: keepalive 5 s x 5, and a little.
-const KEEPALIVE: Duration = Duration::from_secs(28);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(28);
 /// How long TCP waits at most after a silence before it sends again.
 const SLOW_START: Duration = Duration::from_secs(13);
 
 /// What has befallen a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+pub(super) enum Trouble {
     SourceOff,
     SourceDown,
     SourceStopped,
@@ -32,7 +32,7 @@ enum Trouble {
     Aborted,
 }
 
-fn closed() -> PortError {
+pub(super) fn closed() -> PortError {
     PortError::new(
         Fault::PeerFailed,
         "operation failed: client socket is closed",
@@ -56,6 +56,7 @@ impl World {
             Phase::Finish => self.in_finish(id, trouble),
             Phase::Confirm => self.in_confirm(id, trouble),
             Phase::End => self.in_end(id, trouble),
+            Phase::PostCopy => self.in_post_copy(id, trouble),
             Phase::Stuck => {
                 if matches!(trouble, Trouble::SourceOff | Trouble::SourceStopped) {
                     self.moves.remove(&id);
@@ -78,7 +79,8 @@ impl World {
         let now = Instant::now();
         let trouble = if !source.powered {
             Some(Trouble::SourceOff)
-        } else if source.daemon == Daemon::Down {
+        // A client's end does to both ends what the source's libvirtd's does.
+        } else if source.daemon == Daemon::Down || own.is_left() {
             Some(Trouble::SourceDown)
         } else if stopped(source.domains.get(&own.guest)) {
             Some(Trouble::SourceStopped)

@@ -60,6 +60,8 @@ async fn a_guest_moves_and_comes_back_thin() {
             compression: Compression::None,
             connections: 1,
             paused: false,
+            post_copy: false,
+            direct: None,
             incremental: false,
         };
         let begun = Instant::now();
@@ -255,6 +257,8 @@ async fn many_moves() {
             compression: Compression::None,
             connections: 1,
             paused: false,
+            post_copy: false,
+            direct: None,
             incremental: false,
         };
         if let Ok(after) = std::env::var("EVENKEEL_TEST_ABORT") {
@@ -348,6 +352,8 @@ async fn what_a_migration_is_refused_for() {
         compression: Compression::None,
         connections: 1,
         paused: false,
+        post_copy: false,
+        direct: None,
         incremental: false,
     };
     let refused = from.handle.migrate(&request).await.unwrap_err();

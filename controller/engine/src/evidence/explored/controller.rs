@@ -1,7 +1,7 @@
 //! What the program does with a verdict: the acts of `life/watch.rs`, `life/clean.rs` and `life/prepare.rs`, one
 //! step each, so that the world may move between any two of them.
 
-use super::world::{Answer, Fate, Newest, Phase, Qemu, Side, World};
+use super::world::{Answer, Fate, Memory, Newest, Phase, Qemu, Side, World};
 use crate::{
     evidence::{Arrival, Copy, Seen, Verdict},
     port::{Activity, Why},
@@ -89,15 +89,17 @@ pub(super) enum Act {
     Restart,
     /// A second move, to a third host, from its first step to its last.
     MovesElsewhere,
+    SwitchesToPostCopy,
 }
 
-pub(super) const ACTS: [Act; 10] = [
+pub(super) const ACTS: [Act; 11] = [
     Act::Begin,
     Act::CallReturns,
     Act::Look,
     Act::Do,
     Act::Restart,
     Act::MovesElsewhere,
+    Act::SwitchesToPostCopy,
     Act::GiveUp,
     Act::Abort(Fate::Resumes),
     Act::Abort(Fate::Finishes),
@@ -201,6 +203,9 @@ impl State {
                 self.world = self.world.abort(fate)?;
                 self.abort = false;
             }
+            (Act::SwitchesToPostCopy, WATCHES) if self.world.answers(Side::Source) => {
+                self.world = self.world.starts_post_copy()?;
+            }
             (Act::MovesElsewhere, Doing::Ended(Told::Failed)) => {
                 self.world = self.world.goes_elsewhere()?;
             }
@@ -287,7 +292,7 @@ impl State {
     fn watch(&mut self, verdict: Verdict, source: Seen, calm: bool) -> Doing {
         let passive = matches!(
             verdict,
-            Verdict::Wait(_) | Verdict::Switching | Verdict::Copying
+            Verdict::Wait(_) | Verdict::Switching | Verdict::Copying | Verdict::PostCopy
         );
         if passive {
             return WATCHES;
@@ -315,7 +320,8 @@ impl State {
             | Verdict::DestroyTargetLeftover
             | Verdict::UndefineTargetLeftover
             | Verdict::ResumeSource
-            | Verdict::ResumeTarget => Doing::Looks(Purpose::Again(verdict), None),
+            | Verdict::ResumeTarget
+            | Verdict::RecoverPostCopy => Doing::Looks(Purpose::Again(verdict), None),
             Verdict::RunsTwice => match source {
                 Seen::Present(copy) if copy.activity != Activity::Paused => Doing::SuspendsSource,
                 _ => WATCHES,
@@ -339,6 +345,12 @@ impl State {
             Verdict::UndefineTargetLeftover => self.undefine(Side::Target),
             Verdict::ResumeSource => self.resume(Side::Source),
             Verdict::ResumeTarget => self.resume(Side::Target),
+            Verdict::RecoverPostCopy => {
+                if let Some(world) = self.world.recovers() {
+                    self.world = world;
+                    self.controller.call = true;
+                }
+            }
             _ => {}
         }
     }
@@ -372,7 +384,9 @@ impl State {
         if self.holds(side) && !self.holds(other) && !self.world.is_elsewhere() {
             self.harms(Harm::DestroyedTheOnlyOne);
         }
-        if (Phase::Switch..=Phase::Confirm).contains(&self.world.phase) {
+        if (Phase::Switch..=Phase::Confirm).contains(&self.world.phase)
+            || self.world.memory != Memory::Whole
+        {
             self.harms(Harm::BrokeTheSwitch);
         }
         let end = self.world.end_mut(side);

@@ -23,7 +23,7 @@ use stateright::{Checker, Model, Property};
 
 use self::{
     controller::{ACTS, Act, Decide, Doing, Harm, Purpose, State, Told},
-    world::{Fate, Fault, Newest, Phase, Qemu, STEPS, Side, Step},
+    world::{Fate, Fault, Memory, Newest, Phase, Qemu, STEPS, Side, Step},
 };
 use super::{Arrival, Seen, Verdict, Waiting, decide};
 use crate::port::{Activity, Why};
@@ -111,11 +111,16 @@ impl Model for Move {
     type State = State;
     type Action = Action;
 
-    /// A guest that runs, one that was paused before, and one that we are to start.
+    /// A guest that runs, the same where it may be switched to post-copy, one that was paused before, and one that we are
+    /// to start.
     fn init_states(&self) -> Vec<State> {
+        let mut post_copy = State::prepared(Arrival::Running);
+        post_copy.world.allows_post_copy = true;
         [Arrival::Running, Arrival::StaysPaused, Arrival::Guarded]
             .map(State::prepared)
-            .to_vec()
+            .into_iter()
+            .chain([post_copy])
+            .collect()
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -206,6 +211,7 @@ impl Move {
             Doing::Ended(_) if world.is_elsewhere() => !world.target.files || world.target.journal,
             Doing::Ended(Told::Succeeded) => {
                 world.source.copy.is_none()
+                    && world.memory == Memory::Whole
                     && !world.source.files
                     && world.target.files
                     && world.newest != Newest::Source
@@ -244,7 +250,9 @@ impl Move {
                 now.world = world;
                 continue;
             }
-            let own = ACTS.into_iter().filter(|act| !matches!(act, Act::Abort(_)));
+            let own = ACTS
+                .into_iter()
+                .filter(|act| !matches!(act, Act::Abort(_) | Act::SwitchesToPostCopy));
             let next = own
                 .into_iter()
                 .find_map(|act| now.act(act, self.decide, self.calm));
@@ -259,7 +267,10 @@ impl Move {
     fn waits_for_a_person(&self, state: &State) -> bool {
         let world = &state.world;
         match self.verdict(state) {
-            Verdict::RunsTwice | Verdict::Lost | Verdict::StoppedAtTarget { .. } => true,
+            Verdict::RunsTwice
+            | Verdict::Lost
+            | Verdict::StoppedAtTarget { .. }
+            | Verdict::MemoryLost => true,
             // A guest that was paused before does not show the switch; a copy that stands still is told as well.
             Verdict::Switching | Verdict::Copying => world.phase == Phase::Stuck,
             Verdict::Wait(Waiting::Settling) if self.lets.settling => {
@@ -339,6 +350,7 @@ fn every_verdict_comes_up() {
         Verdict::UndefineTargetLeftover,
         Verdict::ResumeSource,
         Verdict::ResumeTarget,
+        Verdict::RecoverPostCopy,
     ];
     let stopped = |defined, orderly| Verdict::StoppedAtTarget { defined, orderly };
     let others = [
@@ -348,6 +360,8 @@ fn every_verdict_comes_up() {
         stopped(true, true),
         Verdict::Copying,
         Verdict::Switching,
+        Verdict::PostCopy,
+        Verdict::MemoryLost,
         Verdict::Moved,
         Verdict::Stayed,
         Verdict::StayedTargetSilent,
@@ -462,7 +476,31 @@ fn absent_if_silent(seen: Seen) -> Seen {
 /// Each rule broken on purpose is found out, and by what it should be.
 #[test]
 fn a_broken_rule_is_found() {
-    let broken: [(&str, Decide, &str); 13] = [
+    let broken: [(&str, Decide, &str); 16] = [
+        (
+            "a target whose memory does not follow any more is a leftover",
+            |source, target, arrival| match decide(source, target, arrival) {
+                Verdict::RecoverPostCopy => Verdict::DestroyTargetLeftover,
+                other => other,
+            },
+            ENDED,
+        ),
+        (
+            "a guest whose memory is lost has moved",
+            |source, target, arrival| match decide(source, target, arrival) {
+                Verdict::MemoryLost => Verdict::Moved,
+                other => other,
+            },
+            TOLD,
+        ),
+        (
+            "a broken post-copy is waited for",
+            |source, target, arrival| match decide(source, target, arrival) {
+                Verdict::RecoverPostCopy => Verdict::Wait(Waiting::Settling),
+                other => other,
+            },
+            RESTS,
+        ),
         (
             "a guest that waits is let go, whatever the source does",
             |source, target, arrival| {

@@ -21,6 +21,8 @@ pub(super) enum Phase {
     Disks,
     Memory,
     Switch,
+    /// The target runs, and the rest of its memory follows.
+    PostCopy,
     /// The source has handed over and waits for the target's answer.
     Finish,
     /// The same, and the target is defined, but does not run yet.
@@ -166,6 +168,23 @@ pub(super) struct World {
     pub(super) answer: Answer,
     /// libvirt itself has run the guest a second time.
     pub(super) doubled: bool,
+    /// Whether it may be switched to post-copy.
+    pub(super) allows_post_copy: bool,
+    pub(super) memory: Memory,
+    /// The source's libvirtd has lost sight of a post-copy: it keeps the definition.
+    unseen: bool,
+}
+
+/// Where the guest's memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Memory {
+    Whole,
+    /// A part of it at each end, and it travels.
+    Follows,
+    /// The same, and the two QEMUs wait to be told to go on.
+    Broken,
+    /// One of the two parts is gone.
+    Lost,
 }
 
 impl World {
@@ -199,6 +218,9 @@ impl World {
             newest: Newest::Source,
             answer: Answer::None,
             doubled: false,
+            allows_post_copy: false,
+            memory: Memory::Whole,
+            unseen: false,
         }
     }
 
@@ -306,6 +328,7 @@ impl World {
                 Phase::Switch
             }
             Phase::Switch => Phase::Finish,
+            Phase::PostCopy => return self.all_followed(),
             Phase::Finish => {
                 self.target.copy.as_mut()?.persistent = true;
                 Phase::Defined
@@ -330,6 +353,85 @@ impl World {
             Phase::NotBegun | Phase::Stuck | Phase::Over => return None,
         };
         Some(self)
+    }
+
+    /// The program has the guest switched to post-copy.
+    pub(super) fn starts_post_copy(mut self) -> Option<Self> {
+        if self.phase != Phase::Memory || !self.allows_post_copy || !self.up(Side::Target) {
+            return None;
+        }
+        self.phase = Phase::PostCopy;
+        self.memory = Memory::Follows;
+        self.source.qemu = Qemu::Still;
+        self.shows_post_copy();
+        self.runs(Side::Target);
+        Some(self)
+    }
+
+    fn shows_post_copy(&mut self) {
+        self.fails_at_source(Why::PostCopy);
+        self.target.copy = Some(copy(Activity::Running, Why::PostCopy));
+    }
+
+    fn fails_at_source(&mut self, why: Why) {
+        self.source.copy = Some(Copy {
+            job: true,
+            ..copy(Activity::Paused, why)
+        });
+    }
+
+    /// libvirt loses sight of it, and the QEMUs perhaps each other.
+    fn breaks_off(&mut self, memory: Memory) {
+        self.fails_at_source(Why::PostCopyFailed);
+        if memory == Memory::Broken {
+            self.target.copy = Some(copy(Activity::Running, Why::PostCopyFailed));
+        }
+        self.memory = memory;
+        self.unseen = true;
+        self.answer = Answer::Failed;
+    }
+
+    /// The program has libvirt take it up again. Nothing where libvirt can't.
+    pub(super) fn recovers(mut self) -> Option<Self> {
+        let answer = self.answers(Side::Source) && self.up(Side::Target);
+        if self.memory != Memory::Broken || !answer || self.cut {
+            return None;
+        }
+        self.memory = Memory::Follows;
+        self.unseen = false;
+        self.answer = Answer::None;
+        self.shows_post_copy();
+        Some(self)
+    }
+
+    /// The last of its memory has come.
+    fn all_followed(mut self) -> Option<Self> {
+        if self.memory != Memory::Follows || self.cut || !self.up(Side::Target) {
+            return None;
+        }
+        self.memory = Memory::Whole;
+        self.target.copy = Some(copy(Activity::Running, Why::Migrated));
+        self.stops(Side::Source, Activity::ShutOff, Why::LeftByMigration);
+        self.phase = match self.unseen {
+            true => Phase::Over,
+            false => Phase::Leaving,
+        };
+        Some(self)
+    }
+
+    /// One end of a post-copy is gone.
+    fn loses_memory(&mut self, side: Side, activity: Activity, why: Why) {
+        self.phase = Phase::Over;
+        self.answer = Answer::Failed;
+        self.memory = Memory::Lost;
+        self.stops(side, activity, why);
+        match side {
+            Side::Source => {
+                self.target.qemu = Qemu::Still;
+                self.target.copy = Some(copy(Activity::Running, Why::PostCopyFailed));
+            }
+            Side::Target => self.fails_at_source(Why::PostCopyFailed),
+        }
     }
 
     fn start_target(&mut self) {
@@ -481,7 +583,9 @@ impl World {
 
     fn guest_stops(&mut self, side: Side) -> bool {
         let runs = self.end(side).qemu == Qemu::Runs;
-        if runs {
+        if runs && self.phase == Phase::PostCopy {
+            self.loses_memory(side, Activity::ShutOff, Why::Shutdown);
+        } else if runs {
             if side == Side::Source && self.copying() {
                 self.fails(Settle::AsBefore);
             }
@@ -496,6 +600,10 @@ impl World {
     fn source_dies(&mut self, fate: Fate) -> bool {
         match (self.phase, fate) {
             _ if self.source.qemu == Qemu::None => return false,
+            (Phase::PostCopy, Fate::Resumes) => {
+                self.loses_memory(Side::Source, Activity::Crashed, Why::Other);
+                return true;
+            }
             (Phase::Switch | Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Finishes) => {
                 self.start_target();
                 self.leaves();
@@ -519,6 +627,10 @@ impl World {
     fn target_dies(&mut self) -> bool {
         if self.target.qemu == Qemu::None {
             return false;
+        }
+        if self.phase == Phase::PostCopy {
+            self.loses_memory(Side::Target, Activity::Crashed, Why::Other);
+            return true;
         }
         if self.copying() {
             self.fails(Settle::AsBefore);
@@ -560,6 +672,10 @@ impl World {
                 self.fails(Settle::AsBefore);
             }
             (Phase::Switch, Fate::Resumes) => self.fails(Settle::Resumes(Why::Unpaused)),
+            (Phase::PostCopy, Fate::Resumes) => {
+                self.unseen = true;
+                self.answer = Answer::Failed;
+            }
             (Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Resumes) => {
                 let arrived = self.phase == Phase::Confirm;
                 self.fails(Settle::Forgets);
@@ -604,6 +720,7 @@ impl World {
                 self.fails(Settle::Resumes(Why::MigrationCanceled));
                 self.clears = !arrived;
             }
+            (Phase::PostCopy, Fate::Resumes) => self.breaks_off(self.memory),
             (Phase::Switch, Fate::Finishes) => {
                 self.start_target();
                 self.leaves();
@@ -655,6 +772,15 @@ impl World {
             }
             (Phase::Switch, Fate::Resumes) => {
                 self.fails(Settle::Resumes(Why::Unpaused));
+                self.cut = true;
+            }
+            // Soon enough mended it goes on by itself, else it has to be told to.
+            (Phase::PostCopy, Fate::Resumes | Fate::Leaves) => {
+                let memory = match fate {
+                    Fate::Leaves => Memory::Broken,
+                    _ => self.memory,
+                };
+                self.breaks_off(memory);
                 self.cut = true;
             }
             // The target obeys at once, the source gives up after a while.

@@ -42,7 +42,7 @@ const WITHOUT_HELP: [(u64, u64, u64); 21] = [
 ];
 
 fn stalled_at(stall: u64) -> Option<u64> {
-    let mut judge = Judge::new(Duration::from_secs(stall), &[]);
+    let mut judge = Judge::new(Duration::from_secs(stall), false);
     let at = |(millis, ..): &(u64, u64, u64)| *millis;
     WITHOUT_HELP
         .iter()
@@ -63,7 +63,7 @@ fn the_sawtooth_is_judged_where_it_is_highest() {
 
 #[test]
 fn a_copy_that_gains_goes_on() {
-    let mut judge = Judge::new(Duration::from_secs(10), &[]);
+    let mut judge = Judge::new(Duration::from_secs(10), false);
     let mut left = 200 * MIB;
     for iteration in 1..40 {
         let word = sample(&mut judge, iteration * 11_000, iteration, left, 0);
@@ -74,8 +74,7 @@ fn a_copy_that_gains_goes_on() {
 
 #[test]
 fn help_is_given_its_time() {
-    let help = [Convergence::AutoConverge];
-    let mut judge = Judge::new(Duration::from_secs(10), &help);
+    let mut judge = Judge::new(Duration::from_secs(10), true);
     let mut words = Vec::new();
     // Slowed down further every second iteration, in vain until the last.
     for iteration in 1..20u64 {
@@ -93,14 +92,14 @@ fn help_is_given_its_time() {
     let first = words.iter().position(|word| *word == Word::Stalled);
     // The twelfth slowed it down for the last time; it takes five more and more than ten seconds.
     assert_eq!(first, Some(16), "{words:?}");
-    let cause = judge.given_up(Bytes(45 * MIB), &help);
+    let cause = judge.given_up(Bytes(45 * MIB), true);
     assert_eq!(cause.reason, Reason::NotConverging);
     assert!(cause.message.contains("60 percent"), "{}", cause.message);
 }
 
 #[test]
 fn nothing_is_said_of_disks() {
-    let mut judge = Judge::new(Duration::from_secs(1), &[]);
+    let mut judge = Judge::new(Duration::from_secs(1), false);
     for second in 0..100 {
         let job = JobFacts {
             disk_left: Bytes(MIB),

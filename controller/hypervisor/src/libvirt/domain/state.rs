@@ -9,23 +9,21 @@ pub(crate) fn activity(state: u32, reason: u32) -> (Activity, Why) {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED | sys::VIR_DOMAIN_NOSTATE => (
             Activity::Running,
             match reason {
-                sys::VIR_DOMAIN_RUNNING_MIGRATED | sys::VIR_DOMAIN_RUNNING_POSTCOPY => {
-                    Why::Migrated
-                }
+                sys::VIR_DOMAIN_RUNNING_MIGRATED => Why::Migrated,
+                sys::VIR_DOMAIN_RUNNING_POSTCOPY => Why::PostCopy,
                 sys::VIR_DOMAIN_RUNNING_MIGRATION_CANCELED => Why::MigrationCanceled,
                 sys::VIR_DOMAIN_RUNNING_UNPAUSED => Why::Unpaused,
-                sys::VIR_DOMAIN_RUNNING_POSTCOPY_FAILED => Why::PostcopyFailed,
+                sys::VIR_DOMAIN_RUNNING_POSTCOPY_FAILED => Why::PostCopyFailed,
                 _ => Why::Other,
             },
         ),
         sys::VIR_DOMAIN_PAUSED => match reason {
             sys::VIR_DOMAIN_PAUSED_USER => (Activity::Paused, Why::ByUser),
-            sys::VIR_DOMAIN_PAUSED_MIGRATION | sys::VIR_DOMAIN_PAUSED_POSTCOPY => {
-                (Activity::Paused, Why::Migrating)
-            }
+            sys::VIR_DOMAIN_PAUSED_MIGRATION => (Activity::Paused, Why::Migrating),
+            sys::VIR_DOMAIN_PAUSED_POSTCOPY => (Activity::Paused, Why::PostCopy),
             sys::VIR_DOMAIN_PAUSED_IOERROR => (Activity::Paused, Why::IoError),
             sys::VIR_DOMAIN_PAUSED_STARTING_UP => (Activity::Paused, Why::StartingUp),
-            sys::VIR_DOMAIN_PAUSED_POSTCOPY_FAILED => (Activity::Paused, Why::PostcopyFailed),
+            sys::VIR_DOMAIN_PAUSED_POSTCOPY_FAILED => (Activity::Paused, Why::PostCopyFailed),
             sys::VIR_DOMAIN_PAUSED_SHUTTING_DOWN => (Activity::ShuttingDown, Why::Other),
             _ => (Activity::Paused, Why::Other),
         },
@@ -59,6 +57,10 @@ mod tests {
             (3, 1, (Activity::Paused, Why::ByUser)),
             (3, 2, (Activity::Paused, Why::Migrating)),
             (3, 5, (Activity::Paused, Why::IoError)),
+            (1, 10, (Activity::Running, Why::PostCopy)),
+            (1, 11, (Activity::Running, Why::PostCopyFailed)),
+            (3, 12, (Activity::Paused, Why::PostCopy)),
+            (3, 13, (Activity::Paused, Why::PostCopyFailed)),
             (3, 11, (Activity::Paused, Why::StartingUp)),
             (5, 3, (Activity::Crashed, Why::Other)),
             (5, 4, (Activity::ShutOff, Why::LeftByMigration)),

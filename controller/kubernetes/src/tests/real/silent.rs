@@ -116,6 +116,12 @@ impl Hypervisor for Silent {
     async fn dirtying(&self, _: Uuid) -> PortResult<Option<evenkeel_crds::quantity::Bytes>> {
         silence()
     }
+    async fn start_post_copy(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn recover_post_copy(&self, _: &MigrateRequest) -> PortResult<()> {
+        silence()
+    }
     async fn abort(&self, _: Uuid) -> PortResult<()> {
         silence()
     }

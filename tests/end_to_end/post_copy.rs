@@ -1,0 +1,190 @@
+//! Post-copy on real hosts: the guest runs at the target first and its memory follows, through whatever breaks.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use evenkeel_tests::{
+    evenkeel::{Fleet, Run},
+    lab::{DiskSpec, GuestSpec, HostSpec, Lab, Load},
+    witness,
+};
+
+/// What is left of the guest's memory takes ten seconds and more.
+const PROFILE: &str = "apiVersion: evenkeel.dev/v1alpha1
+kind: MigrationProfile
+metadata: {name: default}
+spec: {bandwidth: 4Mi, downtime: 1s, convergence: [PostCopy], budget: {stall: 5s, perGiB: 600s}, attempts: 1}
+";
+
+const MOVE: &str = "apiVersion: evenkeel.dev/v1alpha1
+kind: GuestMigration
+metadata: {name: m}
+spec: {guest: g1, target: h2}
+";
+
+/// Two hosts, and a guest on the first that fills 40 MiB of its memory anew for ever.
+fn lab() -> Result<Lab> {
+    Lab::builder()
+        .host(HostSpec::new("h1"))
+        .host(HostSpec::new("h2"))
+        .guest(
+            GuestSpec::new("g1")
+                .on("h1")
+                .memory_mib(192)
+                .disks(vec![DiskSpec::mib(64, 4)])
+                .load(Load {
+                    dirty_mib: 40,
+                    ..Load::default()
+                }),
+        )
+        .up()
+}
+
+/// Starts the move and waits until the guest's memory is at both ends.
+fn in_post_copy(lab: &Lab, fleet: &Fleet) -> Result<Run> {
+    fleet.write("profile.yaml", PROFILE)?;
+    fleet.write("move.yaml", MOVE)?;
+    let run = fleet.start(&["apply", "--yes"])?;
+    wait_for(
+        lab,
+        &run,
+        "h2",
+        "running (post-copy)",
+        Duration::from_secs(150),
+    )?;
+    Ok(run)
+}
+
+fn wait_for(lab: &Lab, run: &Run, host: &str, state: &str, limit: Duration) -> Result<()> {
+    let (guest, host) = (lab.guest("g1")?, lab.host(host)?);
+    let end = Instant::now() + limit;
+    loop {
+        let now = guest.copy_on(&host)?.state.unwrap_or_default();
+        if now == state {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < end,
+            "it is {now:?} on {}, not {state}\n{}",
+            host.name(),
+            run.said()
+        );
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A copy that can't converge is switched to post-copy. The link between the hosts is cut in the middle for longer than
+/// libvirt bears; healed, the memory follows.
+#[test]
+fn a_guest_that_never_converges_moves_and_a_cut_link_only_delays_it() -> Result<()> {
+    let lab = lab()?;
+    let fleet = Fleet::of(&lab)?;
+    let (source, target) = (lab.host("h1")?, lab.host("h2")?);
+    let mut run = in_post_copy(&lab, &fleet)?;
+    source.cut_from(&target)?;
+    wait_for(
+        &lab,
+        &run,
+        "h1",
+        "paused (post-copy failed)",
+        Duration::from_secs(60),
+    )?;
+    run.wait_for("PostCopyFailed", Duration::from_secs(10))?;
+    source.heal()?;
+    let status = run.end(Duration::from_secs(200))?;
+    ensure!(status.success(), "{}", run.said());
+    let said = run.said();
+    ensure!(said.contains("PostCopy: the guest runs on h2"), "{said}");
+    ensure!(lab.guest("g1")?.host()?.name() == "h2", "it stayed\n{said}");
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)
+}
+
+/// Post-copy breaks, and whoever drove the move is dead: the next one takes it up again.
+#[test]
+fn another_takes_a_broken_one_up_again() -> Result<()> {
+    let lab = lab()?;
+    let fleet = Fleet::of(&lab)?;
+    let mut run = in_post_copy(&lab, &fleet)?;
+    run.signal("KILL")?;
+    run.end(Duration::from_secs(10))?;
+    lab.host("h1")?
+        .virsh(&["domjobabort", "--postcopy", "g1"])?;
+    wait_for(
+        &lab,
+        &run,
+        "h2",
+        "running (post-copy failed)",
+        Duration::from_secs(20),
+    )?;
+    let next = fleet.run(&["apply", "--yes"])?.expect(0)?;
+    ensure!(lab.guest("g1")?.host()?.name() == "h2", "{next:?}");
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)
+}
+
+/// Either libvirtd dies in the middle: the two QEMUs need neither, and nothing is left afterwards.
+#[test]
+fn the_death_of_a_libvirtd_changes_nothing() -> Result<()> {
+    for dies in ["h1", "h2"] {
+        let lab = lab()?;
+        let fleet = Fleet::of(&lab)?;
+        let mut run = in_post_copy(&lab, &fleet)?;
+        let host = lab.host(dies)?;
+        host.kill_libvirtd()?;
+        thread::sleep(Duration::from_secs(4));
+        host.start_libvirtd()?;
+        let status = run.end(Duration::from_secs(200))?;
+        ensure!(status.success(), "{dies}: {}", run.said());
+        ensure!(
+            lab.guest("g1")?.host()?.name() == "h2",
+            "{dies}: {}",
+            run.said()
+        );
+        witness::all_is_well(&lab)?;
+        witness::nothing_is_left(&lab)?;
+    }
+    Ok(())
+}
+
+/// The target's QEMU dies in the middle: the guest's memory is lost, which is said; nothing is started or removed until a
+/// person has done what the hint says.
+#[test]
+fn lost_memory_is_for_a_person() -> Result<()> {
+    let lab = lab()?;
+    let fleet = Fleet::of(&lab)?;
+    let mut run = in_post_copy(&lab, &fleet)?;
+    let (source, target) = (lab.host("h1")?, lab.host("h2")?);
+    let guest = lab.guest("g1")?;
+    let disks = [
+        guest.disk_path(&source, "vda")?,
+        guest.disk_path(&target, "vda")?,
+    ];
+    if let Some(qemu) = target.qemu_pid("g1")? {
+        qemu.signal("KILL")?;
+    }
+    run.wait_for("MemoryLost", Duration::from_secs(60))?;
+    thread::sleep(Duration::from_secs(10));
+    for (host, disk) in [&source, &target].into_iter().zip(&disks) {
+        ensure!(
+            host.list_files()?.iter().any(|file| file.path == *disk),
+            "{disk} on {} is gone\n{}",
+            host.name(),
+            run.said()
+        );
+    }
+    ensure!(
+        guest.counting_on(Duration::from_secs(2))?.is_empty(),
+        "somebody started it: {:?}",
+        guest.copies()?
+    );
+    source.virsh(&["destroy", "g1"])?;
+    target.virsh(&["start", "g1"])?;
+    let status = run.end(Duration::from_secs(120))?;
+    ensure!(status.success(), "{}", run.said());
+    ensure!(guest.host()?.name() == "h2", "{}", run.said());
+    witness::nothing_is_left(&lab)
+}
