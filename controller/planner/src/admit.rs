@@ -43,7 +43,7 @@ pub fn admit(
     if let Some(cause) = at_source(fleet, facts).or_else(|| facts.immovable.clone()) {
         return Err(cause);
     }
-    let view = View::new(fleet, ledger, draining, &BTreeSet::from([guest]), now);
+    let view = View::new(fleet, ledger, draining, &[guest], now);
     if let Some(rest) = view.rest(guest) {
         let left = explain::span(rest.until.saturating_sub(now));
         let message = format!("{} rests {left} more after {}", facts.name, rest.cause);

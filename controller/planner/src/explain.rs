@@ -457,12 +457,10 @@ pub(crate) fn at_target(board: &Board<'_, '_>, ask: &Ask<'_>, target: HostId) ->
 fn nowhere(board: &Board<'_, '_>, ask: &Ask<'_>) -> (Cause, Vec<HostCount>) {
     let view = board.view;
     let own = view.guest(ask.guest).host;
-    let mut by_name: Vec<HostId> = (0..view.fleet.hosts.len() as u32).map(HostId).collect();
-    by_name.sort_by_key(|host| view.rank[host.at()]);
     let mut scratch = Vec::new();
     let mut counts: BTreeMap<&'static str, HostCount> = BTreeMap::new();
     let mut total = 0;
-    for host in by_name.into_iter().filter(|host| *host != own) {
+    for host in view.by_name.iter().copied().filter(|host| *host != own) {
         total += 1;
         let mut first = None;
         fits(board, ask, host, When::Later, &mut scratch, &mut |found| {

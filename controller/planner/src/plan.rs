@@ -1,6 +1,6 @@
 //! A plan from beginning to end: sort, place, run, and again without the rings that were found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
@@ -33,7 +33,7 @@ const ORDERS: usize = 3;
 #[must_use]
 pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> Plan {
     let asked = wishes::sort(fleet, wishes, ledger);
-    let guests: BTreeSet<GuestId> = asked.asks.iter().map(|ask| ask.guest).collect();
+    let guests: Vec<GuestId> = asked.asks.iter().map(|ask| ask.guest).collect();
     let view = View::new(fleet, ledger, &asked.draining, &guests, now);
     let mut banned = Banned::new();
     loop {

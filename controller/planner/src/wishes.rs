@@ -154,17 +154,13 @@ impl<'a> Asked<'a> {
     }
 
     fn drains(&mut self, fleet: &'a Fleet, flights: &BTreeMap<GuestId, &InFlight>) {
-        let mut covering: BTreeMap<HostId, Vec<usize>> = BTreeMap::new();
-        for (index, limit) in self.limits.iter().enumerate() {
-            for host in limit.hosts {
-                covering.entry(*host).or_default().push(index);
-            }
-        }
+        let covering = covering(fleet, &self.limits);
         let mut left: BTreeSet<HostId> = BTreeSet::new();
         for (guest, id) in fleet.guests.iter().zip((0..).map(GuestId)) {
-            let Some(drains) = covering.get(&guest.host) else {
+            let drains = &covering[guest.host.at()];
+            if drains.is_empty() {
                 continue;
-            };
+            }
             // One drain that moves stopped guests is enough.
             if guest.active || drains.iter().any(|index| self.limits[*index].stopped) {
                 left.insert(guest.host);
@@ -240,6 +236,17 @@ impl<'a> Asked<'a> {
             });
         }
     }
+}
+
+/// For each host the drains that empty it.
+pub(crate) fn covering(fleet: &Fleet, limits: &[Limit<'_>]) -> Vec<Vec<usize>> {
+    let mut covering = vec![Vec::new(); fleet.hosts.len()];
+    for (index, limit) in limits.iter().enumerate() {
+        for host in limit.hosts {
+            covering[host.at()].push(index);
+        }
+    }
+    covering
 }
 
 /// Why nothing leaves the guest's host.

@@ -185,6 +185,26 @@ pub fn planned(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger) -> Plan {
     made
 }
 
+/// Thirty guests a host, of several sizes, two thirds full.
+pub fn large(hosts: u32) -> Fleet {
+    let mut all: Vec<Host> = (0..hosts).map(|at| host(&format!("h{at:05}"))).collect();
+    let mut guests = Vec::new();
+    for at in 0..hosts {
+        for number in 0..30 {
+            let size = [1, 2, 4, 8][((at * 7 + number * 3) % 4) as usize];
+            let mut guest = guest(&format!("g{at:05}-{number:02}"), at, size * GI);
+            guest.disks.push(disk("vda", "default", 8 * size * GI));
+            guests.push(guest);
+        }
+    }
+    for host in &mut all {
+        host.memory_limit = Bytes(180 * GI);
+        host.cpu_limit_milli = 64_000;
+        host.pools[0].available = Bytes(600 * GI);
+    }
+    fleet(all, guests)
+}
+
 /// The only rejection.
 pub fn refused(plan: &Plan) -> &Rejection {
     assert_eq!(
