@@ -7,8 +7,10 @@ use evenkeel_crds::quantity::Bytes;
 use crate::bytes::{rate, travels};
 use crate::capacity::demand;
 use crate::capacity::{Room, When};
+use crate::counts::Counts;
 use crate::fit::{Refusal, fits};
 use crate::model::{Guest, GuestId, HostId};
+use crate::rules::{self, Kind, Strictness};
 use crate::schedule::NOMINAL_RATE;
 use crate::shelf::Shelf;
 use crate::view::View;
@@ -61,6 +63,7 @@ pub(crate) struct Board<'v, 'a> {
     pub(crate) view: &'v View<'a>,
     pub(crate) banned: &'v Banned,
     pub(crate) room: Room,
+    pub(crate) counts: Counts,
     /// For each ask its place.
     pub(crate) placed: Vec<Option<Placed>>,
     /// For each host the asks that go there.
@@ -87,6 +90,7 @@ impl<'v, 'a> Board<'v, 'a> {
             view,
             banned,
             room: Room::new(view.fleet, &view.layout, view.ledger),
+            counts: Counts::new(view, &view.leave),
             placed: vec![None; asks],
             into: vec![Vec::new(); hosts],
             load: vec![0; hosts],
@@ -225,15 +229,50 @@ impl<'v, 'a> Board<'v, 'a> {
         if fits(self, ask, host, When::Now, scratch, &mut |_| false) {
             return Some(When::Now);
         }
-        // A host that nothing leaves has no more room later.
-        if self.departing[host.at()] == 0 {
+        if !self.later(ask.guest, host) {
             return None;
         }
         fits(self, ask, host, When::Later, scratch, &mut |_| false).then_some(When::Later)
     }
 
+    /// Whether the guest may be welcome at the host later, if not now: a host that nothing leaves has no more room then.
+    pub(crate) fn later(&self, guest: GuestId, host: HostId) -> bool {
+        let apart = |(index, rule): (usize, &rules::Rule<'_>)| {
+            let domain = rule.domain(host);
+            rule.kind == Kind::Apart
+                && domain.is_some_and(|domain| self.counts.leaves(index, domain))
+        };
+        self.departing[host.at()] > 0 || self.view.rules.of(guest).any(apart)
+    }
+
+    /// The rule that the guest's going to the host would break.
+    pub(crate) fn forbids(
+        &self,
+        guest: GuestId,
+        host: HostId,
+        when: When,
+        strictness: Strictness,
+    ) -> Option<Refusal> {
+        if !self.view.rules.any(guest) {
+            return None;
+        }
+        let later = when == When::Later;
+        let rule = rules::forbids(self.view, &self.counts, guest, host, later, strictness)?;
+        let lasting = self.view.rules.all[rule].domain(host).is_none();
+        Some(Refusal::Rule { rule, lasting })
+    }
+
+    /// Where the guest is, or is planned to go.
+    pub(crate) fn place_of(&self, guest: GuestId) -> HostId {
+        let placed = self
+            .mover(guest)
+            .and_then(|index| self.placed[index].as_ref());
+        placed.map_or(self.view.bound(guest), |placed| placed.target)
+    }
+
     /// Counts on the guest's leaving its host.
     pub(crate) fn departs(&mut self, guest: GuestId) {
+        self.counts.leave(self.view, guest, 1);
         self.room
             .leave(self.view.fleet, &self.view.layout, guest, 1);
         self.departing[self.view.guest(guest).host.at()] += 1;
@@ -241,6 +280,7 @@ impl<'v, 'a> Board<'v, 'a> {
 
     /// Counts on it no longer.
     pub(crate) fn stays(&mut self, guest: GuestId) {
+        self.counts.leave(self.view, guest, -1);
         self.room
             .leave(self.view.fleet, &self.view.layout, guest, -1);
         self.departing[self.view.guest(guest).host.at()] -= 1;
@@ -261,6 +301,7 @@ impl<'v, 'a> Board<'v, 'a> {
         self.into[target.at()].push(index);
         self.load[target.at()] += u128::from(self.bytes(ask.guest, target).0);
         self.moving.insert(ask.guest, index);
+        self.counts.arrive(view, ask.guest, target, 1);
         self.arrives(ask.guest, target);
         self.placed[index] = Some(Placed { target, pools });
         self.shelve(target);
@@ -284,6 +325,7 @@ impl<'v, 'a> Board<'v, 'a> {
         self.into[target.at()].retain(|other| *other != index);
         self.load[target.at()] -= u128::from(self.bytes(ask.guest, target).0);
         self.moving.remove(&ask.guest);
+        self.counts.arrive(view, ask.guest, target, -1);
         let domain = view.guest(ask.guest).domain.as_str();
         if let Some(others) = self.arriving.get_mut(&(target, domain)) {
             others.retain(|other| *other != ask.guest);

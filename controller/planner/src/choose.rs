@@ -29,8 +29,25 @@ const LOOKS: usize = 12;
 
 type Score = (i128, i128, u64, i128, usize);
 
-/// The best host for an ask, its pools in `chosen`.
+/// The best host for an ask, its pools in `chosen`. What placements prefer is kept where that is possible.
 pub(crate) fn best(
+    board: &Board<'_, '_>,
+    ask: &Ask<'_>,
+    aim: Aim,
+    chosen: &mut Vec<usize>,
+) -> Option<HostId> {
+    if !ask.strictness.preferred && board.view.rules.prefers(ask.guest) {
+        let mut strict = ask.clone();
+        strict.strictness.preferred = true;
+        let host = best_of(board, &strict, aim, chosen);
+        if host.is_some() {
+            return host;
+        }
+    }
+    best_of(board, ask, aim, chosen)
+}
+
+fn best_of(
     board: &Board<'_, '_>,
     ask: &Ask<'_>,
     aim: Aim,
@@ -53,9 +70,8 @@ pub(crate) fn best(
         }
     };
     now.or_else(|| {
-        // A host that nothing leaves has no more room later.
         let open = view.open.iter().copied();
-        let left = open.filter(|host| board.departing[host.at()] > 0);
+        let left = open.filter(|host| board.later(ask.guest, *host));
         first_best(
             board,
             ask,
@@ -261,6 +277,7 @@ pub(crate) fn about_room(refusal: Refusal) -> bool {
     use crate::pools::DiskWhy;
     match refusal {
         Refusal::Memory { .. } | Refusal::Cpu { .. } => true,
+        Refusal::Rule { lasting, .. } => !lasting,
         Refusal::Disk(disk) => matches!(disk.why, DiskWhy::Space { .. } | DiskWhy::Sizes { .. }),
         Refusal::OutOfReach
         | Refusal::Closed

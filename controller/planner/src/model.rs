@@ -229,6 +229,53 @@ pub enum What {
         /// Why nothing new starts: suspended, past its deadline. The hosts are drained all the same: nothing moves in.
         halted: Option<Cause>,
     },
+    /// Guests belong where its rules say.
+    Place(Placement),
+}
+
+/// Where guests belong. A guest that is not running is bound by `hosts` and by having to be on an eligible host when
+/// it is moved; it does not count in `spread`, `apart` and `together`, and is not moved for them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// The guests.
+    pub guests: BTreeSet<GuestId>,
+    /// Hosts on which they belong; absent: all.
+    pub hosts: Option<BTreeSet<HostId>>,
+    /// Whether no move may break it; else it is kept where that is possible.
+    pub required: bool,
+    /// They lie evenly.
+    pub spread: Option<Spread>,
+    /// No two in one domain of this key.
+    pub apart: Option<String>,
+    /// All in one domain of this key.
+    pub together: Option<String>,
+    /// Why nothing is moved for its sake: suspended. It binds other moves all the same.
+    pub halted: Option<Cause>,
+}
+
+/// How evenly guests lie over the values of a label of their hosts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spread {
+    /// The label. Hosts without it are not eligible. [`HOST_KEY`]: each host by itself.
+    pub topology_key: String,
+    /// So many guests more than the emptiest domain that takes guests may a domain have.
+    pub max_skew: u32,
+}
+
+/// The topology key that every host has, with its name as the value.
+pub const HOST_KEY: &str = "evenkeel.dev/host";
+
+impl Host {
+    /// The host's value of a topology key.
+    #[must_use]
+    pub fn topology(&self, key: &str) -> Option<&str> {
+        match key {
+            HOST_KEY => Some(self.name.as_str()),
+            _ => self.labels.get(key).map(String::as_str),
+        }
+    }
 }
 
 /// What is in flight and what rests.
@@ -311,6 +358,8 @@ pub struct Plan {
     pub rejections: Vec<Rejection>,
     /// Wishes that are satisfied as they are: the reason is `MigrateToSelf` or `Completed`.
     pub satisfied: Vec<Satisfied>,
+    /// How each placement is kept as things are now, in the order of their names.
+    pub placements: Vec<Kept>,
     /// From now to the end of the last move, by the bandwidth model; absent where no rate is known.
     pub makespan: Option<Duration>,
     /// All bytes that travel.
@@ -353,6 +402,29 @@ pub struct Rejection {
     pub cause: Cause,
     /// Each host's reason, counted.
     pub hosts: Vec<HostCount>,
+}
+
+/// How a placement is kept as things are now, moves in flight counted where they go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    /// The placement.
+    pub by: RequestedBy,
+    /// Running guests that it is about.
+    pub total: usize,
+    /// Those that are not where they belong, and which rule says so. Whether they are moved is told by the plan's moves
+    /// and rejections.
+    pub violations: Vec<Violation>,
+}
+
+/// A guest that is not where a placement wants it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Violation {
+    /// The guest.
+    pub guest: GuestId,
+    /// Which rule is broken, and how.
+    pub cause: Cause,
 }
 
 /// A wish that is satisfied as it is.

@@ -9,12 +9,13 @@ use evenkeel_crds::reason::{Cause, Reason};
 use crate::board::{Banned, Board, Placed};
 use crate::choose::{Aim, best, spread};
 use crate::explain;
-use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, Wish};
+use crate::model::{Fleet, Ledger, Move, Plan, Rejection, Wish};
+use crate::places;
 use crate::rings;
 use crate::schedule::{self, Job, Outcome, Run};
 use crate::targeted;
 use crate::view::View;
-use crate::wishes::{self, Ask, Asked, rejection};
+use crate::wishes::{self, Ask, Asked, For, rejection};
 
 /// Orders that are tried before moves that wait for each other count as a ring.
 const ORDERS: usize = 3;
@@ -32,9 +33,12 @@ const ORDERS: usize = 3;
 /// - The order of wishes makes no difference.
 #[must_use]
 pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> Plan {
-    let asked = wishes::sort(fleet, wishes, ledger);
-    let guests: Vec<GuestId> = asked.asks.iter().map(|ask| ask.guest).collect();
-    let view = View::new(fleet, ledger, &asked.draining, &guests, now);
+    let mut asked = wishes::sort(fleet, wishes, ledger);
+    let view = View::new(fleet, wishes, ledger, &asked, &[], now);
+    let none = Banned::new();
+    let before = Board::new(&view, &none, 0);
+    places::ask(&before, wishes, &mut asked);
+    let kept = places::kept(&before, wishes);
     let mut banned = Banned::new();
     loop {
         let empty = Board::new(&view, &banned, asked.asks.len());
@@ -43,14 +47,21 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
         let jobs = jobs(&board, &asked.asks, &fixed);
         match order(&empty, jobs, &asked) {
             Ok((jobs, runs, makespan)) => {
-                return assemble(&board, &asked, &jobs, runs, makespan);
+                let plan = assemble(&board, &asked, &jobs, runs, makespan);
+                return Plan {
+                    placements: kept,
+                    ..plan
+                };
             }
             Err(found) => banned.extend(found),
         }
     }
 }
 
-/// Explicit moves with a target, explicit moves without, drains.
+/// Times that groups which have to stay together are placed anew in all.
+const REUNIONS: usize = 32;
+
+/// Explicit moves with a target, explicit moves without, drains, placements.
 fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
     let of = |wanted: &dyn Fn(&Ask<'a>) -> bool| -> Vec<usize> {
         let all = asks.iter().enumerate();
@@ -59,8 +70,10 @@ fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
             .collect()
     };
     let targeted = of(&|ask| ask.target.is_some());
-    let free = of(&|ask| ask.target.is_none() && !ask.drain);
-    let drained = of(&|ask| ask.drain);
+    let free = of(&|ask| ask.target.is_none() && ask.kind == For::Explicit);
+    let drained = of(&|ask| ask.kind == For::Drain);
+    let misplaced = of(&|ask| ask.kind == For::Placement);
+    let mut reunions = REUNIONS;
     targeted::place(&mut board, asks, &targeted);
     // What is placed late may make room for what was passed over before: again until nothing more is placed. So what
     // is left over in the end is refused by every host, as the board then is.
@@ -70,7 +83,10 @@ fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
         board = spread(board, asks, &free);
         targeted::retry(&mut board, asks, &targeted);
         board = spread(board, asks, &drained);
-        if board.moves() == before {
+        places::mend(&mut board, asks, &misplaced);
+        if places::rejoin(&mut board, asks, reunions <= 1) {
+            reunions = reunions.saturating_sub(1);
+        } else if board.moves() == before {
             return board;
         }
     }
@@ -172,7 +188,7 @@ fn assemble(
         rejections: rejections(board, asked),
         satisfied: asked.satisfied.clone(),
         makespan,
-        bytes: Bytes(0),
+        ..Plan::default()
     };
     for run in runs {
         let job = &jobs[run.job];
@@ -203,14 +219,15 @@ fn rejections(board: &Board<'_, '_>, asked: &Asked<'_>) -> Vec<Rejection> {
     );
     for (index, ask) in asked.asks.iter().enumerate() {
         match board.mover(ask.guest) {
+            None if places::settled(board, ask) => {}
             None => all.extend(explain::rejections(board, ask)),
-            Some(mover) if mover == index || ask.drain => {}
+            Some(mover) if mover == index || ask.kind != For::Explicit => {}
             Some(mover) => {
                 let other = &asked.asks[mover];
                 // Looked at as if the drain did not move it.
                 let mut without = board.clone();
                 without.remove(mover, other);
-                if other.drain && !fits_somewhere(&without, ask) {
+                if other.kind != For::Explicit && !fits_somewhere(&without, ask) {
                     all.extend(explain::rejections(&without, ask));
                 } else {
                     let name = &view.guest(ask.guest).name;

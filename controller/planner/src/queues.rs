@@ -2,6 +2,8 @@
 
 use crate::model::HostId;
 use crate::schedule::Job;
+use crate::view::View;
+use crate::wishes::For;
 
 /// What an event frees.
 #[derive(Debug, Default)]
@@ -10,6 +12,8 @@ pub(crate) struct Freed {
     pub(crate) hosts: Vec<HostId>,
     /// Limits that were reached and are no longer.
     pub(crate) limits: Vec<usize>,
+    /// Rules under which something has left a domain.
+    pub(crate) rules: Vec<usize>,
 }
 
 /// The jobs that wait, each list in the order in which they are asked.
@@ -20,32 +24,39 @@ pub(crate) struct Queues {
     to: Vec<Vec<usize>>,
     /// For each limit its jobs; those that have started are dropped now and then.
     under: Vec<Vec<usize>>,
+    /// For each rule the jobs of its guests.
+    kin: Vec<Vec<usize>>,
     /// Times at which jobs have rested, and the jobs; the next last.
     rests: Vec<(u64, usize)>,
 }
 
 impl Queues {
     pub(crate) fn new(
+        view: &View<'_>,
         jobs: &[Job<'_>],
-        hosts: usize,
         limits: usize,
         covering: &[Vec<usize>],
     ) -> Self {
+        let hosts = view.fleet.hosts.len();
         let mut queues = Self {
             waits: vec![true; jobs.len()],
             waiting: jobs.len(),
             from: vec![Vec::new(); hosts],
             to: vec![Vec::new(); hosts],
             under: vec![Vec::new(); limits],
+            kin: vec![Vec::new(); view.rules.all.len()],
             rests: Vec::new(),
         };
         for (index, job) in jobs.iter().enumerate() {
             queues.from[job.source.at()].push(index);
             queues.to[job.target.at()].push(index);
-            if job.ask.drain {
+            if job.ask.kind == For::Drain {
                 for limit in &covering[job.source.at()] {
                     queues.under[*limit].push(index);
                 }
+            }
+            for (rule, _) in view.rules.of(job.ask.guest) {
+                queues.kin[rule].push(index);
             }
             if job.rest > 0 {
                 queues.rests.push((job.rest, index));
@@ -109,6 +120,12 @@ impl Queues {
     /// Adds the jobs that wait to go to the host.
     pub(crate) fn to(&self, host: HostId, found: &mut Vec<usize>) {
         found.extend(&self.to[host.at()]);
+    }
+
+    /// Adds the jobs under the rule that wait.
+    pub(crate) fn kin(&self, rule: usize, found: &mut Vec<usize>) {
+        let kin = self.kin[rule].iter();
+        found.extend(kin.filter(|job| self.waits[**job]));
     }
 
     /// Goes on in the limit's list to a job that waits, from this place on. False where there is none.

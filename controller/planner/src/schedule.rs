@@ -21,9 +21,10 @@ use crate::capacity::When;
 use crate::fit::{self, Refusal};
 use crate::model::{GuestId, HostId};
 use crate::queues::{Freed, Queues};
+use crate::rules::Strictness;
 use crate::view::View;
 use crate::waits;
-use crate::wishes::{Ask, Limit, covering};
+use crate::wishes::{Ask, For, Limit, covering};
 
 /// Bytes per second of a link that nobody knows; for the order of moves only.
 pub(crate) const NOMINAL_RATE: u64 = 100 << 20;
@@ -132,7 +133,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         let view = board.view;
         let hosts = view.fleet.hosts.len();
         let covering = covering(view.fleet, limits);
-        let queues = Queues::new(jobs, hosts, limits.len(), &covering);
+        let queues = Queues::new(view, jobs, limits.len(), &covering);
         let mut world = Self {
             board,
             jobs,
@@ -207,9 +208,11 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
     }
 
     fn run(mut self) -> Outcome {
+        let mut moved = Vec::new();
         for index in 0..self.jobs.len() {
-            self.start(index);
+            self.start(index, &mut moved);
         }
+        self.start_kin(moved);
         let blocked: Vec<Option<Cause>> = (0..self.jobs.len())
             .map(|job| {
                 let block = self.queues.waits(job).then(|| self.block(job, true))??;
@@ -321,6 +324,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         let view = self.board.view;
         if let Some(guest) = active.frees {
             self.board.room.left(view.fleet, &view.layout, guest);
+            self.board.counts.left(view, guest);
+            freed
+                .rules
+                .extend(view.rules.of(guest).map(|(rule, _)| rule));
         }
         if let Some((job, run)) = active.job {
             self.going -= 1;
@@ -333,6 +340,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
     /// Starts what can start now that this is free, the more important first.
     fn start_after(&mut self, freed: &Freed) {
         let mut candidates = self.queues.rested(self.time);
+        for rule in &freed.rules {
+            self.queues.kin(*rule, &mut candidates);
+        }
+        let mut moved = Vec::new();
         for host in &freed.hosts {
             if self.outbound[host.at()] < self.board.view.host(*host).max_outbound {
                 self.queues.from(*host, &mut candidates);
@@ -355,7 +366,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
                 .iter()
                 .map(|(limit, place)| self.queues.under(*limit, *place));
             let Some(job) = candidates.get(next).copied().into_iter().chain(under).min() else {
-                return;
+                break;
             };
             if candidates.get(next) == Some(&job) {
                 next += 1;
@@ -363,12 +374,28 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             for (limit, place) in &mut limits {
                 *place += usize::from(self.queues.under(*limit, *place) == job);
             }
-            self.start(job);
+            self.start(job, &mut moved);
+        }
+        self.start_kin(moved);
+    }
+
+    /// A start may let others start that are under the same rules.
+    fn start_kin(&mut self, mut moved: Vec<usize>) {
+        while !moved.is_empty() {
+            let mut candidates = Vec::new();
+            for rule in std::mem::take(&mut moved) {
+                self.queues.kin(rule, &mut candidates);
+            }
+            candidates.sort_unstable();
+            candidates.dedup();
+            for job in candidates {
+                self.start(job, &mut moved);
+            }
         }
     }
 
-    /// Starts the job if nothing keeps it.
-    fn start(&mut self, index: usize) {
+    /// Starts the job if nothing keeps it. Notes the rules that it is under.
+    fn start(&mut self, index: usize, moved: &mut Vec<usize>) {
         if !self.queues.waits(index) || self.block(index, false).is_some() {
             return;
         }
@@ -380,6 +407,9 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             .room
             .hold(&view.layout, guest, job.target, &job.pools, 1);
         self.board.into[job.target.at()].push(index);
+        self.board.counts.leave(view, job.ask.guest, 1);
+        moved.extend(view.rules.of(job.ask.guest).map(|(rule, _)| rule));
+        self.board.counts.arrive(view, job.ask.guest, job.target, 1);
         let start = match &mut self.frozen {
             None => self.time,
             Some(frozen) => {
@@ -394,7 +424,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             waits: None,
             vague: self.frozen.is_some(),
         });
-        let drained = job.ask.drain;
+        let drained = job.ask.kind == For::Drain;
         self.begin(Active {
             job: Some((index, self.runs.len() - 1)),
             frees: Some(job.ask.guest),
@@ -432,7 +462,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         if self.inbound[target.at()] >= view.host(target).max_inbound {
             return Some(Block::Inbound);
         }
-        if job.ask.drain {
+        if job.ask.kind == For::Drain {
             let limits = &self.covering[source.at()];
             let full = |limit: &&usize| self.parallel[**limit] >= self.limits[**limit].parallel;
             if let Some(limit) = limits.iter().find(full) {
@@ -440,7 +470,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             }
         }
         let guest = view.guest(job.ask.guest);
-        if told || self.board.holds(guest, target, &job.pools, When::Now) {
+        let forbids = self
+            .board
+            .forbids(job.ask.guest, target, When::Now, Strictness::default());
+        if told || forbids.is_none() && self.board.holds(guest, target, &job.pools, When::Now) {
             None
         } else {
             self.no_room(index).map(Block::Room)
@@ -449,6 +482,13 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
 
     fn no_room(&self, index: usize) -> Option<Refusal> {
         let job = &self.jobs[index];
+        let (guest, target) = (job.ask.guest, job.target);
+        let forbids = self
+            .board
+            .forbids(guest, target, When::Now, Strictness::default());
+        if forbids.is_some() {
+            return forbids;
+        }
         let mut refused = None;
         fit::room(
             &self.board,

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::capacity::Layout;
 use crate::fit::{Refusal, lacking};
-use crate::model::{Avoid, Fleet, Guest, GuestId, HostId, Ledger, Needs, Resting};
+use crate::model::{Avoid, Fleet, Guest, GuestId, HostId, Ledger, Needs, Resting, Wish};
+use crate::rules::Rules;
+use crate::wishes::Asked;
 
 /// What decides whether a host can run a guest at all, apart from room. Guests of one kind can run on the same hosts.
 type Kind<'a> = (
@@ -68,6 +70,12 @@ pub(crate) struct View<'a> {
     pub(crate) inbound: Vec<u32>,
     /// Moves in flight per host.
     pub(crate) outbound: Vec<u32>,
+    /// The rules of placements.
+    pub(crate) rules: Rules<'a>,
+    /// Guests that explicit moves and drains ask to leave their hosts.
+    pub(crate) leave: BTreeSet<GuestId>,
+    /// Guests in flight, and where to.
+    flying: BTreeMap<GuestId, HostId>,
     gates: Vec<Option<Refusal>>,
     /// Each guest's kind, [`UNKNOWN`] where it is not indexed.
     kinds: Vec<u32>,
@@ -82,16 +90,26 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Indexes the fleet for these guests.
+    /// Indexes the fleet for the guests that are asked for, those under rules, and those given besides.
     pub(crate) fn new(
         fleet: &'a Fleet,
+        wishes: &'a [Wish],
         ledger: &'a Ledger,
-        draining: &BTreeSet<HostId>,
-        guests: &[GuestId],
+        asked: &Asked<'a>,
+        besides: &[GuestId],
         now: Duration,
     ) -> Self {
         let ids = (0..fleet.hosts.len() as u32).map(HostId);
-        let gates: Vec<_> = ids.clone().map(|id| gate(fleet, draining, id)).collect();
+        let gates: Vec<_> = ids
+            .clone()
+            .map(|id| gate(fleet, &asked.draining, id))
+            .collect();
+        let rules = Rules::new(fleet, wishes, &|host| gates[host.at()].is_none());
+        let leave: BTreeSet<GuestId> = asked.asks.iter().map(|ask| ask.guest).collect();
+        let mut guests: Vec<GuestId> = leave.iter().chain(besides).copied().collect();
+        guests.extend(rules.all.iter().flat_map(|rule| &rule.members));
+        guests.sort_unstable();
+        guests.dedup();
         let mut by_name: Vec<HostId> = ids.collect();
         by_name.sort_by(|one, other| {
             fleet.hosts[one.at()]
@@ -121,6 +139,13 @@ impl<'a> View<'a> {
             by_name,
             inbound,
             outbound,
+            rules,
+            leave,
+            flying: ledger
+                .in_flight
+                .iter()
+                .map(|flight| (flight.guest, flight.target))
+                .collect(),
             gates,
             kinds: vec![UNKNOWN; fleet.guests.len()],
             suits: Vec::new(),
@@ -131,9 +156,9 @@ impl<'a> View<'a> {
             namesakes: BTreeSet::new(),
             resting: HashMap::new(),
         };
-        view.index_kinds(guests);
+        view.index_kinds(&guests);
         view.index_rests();
-        view.index_names(guests);
+        view.index_names(&guests);
         view
     }
 
@@ -186,7 +211,7 @@ impl<'a> View<'a> {
     }
 
     fn index_names(&mut self, guests: &[GuestId]) {
-        let flying = self.ledger.in_flight.iter().map(|flight| flight.guest);
+        let flying = self.flying.keys().copied();
         let mut all: Vec<GuestId> = guests.iter().copied().chain(flying).collect();
         all.sort_unstable();
         all.dedup();
@@ -253,6 +278,17 @@ impl<'a> View<'a> {
     /// Whether another guest that moves, or may, has the same domain name.
     pub(crate) fn has_namesake(&self, guest: GuestId) -> bool {
         !self.namesakes.is_empty() && self.namesakes.contains(&guest)
+    }
+
+    /// Whether the guest is in flight.
+    pub(crate) fn flies(&self, guest: GuestId) -> bool {
+        self.flying.contains_key(&guest)
+    }
+
+    /// Where the guest is, or where it goes if it is in flight.
+    pub(crate) fn bound(&self, guest: GuestId) -> HostId {
+        let target = self.flying.get(&guest).copied();
+        target.unwrap_or(self.guest(guest).host)
     }
 
     /// What the guest rests after.

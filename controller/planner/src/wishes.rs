@@ -11,6 +11,7 @@ use crate::explain;
 use crate::model::{
     Fleet, Guest, GuestId, HostId, InFlight, Ledger, Rejection, Satisfied, What, Wish,
 };
+use crate::rules::Strictness;
 
 /// One guest that is to go somewhere.
 #[derive(Debug, Clone)]
@@ -23,8 +24,19 @@ pub(crate) struct Ask<'a> {
     pub(crate) target: Option<HostId>,
     /// Pools for single disks.
     pub(crate) overrides: &'a BTreeMap<String, String>,
-    /// Whether a drain asks.
-    pub(crate) drain: bool,
+    pub(crate) kind: For,
+    pub(crate) strictness: Strictness,
+}
+
+/// What a guest is to be moved for. What comes first is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum For {
+    /// A move that somebody asked for.
+    Explicit,
+    /// A host that shall be empty.
+    Drain,
+    /// A placement that it breaks.
+    Placement,
 }
 
 /// The limit of one drain on its moves at once.
@@ -89,7 +101,7 @@ pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger)
     asked.drains(fleet, &flights);
     let order = |ask: &Ask<'a>| {
         let guest = &fleet.guests[ask.guest.at()];
-        let key = (ask.drain, Reverse(guest.priority), Reverse(size(guest)));
+        let key = (ask.kind, Reverse(guest.priority), Reverse(size(guest)));
         (key, guest.name.as_str(), ask.target.is_none(), ask.by)
     };
     asked
@@ -148,7 +160,8 @@ impl<'a> Asked<'a> {
                 guest: *id,
                 target: *target,
                 overrides: pools,
-                drain: false,
+                kind: For::Explicit,
+                strictness: Strictness::default(),
             }),
         }
     }
@@ -232,7 +245,8 @@ impl<'a> Asked<'a> {
                 guest: id,
                 target: None,
                 overrides: &NO_OVERRIDES,
-                drain: true,
+                kind: For::Drain,
+                strictness: Strictness::default(),
             });
         }
     }

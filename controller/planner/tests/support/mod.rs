@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod checker;
+pub mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -135,6 +136,18 @@ pub fn drain(name: &str, hosts: &[u32], parallel: u32) -> Wish {
             stopped: false,
             halted: None,
         },
+    }
+}
+
+/// A placement that is required.
+pub fn place(name: &str, guests: &[u32], placement: Placement) -> Wish {
+    Wish {
+        by: by("GuestPlacement", name),
+        what: What::Place(Placement {
+            guests: guests.iter().copied().map(GuestId).collect(),
+            required: true,
+            ..placement
+        }),
     }
 }
 
