@@ -8,6 +8,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use evenkeel_crds::quantity::Bytes;
 use evenkeel_planner::*;
 use support::*;
 
@@ -96,7 +97,48 @@ fn explicit() {
     report("10000 explicit moves on 1000", &fleet, &wishes);
 }
 
+/// A fleet whose guests lie as they happened to be started: the first hosts got most.
+fn uneven(hosts: u32) -> Fleet {
+    let mut fleet = large(hosts);
+    for host in &mut fleet.hosts {
+        host.memory_used = Bytes(0);
+        host.cpu_used_milli = 0;
+        host.domains.clear();
+        host.memory_limit = Bytes(300 * GI);
+        host.pools[0].available = Bytes(3000 * GI);
+        host.pools[0].virtual_used = Bytes(0);
+    }
+    for (at, guest) in fleet.guests.iter_mut().enumerate() {
+        let spot = (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let part = (spot % 10_000) as f64 / 10_000.0;
+        guest.host = HostId((part.powf(1.25) * f64::from(hosts)) as u32);
+    }
+    support::fleet(fleet.hosts, fleet.guests)
+}
+
+fn balances() {
+    for hosts in [40, 200, 1000, 10_000] {
+        let fleet = uneven(hosts);
+        let all: Vec<u32> = (0..hosts).collect();
+        let mut wish = balance("level", &all);
+        if let What::Balance(balance) = &mut wish.what {
+            balance.stop = 3;
+            balance.parallel = 1000;
+        }
+        let name = format!("level {hosts}");
+        report(&name, &fleet, std::slice::from_ref(&wish));
+        if wanted(&name) {
+            let made = plan(&fleet, &[wish], &Ledger::default(), NOW);
+            println!(
+                "  {:?} -> {:?}",
+                made.balances[0].now, made.balances[0].predicted
+            );
+        }
+    }
+}
+
 fn main() {
     drains();
     explicit();
+    balances();
 }

@@ -62,6 +62,8 @@ pub struct Host {
     pub cpu_limit_milli: u64,
     /// Promised to the guests that are here now, moves not counted.
     pub cpu_used_milli: u64,
+    /// Thousandths of a CPU that are there: what a measured load is compared with. 0: not known, the limit stands for it.
+    pub cpu_there_milli: u64,
     /// Bytes of memory that may be promised: (total - huge pages - reserved) x overcommit.
     pub memory_limit: Bytes,
     /// Promised to the guests that are here now, QEMU's overhead included, moves not counted.
@@ -148,12 +150,24 @@ pub struct Guest {
     pub overhead: Bytes,
     /// Disks that a block migration copies.
     pub disks: Vec<Disk>,
+    /// What it takes on the average by measurement, where measured.
+    pub load: Option<Load>,
     /// Bytes of memory dirtied per second, where measured.
     pub dirty_rate: Option<Bytes>,
     /// Higher moves first.
     pub priority: i32,
     /// What it needs of a host.
     pub needs: Needs,
+}
+
+/// What a guest takes on the average.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// Thousandths of a CPU.
+    pub cpu_milli: u64,
+    /// Bytes of memory.
+    pub memory: Bytes,
 }
 
 /// What a guest needs of a host.
@@ -231,6 +245,52 @@ pub enum What {
     },
     /// Guests belong where its rules say.
     Place(Placement),
+    /// Hosts are to be about equally loaded.
+    Balance(Balance),
+}
+
+/// Hosts that are to be about equally loaded, and how much may be moved for it. What is looked at is the load after all
+/// other moves: those in flight and those planned for other wishes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Balance {
+    /// The hosts. Those that are drained or out of reach are left out; a host belongs to the first policy by name.
+    pub hosts: BTreeSet<HostId>,
+    /// Whether loads are what was measured (`Guest::load`) instead of what is promised.
+    pub measured: bool,
+    /// How much each resource counts.
+    pub weights: Weights,
+    /// Imbalance from which on something is done, in percent points.
+    pub start: u32,
+    /// Imbalance at which no more is done, in percent points.
+    pub stop: u32,
+    /// Whether it has begun and has not come to `stop` yet: then `start` does not matter.
+    pub begun: bool,
+    /// Moves at once.
+    pub parallel: u32,
+    /// Moves that may still begin.
+    pub moves: Option<u32>,
+    /// Bytes that may still travel.
+    pub bytes: Option<Bytes>,
+    /// Guests that it leaves where they are, and why: moved a while ago, its own move aborted by a user.
+    pub leaves: BTreeMap<GuestId, Cause>,
+    /// Why nothing is moved for its sake: suspended. The imbalance is told all the same.
+    pub halted: Option<Cause>,
+    /// Steps that its search may take; absent: as the number of guests asks for, a second at the most. More steps find
+    /// better plans; the same number finds the same plan.
+    pub steps: Option<u64>,
+}
+
+/// How much each resource counts in a balance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Weights {
+    /// CPU.
+    pub cpu: u32,
+    /// Memory.
+    pub memory: u32,
+    /// What disks occupy.
+    pub disk: u32,
 }
 
 /// Where guests belong. A guest that is not running is bound by `hosts` and by having to be on an eligible host when
@@ -358,6 +418,8 @@ pub struct Plan {
     pub rejections: Vec<Rejection>,
     /// Wishes that are satisfied as they are: the reason is `MigrateToSelf` or `Completed`.
     pub satisfied: Vec<Satisfied>,
+    /// How far each balance is from level, in the order of their names.
+    pub balances: Vec<Balanced>,
     /// How each placement is kept as things are now, in the order of their names.
     pub placements: Vec<Kept>,
     /// From now to the end of the last move, by the bandwidth model; absent where no rate is known.
@@ -402,6 +464,23 @@ pub struct Rejection {
     pub cause: Cause,
     /// Each host's reason, counted.
     pub hosts: Vec<HostCount>,
+}
+
+/// How level the hosts of a balance are. Imbalance is how far the fullest host lies above the mean, in hundredths of a
+/// percent point, by the resource where that weighs most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Balanced {
+    /// The balance.
+    pub by: RequestedBy,
+    /// After all other moves, without its own.
+    pub now: u32,
+    /// After its own moves as well.
+    pub predicted: u32,
+    /// Why it moves nothing, or no more: level enough, suspended, limits.
+    pub cause: Option<Cause>,
+    /// Guests on hosts above the mean that it may not move, and why.
+    pub skipped: Vec<Violation>,
 }
 
 /// How a placement is kept as things are now, moves in flight counted where they go.

@@ -64,7 +64,7 @@ fn placements(wishes: &[Wish]) -> Vec<(&RequestedBy, &Placement)> {
         .iter()
         .filter_map(|wish| match &wish.what {
             What::Place(placement) => Some((&wish.by, placement)),
-            What::Move { .. } | What::Drain { .. } => None,
+            What::Move { .. } | What::Drain { .. } | What::Balance(_) => None,
         })
         .collect();
     all.sort_by_key(|(by, _)| *by);

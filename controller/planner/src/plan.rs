@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_crds::reason::{Cause, Reason};
+use evenkeel_crds::shared::RequestedBy;
 
+use crate::balance::{self, Policy};
 use crate::board::{Banned, Board, Placed};
 use crate::choose::{Aim, best, spread};
 use crate::explain;
-use crate::model::{Fleet, Ledger, Move, Plan, Rejection, Wish};
+use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, Wish};
 use crate::places;
 use crate::rings;
 use crate::schedule::{self, Job, Outcome, Run};
@@ -34,11 +36,14 @@ const ORDERS: usize = 3;
 #[must_use]
 pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> Plan {
     let mut asked = wishes::sort(fleet, wishes, ledger);
-    let view = View::new(fleet, wishes, ledger, &asked, &[], now);
+    let policies = balance::policies(fleet, wishes, &asked.draining);
+    let besides = balance::guests(fleet, &policies);
+    let view = View::new(fleet, wishes, ledger, &asked, &besides, now);
     let none = Banned::new();
     let before = Board::new(&view, &none, 0);
     places::ask(&before, wishes, &mut asked);
-    let kept = places::kept(&before, wishes);
+    balance::ask(&view, &policies, &mut asked);
+    let placements = places::kept(&before, wishes);
     let mut banned = Banned::new();
     loop {
         let empty = Board::new(&view, &banned, asked.asks.len());
@@ -46,14 +51,81 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
         let fixed = fixed_pools(&board, &asked.asks);
         let jobs = jobs(&board, &asked.asks, &fixed);
         match order(&empty, jobs, &asked) {
-            Ok((jobs, runs, makespan)) => {
-                let plan = assemble(&board, &asked, &jobs, runs, makespan);
+            Ok(ordered) => {
+                let rejections = rejections(&board, &asked);
+                let plan = if policies.is_empty() {
+                    assemble(ordered)
+                } else {
+                    level(&empty, board, &asked, &policies, ordered)
+                };
                 return Plan {
-                    placements: kept,
+                    rejections,
+                    satisfied: asked.satisfied,
+                    placements,
                     ..plan
                 };
             }
-            Err(found) => banned.extend(found),
+            Err(stuck) => banned.extend(stuck.bans(&view)),
+        }
+    }
+}
+
+/// Adds the moves that level the hosts of policies to those that are in order already. Moves that can't be put in an
+/// order with the others are left out.
+fn level<'a>(
+    empty: &Board<'_, 'a>,
+    mut board: Board<'_, 'a>,
+    asked: &Asked<'a>,
+    policies: &[Policy<'a>],
+    without: Ordered<'_>,
+) -> Plan {
+    let mut balances = balance::level(&mut board, &asked.asks, policies);
+    loop {
+        let fixed = fixed_pools(&board, &asked.asks);
+        let jobs = jobs(&board, &asked.asks, &fixed);
+        match order(empty, jobs, asked) {
+            Ok(ordered) => {
+                balance::predict(&board, policies, &mut balances);
+                // Without those that were left out the others may do harm.
+                let harm = balances.iter().filter(|told| told.predicted > told.now);
+                let harm: Vec<&RequestedBy> = harm.map(|told| &told.by).collect();
+                let asks = asked.asks.iter().enumerate();
+                let back = asks.filter(|(index, ask)| {
+                    ask.kind == For::Balance
+                        && harm.contains(&ask.by)
+                        && board.placed[*index].is_some()
+                });
+                let back: Vec<usize> = back.map(|(index, _)| index).collect();
+                if !back.is_empty() {
+                    for index in back {
+                        board.remove(index, &asked.asks[index]);
+                    }
+                    continue;
+                }
+                let plan = assemble(ordered);
+                return Plan { balances, ..plan };
+            }
+            Err(stuck) => {
+                let levels = |guest: &GuestId| {
+                    let mover = board.mover(*guest);
+                    mover.filter(|index| asked.asks[*index].kind == For::Balance)
+                };
+                let mut left_out: Vec<usize> = stuck.guests().iter().filter_map(levels).collect();
+                if left_out.is_empty() {
+                    let all = 0..asked.asks.len();
+                    left_out = all
+                        .filter(|index| asked.asks[*index].kind == For::Balance)
+                        .filter(|index| board.placed[*index].is_some())
+                        .collect();
+                }
+                if left_out.is_empty() {
+                    let plan = assemble(without);
+                    return Plan { balances, ..plan };
+                }
+                for index in left_out {
+                    board.remove(index, &asked.asks[index]);
+                }
+            }
         }
     }
 }
@@ -138,18 +210,55 @@ fn jobs<'a>(
         .collect()
 }
 
-type Ordered<'a> = (Vec<Job<'a>>, Vec<Run>, Option<Duration>);
+/// Jobs in an order in which all of them run.
+struct Ordered<'a> {
+    jobs: Vec<Job<'a>>,
+    runs: Vec<Run>,
+    makespan: Option<Duration>,
+}
 
-/// Puts the jobs in an order in which all of them run, or tells the rings that are in the way.
+/// Jobs of which some never start.
+struct Stuck<'a> {
+    jobs: Vec<Job<'a>>,
+    stuck: Vec<usize>,
+}
+
+impl Stuck<'_> {
+    fn guests(&self) -> Vec<GuestId> {
+        let stuck = self.stuck.iter();
+        stuck.map(|job| self.jobs[*job].ask.guest).collect()
+    }
+
+    /// The rings that are in the way: their members may not go where they were to go.
+    fn bans(&self, view: &View<'_>) -> Banned {
+        let mut found = Banned::new();
+        for ring in rings::find(&self.jobs, &self.stuck) {
+            for member in &ring {
+                let sentence = rings::sentence(view, &self.jobs, &ring, *member);
+                let job = &self.jobs[*member];
+                found.insert((job.ask.guest, job.target), sentence);
+            }
+        }
+        found
+    }
+}
+
+/// Puts the jobs in an order in which all of them run.
 fn order<'a>(
     empty: &Board<'_, 'a>,
     mut jobs: Vec<Job<'a>>,
     asked: &Asked<'a>,
-) -> Result<Ordered<'a>, Banned> {
+) -> Result<Ordered<'a>, Stuck<'a>> {
     let mut stuck = Vec::new();
     for _ in 0..ORDERS {
         match schedule::run(empty.clone(), &jobs, &asked.limits) {
-            Outcome::Done(runs, makespan) => return Ok((jobs, runs, makespan)),
+            Outcome::Done(runs, makespan) => {
+                return Ok(Ordered {
+                    jobs,
+                    runs,
+                    makespan,
+                });
+            }
             Outcome::Stuck(waiting) => {
                 let in_front = (0..waiting.len()).eq(waiting.iter().copied());
                 stuck = waiting;
@@ -166,27 +275,17 @@ fn order<'a>(
             }
         }
     }
-    let mut found = Banned::new();
-    for ring in rings::find(&jobs, &stuck) {
-        for member in &ring {
-            let sentence = rings::sentence(empty.view, &jobs, &ring, *member);
-            found.insert((jobs[*member].ask.guest, jobs[*member].target), sentence);
-        }
-    }
-    Err(found)
+    Err(Stuck { jobs, stuck })
 }
 
-fn assemble(
-    board: &Board<'_, '_>,
-    asked: &Asked<'_>,
-    jobs: &[Job<'_>],
-    runs: Vec<Run>,
-    makespan: Option<Duration>,
-) -> Plan {
+fn assemble(ordered: Ordered<'_>) -> Plan {
+    let Ordered {
+        jobs,
+        runs,
+        makespan,
+    } = ordered;
     let mut plan = Plan {
         moves: Vec::with_capacity(runs.len()),
-        rejections: rejections(board, asked),
-        satisfied: asked.satisfied.clone(),
         makespan,
         ..Plan::default()
     };
@@ -219,6 +318,7 @@ fn rejections(board: &Board<'_, '_>, asked: &Asked<'_>) -> Vec<Rejection> {
     );
     for (index, ask) in asked.asks.iter().enumerate() {
         match board.mover(ask.guest) {
+            _ if ask.kind == For::Balance => {}
             None if places::settled(board, ask) => {}
             None => all.extend(explain::rejections(board, ask)),
             Some(mover) if mover == index || ask.kind != For::Explicit => {}

@@ -3,7 +3,6 @@
 use crate::model::HostId;
 use crate::schedule::Job;
 use crate::view::View;
-use crate::wishes::For;
 
 /// What an event frees.
 #[derive(Debug, Default)]
@@ -31,11 +30,11 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    pub(crate) fn new(
+    pub(crate) fn new<'l>(
         view: &View<'_>,
         jobs: &[Job<'_>],
         limits: usize,
-        covering: &[Vec<usize>],
+        limits_of: impl Fn(&Job<'_>) -> &'l [usize],
     ) -> Self {
         let hosts = view.fleet.hosts.len();
         let mut queues = Self {
@@ -50,10 +49,8 @@ impl Queues {
         for (index, job) in jobs.iter().enumerate() {
             queues.from[job.source.at()].push(index);
             queues.to[job.target.at()].push(index);
-            if job.ask.kind == For::Drain {
-                for limit in &covering[job.source.at()] {
-                    queues.under[*limit].push(index);
-                }
+            for limit in limits_of(job) {
+                queues.under[*limit].push(index);
             }
             for (rule, _) in view.rules.of(job.ask.guest) {
                 queues.kin[rule].push(index);

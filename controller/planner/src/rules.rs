@@ -76,7 +76,7 @@ impl<'a> Rules<'a> {
             .iter()
             .filter_map(|wish| match &wish.what {
                 What::Place(placement) => Some((&wish.by, placement)),
-                What::Move { .. } | What::Drain { .. } => None,
+                What::Move { .. } | What::Drain { .. } | What::Balance(_) => None,
             })
             .collect();
         placements.sort_by_key(|(by, _)| *by);
@@ -235,6 +235,25 @@ pub(crate) fn forbids(
     rules
         .find(|(index, rule)| broken(*index, rule))
         .map(|(index, _)| index)
+}
+
+/// Whether a guest whose move is given up can stay at its host, whatever has been placed there meanwhile.
+pub(crate) fn may_stay(view: &View<'_>, counts: &Counts, guest: GuestId) -> bool {
+    let facts = view.guest(guest);
+    let stays = |(index, rule): (usize, &Rule<'_>)| {
+        let Some(home) = rule.domain(facts.host) else {
+            return true;
+        };
+        match rule.kind {
+            Kind::Hosts => true,
+            Kind::Apart => counts.planned(index, home) <= 1,
+            Kind::Spread(most) => {
+                rule.skew(|domain| counts.planned(index, domain)) <= i64::from(most)
+            }
+            Kind::Together => counts.anchor(index).is_none_or(|anchor| anchor == home),
+        }
+    };
+    !facts.active || view.rules.of(guest).all(stays)
 }
 
 /// Whether the rule is broken by where the guest is, or is planned to be.

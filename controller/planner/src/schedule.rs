@@ -11,10 +11,11 @@
 //! At the target the full size of disks stays held to the end of the plan.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use evenkeel_crds::reason::Cause;
+use evenkeel_crds::shared::RequestedBy;
 
 use crate::board::Board;
 use crate::capacity::When;
@@ -97,6 +98,8 @@ pub(crate) struct Simulation<'s, 'v, 'a> {
     pub(crate) limits: &'s [Limit<'a>],
     /// For each host the limits on drains' moves from there.
     covering: Vec<Vec<usize>>,
+    /// The limits of those that ask for moves from anywhere.
+    own: BTreeMap<&'a RequestedBy, [usize; 1]>,
     pub(crate) outbound: Vec<u32>,
     pub(crate) inbound: Vec<u32>,
     pub(crate) parallel: Vec<u32>,
@@ -118,6 +121,19 @@ pub(crate) struct Simulation<'s, 'v, 'a> {
 /// In the place of a time: the move is over.
 const OVER: u64 = u64::MAX;
 
+/// The limits that a job's start is counted under.
+fn limits_of<'s>(
+    covering: &'s [Vec<usize>],
+    own: &'s BTreeMap<&RequestedBy, [usize; 1]>,
+    job: &Job<'_>,
+) -> &'s [usize] {
+    match job.ask.kind {
+        For::Drain => &covering[job.source.at()],
+        For::Balance => own.get(job.ask.by).map_or(&[], |own| own.as_slice()),
+        For::Explicit | For::Placement => &[],
+    }
+}
+
 /// Whole microseconds, rounded up.
 pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
@@ -133,12 +149,18 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         let view = board.view;
         let hosts = view.fleet.hosts.len();
         let covering = covering(view.fleet, limits);
-        let queues = Queues::new(view, jobs, limits.len(), &covering);
+        let balances = limits.iter().enumerate();
+        let balances = balances.filter(|(_, limit)| limit.hosts.is_empty());
+        let own = balances.map(|(index, limit)| (limit.by, [index])).collect();
+        let queues = Queues::new(view, jobs, limits.len(), |job| {
+            limits_of(&covering, &own, job)
+        });
         let mut world = Self {
             board,
             jobs,
             limits,
             covering,
+            own,
             outbound: vec![0; hosts],
             inbound: vec![0; hosts],
             parallel: vec![0; limits.len()],
@@ -424,17 +446,12 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             waits: None,
             vague: self.frozen.is_some(),
         });
-        let drained = job.ask.kind == For::Drain;
         self.begin(Active {
             job: Some((index, self.runs.len() - 1)),
             frees: Some(job.ask.guest),
             source: job.source,
             target: job.target,
-            limits: if drained {
-                self.covering[job.source.at()].clone()
-            } else {
-                Vec::new()
-            },
+            limits: limits_of(&self.covering, &self.own, job).to_vec(),
             left: Some(job.bytes.max(1) as f64),
             since: self.time,
             rate: 0.0,
@@ -462,12 +479,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         if self.inbound[target.at()] >= view.host(target).max_inbound {
             return Some(Block::Inbound);
         }
-        if job.ask.kind == For::Drain {
-            let limits = &self.covering[source.at()];
-            let full = |limit: &&usize| self.parallel[**limit] >= self.limits[**limit].parallel;
-            if let Some(limit) = limits.iter().find(full) {
-                return Some(Block::Parallel(*limit));
-            }
+        let full = |limit: &&usize| self.parallel[**limit] >= self.limits[**limit].parallel;
+        let limits = limits_of(&self.covering, &self.own, job);
+        if let Some(limit) = limits.iter().find(full) {
+            return Some(Block::Parallel(*limit));
         }
         let guest = view.guest(job.ask.guest);
         let forbids = self

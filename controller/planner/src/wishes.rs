@@ -37,6 +37,8 @@ pub(crate) enum For {
     Drain,
     /// A placement that it breaks.
     Placement,
+    /// A host that is fuller than others.
+    Balance,
 }
 
 /// The limit of one drain on its moves at once.
@@ -67,6 +69,9 @@ pub(crate) struct Asked<'a> {
 }
 
 pub(crate) static NO_OVERRIDES: BTreeMap<String, String> = BTreeMap::new();
+
+/// The hosts of a limit that is not about hosts.
+pub(crate) static NO_HOSTS: BTreeSet<HostId> = BTreeSet::new();
 
 /// Sorts what is asked for.
 pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger) -> Asked<'a> {

@@ -175,6 +175,27 @@ fn asked(dice: &mut Dice, fleet: &Fleet, hosts: u64, guests: u64) -> (Vec<Wish>,
     }
     let mut wishes = placements(dice, hosts, guests);
     for at in 0..dice.roll(3) {
+        let mut wish = balance(&format!("b{at}"), &[]);
+        if let What::Balance(balance) = &mut wish.what {
+            balance.hosts = (0..=dice.roll(5))
+                .map(|_| HostId(dice.roll(hosts) as u32))
+                .collect();
+            balance.weights.disk = dice.roll(2) as u32 * 50;
+            balance.parallel = 1 + dice.roll(3) as u32;
+            balance.moves = dice.one_in(2).then(|| dice.roll(4) as u32);
+            balance.bytes = dice.one_in(3).then(|| Bytes(dice.roll(30) * GI));
+            balance.start = dice.roll(20) as u32;
+            balance.steps = Some(3000);
+            balance.halted = dice.one_in(8).then(|| cause(Reason::Suspended));
+            if dice.one_in(3) {
+                balance
+                    .leaves
+                    .insert(GuestId(dice.roll(guests) as u32), cause(Reason::Waiting));
+            }
+        }
+        wishes.push(wish);
+    }
+    for at in 0..dice.roll(3) {
         let some: Vec<u32> = (0..=dice.roll(2))
             .map(|_| dice.roll(hosts) as u32)
             .collect();

@@ -137,7 +137,7 @@ impl<'a> World<'a> {
                 What::Move {
                     guest: id, pools, ..
                 } => id.at() == guest && pools.get(&disk.target) == Some(pool),
-                What::Drain { .. } | What::Place(_) => false,
+                What::Drain { .. } | What::Place(_) | What::Balance(_) => false,
             });
             assert!(named || alike || demanded, "a disk goes to a strange pool");
             *self.sizes.entry((target, pool.clone())).or_default() +=
@@ -210,6 +210,14 @@ impl<'a> World<'a> {
                 };
                 let own = step.by.kind == "HostDrain" && hosts.contains(&step.source);
                 if own && count(&counts) > *parallel as usize {
+                    return Err(format!("too many moves of {}", wish.by.name));
+                }
+            }
+        }
+        for wish in self.wishes {
+            if let What::Balance(balance) = &wish.what {
+                let own = |going: &Going| going.by.as_ref() == Some(&wish.by);
+                if step.by == wish.by && count(&own) > balance.parallel as usize {
                     return Err(format!("too many moves of {}", wish.by.name));
                 }
             }
@@ -337,6 +345,20 @@ fn once_each(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, plan: &Plan) {
                     "{wish:?}"
                 );
             }
+            What::Balance(balance) => {
+                let own = plan.moves.iter().filter(|step| step.by == wish.by);
+                let own: Vec<&Move> = own.collect();
+                assert!(own.len() <= balance.moves.unwrap_or(u32::MAX) as usize);
+                let bytes: u64 = own.iter().map(|step| step.bytes.0).sum();
+                assert!(bytes <= balance.bytes.map_or(u64::MAX, |bytes| bytes.0 + (1 << 20)));
+                let told = plan
+                    .balances
+                    .iter()
+                    .find(|told| told.by == wish.by)
+                    .expect("told");
+                assert!(told.predicted <= told.now, "{told:?}");
+                assert!(told.cause.is_none() || own.is_empty());
+            }
             What::Place(placement) => {
                 for guest in &placement.guests {
                     let facts = &fleet.guests[guest.at()];
@@ -399,7 +421,18 @@ fn allowed(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, plan:
                     assert!(placement.halted.is_none());
                     assert!(placement.guests.contains(&step.guest));
                 }
-                What::Move { .. } | What::Place(_) => {}
+                What::Balance(balance) if wish.by == step.by => {
+                    assert!(balance.halted.is_none());
+                    assert!(
+                        balance.hosts.contains(&step.source)
+                            && balance.hosts.contains(&step.target)
+                    );
+                    assert!(
+                        !balance.leaves.contains_key(&step.guest),
+                        "it is to be left"
+                    );
+                }
+                What::Move { .. } | What::Place(_) | What::Balance(_) => {}
             }
         }
         assert!(explicit || guest.held.is_none() && guest.active);

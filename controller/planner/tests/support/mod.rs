@@ -26,6 +26,7 @@ pub fn host(name: &str) -> Host {
         closed: None,
         cpu_limit_milli: 32_000,
         cpu_used_milli: 0,
+        cpu_there_milli: 0,
         memory_limit: Bytes(24 * GI),
         memory_used: Bytes(0),
         pools: vec![pool("default", 1000 * GI, 0)],
@@ -82,6 +83,7 @@ pub fn guest(name: &str, host: u32, memory: u64) -> Guest {
         memory: Bytes(memory),
         overhead: Bytes(0),
         disks: Vec::new(),
+        load: None,
         dirty_rate: None,
         priority: 0,
         needs: Needs {
@@ -136,6 +138,23 @@ pub fn drain(name: &str, hosts: &[u32], parallel: u32) -> Wish {
             stopped: false,
             halted: None,
         },
+    }
+}
+
+/// A balance of all CPU and memory that begins at once and goes on to the end.
+pub fn balance(name: &str, hosts: &[u32]) -> Wish {
+    Wish {
+        by: by("RebalancePolicy", name),
+        what: What::Balance(Balance {
+            hosts: hosts.iter().copied().map(HostId).collect(),
+            weights: Weights {
+                cpu: 100,
+                memory: 100,
+                disk: 0,
+            },
+            parallel: 2,
+            ..Balance::default()
+        }),
     }
 }
 
