@@ -137,7 +137,22 @@ fn balances() {
     }
 }
 
+fn emptied() {
+    for hosts in [200, 1000, 5000] {
+        let name = format!("drainable {hosts}");
+        if wanted(&name) {
+            let fleet = large(hosts);
+            let all: Vec<HostId> = (0..hosts).map(HostId).collect();
+            let (told, took) = timed(|| drainable(&fleet, &[], &Ledger::default(), &all, NOW));
+            let blocked = told.iter().filter(|host| !host.blockers.is_empty()).count();
+            let milliseconds = took.as_secs_f64() * 1000.0;
+            println!("{name}: {blocked} blocked, told of all in {milliseconds:.1} ms");
+        }
+    }
+}
+
 fn main() {
+    emptied();
     drains();
     explicit();
     balances();

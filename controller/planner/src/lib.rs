@@ -20,6 +20,7 @@ mod bytes;
 mod capacity;
 mod choose;
 mod counts;
+mod drainable;
 mod explain;
 mod fit;
 mod level;
@@ -39,5 +40,6 @@ mod waits;
 mod wishes;
 
 pub use admit::admit;
+pub use drainable::drainable;
 pub use model::*;
 pub use plan::plan;

@@ -428,6 +428,17 @@ pub struct Plan {
     pub bytes: Bytes,
 }
 
+/// Whether a host could be emptied of running guests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drainable {
+    /// The host.
+    pub host: HostId,
+    /// Guests that could not leave, and why, with each host's reason counted; none: it could be emptied. `by` means
+    /// nothing here.
+    pub blockers: Vec<Rejection>,
+}
+
 /// A planned move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
