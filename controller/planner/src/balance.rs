@@ -81,7 +81,8 @@ pub(crate) fn ask<'a>(view: &View<'a>, policies: &[Policy<'a>], asked: &mut Aske
         return;
     }
     // What others ask for is theirs, be it refused.
-    let asks = asked.asks.iter().map(|ask| ask.guest);
+    let asks = asked.asks.iter().filter(|ask| ask.kind != For::Room);
+    let asks = asks.map(|ask| ask.guest);
     let refused = asked
         .refused
         .iter()
@@ -238,7 +239,8 @@ pub(crate) fn level<'a>(
     let slowest: Vec<Option<u64>> = slowest.collect();
     for (index, ask) in asks.iter().enumerate() {
         let guest = view.guest(ask.guest);
-        if let (For::Balance, Some((policy, side))) = (ask.kind, owners[guest.host.at()]) {
+        let free = ask.kind == For::Balance && board.mover(ask.guest).is_none();
+        if let (true, Some((policy, side))) = (free, owners[guest.host.at()]) {
             let load = load(policies[policy].balance, guest);
             // By the slowest link, on which a busy guest's memory travels most: limits on bytes hold wherever it goes.
             let gib = travels(guest, slowest[policy]).0 as f64 / GIB;

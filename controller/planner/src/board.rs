@@ -160,6 +160,13 @@ impl<'v, 'a> Board<'v, 'a> {
             && (when == When::Later || bulk.disk <= self.roomiest[host.at()])
     }
 
+    /// How much of its memory, in parts of [`FULL`], the host lacks for so much, once all that leaves has left.
+    pub(crate) fn lacks(&self, bulk: &Bulk, host: HostId) -> i128 {
+        let limit = i128::from(self.view.host(host).memory_limit.0);
+        let lack = self.room.memory(host, When::Later) + bulk.memory - limit;
+        share(lack, limit)
+    }
+
     /// Whether the host has room for the guest with its disks in these pools.
     pub(crate) fn holds(&self, guest: &Guest, host: HostId, pools: &[usize], when: When) -> bool {
         let (view, room) = (self.view, &self.room);

@@ -19,6 +19,9 @@ use crate::wishes::{self, Ask, Asked, For, NO_OVERRIDES, at_source, rejection, s
 /// For each of these hosts whether all its running guests could go elsewhere now, as if nothing else moved but what is
 /// in flight. Of the wishes only what binds everybody counts: drained hosts and placements.
 ///
+/// What is looked at are moves of these guests alone. On a full fleet a drain may do more: guests that nobody asks to
+/// move make way.
+///
 /// One host costs about what a drain of it costs to plan; what is common to all is made once.
 #[must_use]
 pub fn drainable(
@@ -155,6 +158,7 @@ fn exactly(
             hosts: BTreeSet::from([host]),
             stopped: false,
             parallel: u32::MAX,
+            makes_way: false,
             halted: None,
         },
     });

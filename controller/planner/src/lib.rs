@@ -4,7 +4,7 @@
 //! network, no hypervisor and no Kubernetes; the same input gives the same plan, to the last word.
 //!
 //! The way of a plan: `wishes` turns what is asked into asks and refuses what can't be tried; `choose` gives each ask
-//! a target on a `board` of what is held, `targeted` and `repair` help where room is short; `places` sends guests where
+//! a target on a `board` of what is held, `targeted`, `repair` and `chains` help where room is short; `places` sends guests where
 //! the `rules` of placements want them; `balance` levels what is uneven after all that, by the search in `level`;
 //! `schedule` lets the chosen
 //! moves run on virtual time, so that slots, links and room are right at every instant, and finds `rings` that can't
@@ -18,6 +18,7 @@ mod balance;
 mod board;
 mod bytes;
 mod capacity;
+mod chains;
 mod choose;
 mod counts;
 mod drainable;

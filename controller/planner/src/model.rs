@@ -240,6 +240,9 @@ pub enum What {
         stopped: bool,
         /// Moves at once for the whole drain.
         parallel: u32,
+        /// Whether guests on other hosts, that nobody asked to move, may make way where its own find no room. Their moves
+        /// are by this drain.
+        makes_way: bool,
         /// Why nothing new starts: suspended, past its deadline. The hosts are drained all the same: nothing moves in.
         halted: Option<Cause>,
     },

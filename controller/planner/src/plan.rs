@@ -1,6 +1,6 @@
 //! A plan from beginning to end: sort, place, run, and again without the rings that were found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
@@ -9,9 +9,10 @@ use evenkeel_crds::shared::RequestedBy;
 
 use crate::balance::{self, Policy};
 use crate::board::{Banned, Board, Placed};
+use crate::chains;
 use crate::choose::{Aim, best, spread};
 use crate::explain;
-use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, Wish};
+use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, What, Wish};
 use crate::places;
 use crate::rings;
 use crate::schedule::{self, Job, Outcome, Run};
@@ -31,23 +32,73 @@ const ORDERS: usize = 3;
 ///   limit. The same holds at every later instant if moves start as planned.
 /// - At most one move per guest. A guest of a drain has a move, or a rejection by each drain of its host, or is in
 ///   flight for it. A guest in flight for another wish is rejected with `GuestBusy`.
+/// - Where guests of a drain find no room, others that nobody asked to move may make way for them, by the drain, if it
+///   allows that and it places more of them.
 /// - Where several drains share a host, the first by kind and name asks for its guests; the smallest limit counts.
 /// - The order of wishes makes no difference.
 #[must_use]
 pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> Plan {
+    let drains: BTreeSet<&RequestedBy> = wishes
+        .iter()
+        .filter(|wish| {
+            matches!(
+                wish.what,
+                What::Drain {
+                    makes_way: true,
+                    ..
+                }
+            )
+        })
+        .map(|wish| &wish.by)
+        .collect();
+    let short = |plan: &Plan| {
+        let all = plan.rejections.iter();
+        let all = all.filter(|rejection| {
+            drains.contains(&rejection.by) && rejection.cause.reason == Reason::NoHostFits
+        });
+        all.count()
+    };
+    let made = attempt(fleet, wishes, ledger, now, &BTreeSet::new());
+    let left = short(&made);
+    if left == 0 {
+        return made;
+    }
+    let roomier = attempt(fleet, wishes, ledger, now, &drains);
+    if short(&roomier) < left {
+        roomier
+    } else {
+        made
+    }
+}
+
+/// A plan in which guests that nobody asks to move may make way for those of these drains.
+fn attempt(
+    fleet: &Fleet,
+    wishes: &[Wish],
+    ledger: &Ledger,
+    now: Duration,
+    roomy: &BTreeSet<&RequestedBy>,
+) -> Plan {
     let mut asked = wishes::sort(fleet, wishes, ledger);
     let policies = balance::policies(fleet, wishes, &asked.draining);
-    let besides = balance::guests(fleet, &policies);
+    let besides = if !roomy.is_empty() {
+        (0..fleet.guests.len() as u32).map(GuestId).collect()
+    } else {
+        balance::guests(fleet, &policies)
+    };
     let view = View::new(fleet, wishes, ledger, &asked, &besides, now);
     let none = Banned::new();
     let before = Board::new(&view, &none, 0);
     places::ask(&before, wishes, &mut asked);
+    if !roomy.is_empty() {
+        chains::ask(&view, &mut asked);
+    }
     balance::ask(&view, &policies, &mut asked);
     let placements = places::kept(&before, wishes);
     let mut banned = Banned::new();
     loop {
         let empty = Board::new(&view, &banned, asked.asks.len());
-        let board = place(empty.clone(), &asked.asks);
+        let board = place(empty.clone(), &mut asked.asks, roomy);
         let fixed = fixed_pools(&board, &asked.asks);
         let jobs = jobs(&board, &asked.asks, &fixed);
         match order(&empty, jobs, &asked) {
@@ -60,7 +111,7 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
                 };
                 return Plan {
                     rejections,
-                    satisfied: asked.satisfied,
+                    satisfied: asked.satisfied.clone(),
                     placements,
                     ..plan
                 };
@@ -134,7 +185,11 @@ fn level<'a>(
 const REUNIONS: usize = 32;
 
 /// Explicit moves with a target, explicit moves without, drains, placements.
-fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
+fn place<'v, 'a>(
+    mut board: Board<'v, 'a>,
+    asks: &mut [Ask<'a>],
+    roomy: &BTreeSet<&RequestedBy>,
+) -> Board<'v, 'a> {
     let of = |wanted: &dyn Fn(&Ask<'a>) -> bool| -> Vec<usize> {
         let all = asks.iter().enumerate();
         all.filter(|(_, ask)| wanted(ask))
@@ -144,6 +199,7 @@ fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
     let targeted = of(&|ask| ask.target.is_some());
     let free = of(&|ask| ask.target.is_none() && ask.kind == For::Explicit);
     let drained = of(&|ask| ask.kind == For::Drain);
+    let short_of_room = of(&|ask| ask.kind == For::Drain && roomy.contains(ask.by));
     let misplaced = of(&|ask| ask.kind == For::Placement);
     let mut reunions = REUNIONS;
     targeted::place(&mut board, asks, &targeted);
@@ -155,6 +211,7 @@ fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
         board = spread(board, asks, &free);
         targeted::retry(&mut board, asks, &targeted);
         board = spread(board, asks, &drained);
+        chains::make_way(&mut board, asks, &short_of_room);
         places::mend(&mut board, asks, &misplaced);
         if places::rejoin(&mut board, asks, reunions <= 1) {
             reunions = reunions.saturating_sub(1);
@@ -318,7 +375,7 @@ fn rejections(board: &Board<'_, '_>, asked: &Asked<'_>) -> Vec<Rejection> {
     );
     for (index, ask) in asked.asks.iter().enumerate() {
         match board.mover(ask.guest) {
-            _ if ask.kind == For::Balance => {}
+            _ if matches!(ask.kind, For::Balance | For::Room) => {}
             None if places::settled(board, ask) => {}
             None => all.extend(explain::rejections(board, ask)),
             Some(mover) if mover == index || ask.kind != For::Explicit => {}

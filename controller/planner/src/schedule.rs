@@ -98,7 +98,7 @@ pub(crate) struct Simulation<'s, 'v, 'a> {
     pub(crate) limits: &'s [Limit<'a>],
     /// For each host the limits on drains' moves from there.
     covering: Vec<Vec<usize>>,
-    /// The limits of those that ask for moves from anywhere.
+    /// Each limit by who asks: for moves from anywhere.
     own: BTreeMap<&'a RequestedBy, [usize; 1]>,
     pub(crate) outbound: Vec<u32>,
     pub(crate) inbound: Vec<u32>,
@@ -129,7 +129,7 @@ fn limits_of<'s>(
 ) -> &'s [usize] {
     match job.ask.kind {
         For::Drain => &covering[job.source.at()],
-        For::Balance => own.get(job.ask.by).map_or(&[], |own| own.as_slice()),
+        For::Balance | For::Room => own.get(job.ask.by).map_or(&[], |own| own.as_slice()),
         For::Explicit | For::Placement => &[],
     }
 }
@@ -149,9 +149,8 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         let view = board.view;
         let hosts = view.fleet.hosts.len();
         let covering = covering(view.fleet, limits);
-        let balances = limits.iter().enumerate();
-        let balances = balances.filter(|(_, limit)| limit.hosts.is_empty());
-        let own = balances.map(|(index, limit)| (limit.by, [index])).collect();
+        let own = limits.iter().enumerate();
+        let own = own.map(|(index, limit)| (limit.by, [index])).collect();
         let queues = Queues::new(view, jobs, limits.len(), |job| {
             limits_of(&covering, &own, job)
         });

@@ -37,6 +37,8 @@ pub(crate) enum For {
     Drain,
     /// A placement that it breaks.
     Placement,
+    /// A guest of a drain that has no room otherwise.
+    Room,
     /// A host that is fuller than others.
     Balance,
 }
@@ -88,6 +90,7 @@ pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger)
             stopped,
             parallel,
             halted,
+            ..
         } = &wish.what
         {
             asked.draining.extend(hosts);

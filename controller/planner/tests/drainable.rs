@@ -1,4 +1,4 @@
-//! Whether hosts could be emptied: the same answer as a drain would get.
+//! Whether hosts could be emptied: the same answer as a drain would get by moving their guests alone.
 
 mod support;
 

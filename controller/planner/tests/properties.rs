@@ -200,6 +200,9 @@ fn asked(dice: &mut Dice, fleet: &Fleet, hosts: u64, guests: u64) -> (Vec<Wish>,
             .map(|_| dice.roll(hosts) as u32)
             .collect();
         let mut wish = drain(&format!("d{at}"), &some, 1 + dice.roll(4) as u32);
+        if dice.one_in(2) {
+            wish = roomy(wish);
+        }
         if let (true, What::Drain { halted, .. }) = (dice.one_in(8), &mut wish.what) {
             *halted = Some(cause(Reason::Suspended));
         }

@@ -135,6 +135,7 @@ pub fn drain(name: &str, hosts: &[u32], parallel: u32) -> Wish {
         what: What::Drain {
             hosts: hosts.iter().copied().map(HostId).collect(),
             parallel,
+            makes_way: false,
             stopped: false,
             halted: None,
         },
@@ -168,6 +169,14 @@ pub fn place(name: &str, guests: &[u32], placement: Placement) -> Wish {
             ..placement
         }),
     }
+}
+
+/// The drain with others making way.
+pub fn roomy(mut wish: Wish) -> Wish {
+    if let What::Drain { makes_way, .. } = &mut wish.what {
+        *makes_way = true;
+    }
+    wish
 }
 
 pub fn go(name: &str, guest: u32, target: Option<u32>) -> Wish {
