@@ -166,6 +166,10 @@ reasons! {
     DomainDefinedAtTarget, AwaitChange, "undefine the copy that is not wanted, after making sure which one that is";
     /// A file the guest boots from or reads is not at the target.
     FileMissing, AwaitChange, "put the file at the same path on the target";
+    /// A GuestPlacement keeps the guest from there.
+    PlacementForbids, AwaitChange, "name another target, or change the GuestPlacement or the labels that it goes by";
+    /// Placements that are required contradict each other.
+    ConflictsWith, AwaitChange, "change one of the placements, or the labels that they go by";
     /// Every slot for moves is taken.
     SlotsTaken, Retry, "";
     /// The wish's own limit on parallel moves is reached.

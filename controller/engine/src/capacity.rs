@@ -31,6 +31,7 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
         closed: closed(name, &state.declared),
         cpu_limit_milli: 0,
         cpu_used_milli: 0,
+        cpu_there_milli: 0,
         memory_limit: Bytes(0),
         memory_used: Bytes(0),
         pools: Vec::new(),
@@ -51,6 +52,7 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
         return host;
     };
     let reserved = spec.reserved.cpu.unwrap_or_default().milli;
+    host.cpu_there_milli = u64::from(facts.cpus) * 1000;
     host.cpu_limit_milli = percent(
         (u64::from(facts.cpus) * 1000).saturating_sub(reserved),
         spec.overcommit.cpu,

@@ -170,6 +170,7 @@ fn guest(
                 allocated: disk.chain_allocated.max(disk.allocated),
             })
             .collect(),
+        load: None,
         dirty_rate: None,
         priority: spec.map_or(0, |spec| spec.priority),
         needs: needs(state, facts),

@@ -1,6 +1,6 @@
 //! The last look at a move before it starts, by the same rules by which it was planned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evenkeel_crds::reason::{Cause, Reason};
@@ -10,26 +10,28 @@ use crate::board::{Banned, Board};
 use crate::capacity::When;
 use crate::explain;
 use crate::fit::fits;
-use crate::model::{Fleet, GuestId, HostId, Ledger};
+use crate::model::{Fleet, GuestId, HostId, Ledger, Wish};
+use crate::rules::Strictness;
 use crate::view::View;
-use crate::wishes::{Ask, at_source};
+use crate::wishes::{self, Ask, For, at_source};
 
 /// Whether this one move may start now: the guest is free, nothing speaks against the target, there is room at it for
 /// the guest and for its disks in these pools, and a slot at both ends. The move itself is not in the ledger yet.
 ///
-/// Holds (`Guest::held`) and a drain's own limits are the plan's business and not looked at: an explicit move may
-/// pass the one, and the other belong to a wish, which is not given here.
+/// Of the wishes only what binds everybody counts: drained hosts and placements; where guests have to stay together,
+/// those that wishes ask to leave are taken to leave. Holds (`Guest::held`) and a drain's own limits are the plan's
+/// business and not looked at: an explicit move may pass the one, and the other belong to a wish.
 ///
 /// # Errors
 ///
 /// The first reason why not, safety first.
 pub fn admit(
     fleet: &Fleet,
+    wishes: &[Wish],
     ledger: &Ledger,
     guest: GuestId,
     target: HostId,
     pools: &BTreeMap<String, String>,
-    draining: &BTreeSet<HostId>,
     now: Duration,
 ) -> Result<(), Cause> {
     let facts = &fleet.guests[guest.at()];
@@ -43,7 +45,8 @@ pub fn admit(
     if let Some(cause) = at_source(fleet, facts).or_else(|| facts.immovable.clone()) {
         return Err(cause);
     }
-    let view = View::new(fleet, ledger, draining, &BTreeSet::from([guest]), now);
+    let asked = wishes::sort(fleet, wishes, ledger);
+    let view = View::new(fleet, wishes, ledger, &asked, &[guest], now);
     if let Some(rest) = view.rest(guest) {
         let left = explain::span(rest.until.saturating_sub(now));
         let message = format!("{} rests {left} more after {}", facts.name, rest.cause);
@@ -58,7 +61,8 @@ pub fn admit(
         guest,
         target: Some(target),
         overrides: pools,
-        drain: false,
+        kind: For::Explicit,
+        strictness: Strictness::default(),
     };
     let mut refused = None;
     fits(

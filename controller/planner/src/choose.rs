@@ -7,12 +7,12 @@
 
 use std::cmp::Reverse;
 
-use crate::board::Board;
+use crate::board::{Board, Bulk, FULL, STEP, share};
 use crate::capacity::{When, demand};
-use crate::fit::Refusal;
+use crate::fit::{Refusal, fits};
 use crate::model::HostId;
 use crate::repair;
-use crate::schedule::NOMINAL_RATE;
+use crate::shelf::Place;
 use crate::wishes::Ask;
 
 /// What a choice is made for.
@@ -24,31 +24,95 @@ pub(crate) enum Aim {
     Tight,
 }
 
-/// Fullness is counted in these parts of a host.
-const FULL: i128 = 10_000;
-/// Hosts whose fullness differs by less than this count as equally full.
-const STEP: i128 = FULL / 32;
+/// Hosts with room that are compared for a guest; those on the shelf that come first.
+const LOOKS: usize = 12;
 
-type Score = (bool, i128, i128, i128, i128, usize);
+type Score = (i128, i128, u64, i128, usize);
 
-/// The best host for an ask, its pools in `chosen`.
+/// The best host for an ask, its pools in `chosen`. What placements prefer is kept where that is possible.
 pub(crate) fn best(
     board: &Board<'_, '_>,
     ask: &Ask<'_>,
     aim: Aim,
     chosen: &mut Vec<usize>,
 ) -> Option<HostId> {
+    if !ask.strictness.preferred && board.view.rules.prefers(ask.guest) {
+        let mut strict = ask.clone();
+        strict.strictness.preferred = true;
+        let host = best_of(board, &strict, aim, chosen);
+        if host.is_some() {
+            return host;
+        }
+    }
+    best_of(board, ask, aim, chosen)
+}
+
+fn best_of(
+    board: &Board<'_, '_>,
+    ask: &Ask<'_>,
+    aim: Aim,
+    chosen: &mut Vec<usize>,
+) -> Option<HostId> {
     let view = board.view;
-    let own = view.guest(ask.guest).host;
+    let on_shelf = |place: &Place| (place.0, view.by_name[place.3 as usize]);
+    let now = match aim {
+        Aim::Level => first_best(
+            board,
+            ask,
+            aim,
+            When::Now,
+            chosen,
+            board.shelf.places().map(on_shelf),
+        ),
+        Aim::Tight => {
+            let fullest_first = board.shelf.places().rev().map(on_shelf);
+            first_best(board, ask, aim, When::Now, chosen, fullest_first)
+        }
+    };
+    now.or_else(|| {
+        let open = view.open.iter().copied();
+        let left = open.filter(|host| board.later(ask.guest, *host));
+        first_best(
+            board,
+            ask,
+            aim,
+            When::Later,
+            chosen,
+            left.map(|host| (0, host)),
+        )
+    })
+}
+
+/// The best of the hosts in this order, each with a lower bound of its fullness in steps.
+fn first_best(
+    board: &Board<'_, '_>,
+    ask: &Ask<'_>,
+    aim: Aim,
+    when: When,
+    chosen: &mut Vec<usize>,
+    hosts: impl Iterator<Item = (i128, HostId)>,
+) -> Option<HostId> {
+    let guest = board.view.guest(ask.guest);
+    let bulk = Bulk::of(guest);
     let mut scratch = Vec::new();
     let mut found: Option<(Score, HostId)> = None;
-    for host in view.open.iter().copied().filter(|host| *host != own) {
-        if let Some(when) = board.way(ask, host, &mut scratch) {
-            let score = score(board, ask, host, &scratch, when, aim);
-            if found.is_none_or(|(least, _)| score < least) {
-                found = Some((score, host));
-                std::mem::swap(chosen, &mut scratch);
-            }
+    let mut looks = 0;
+    for (least, host) in hosts {
+        let hopeless = |(score, _): &(Score, HostId)| aim == Aim::Level && score.0 < least;
+        if looks == LOOKS || found.as_ref().is_some_and(hopeless) {
+            break;
+        }
+        if host == guest.host
+            || !board.may_hold(&bulk, host, when)
+            || !fits(board, ask, host, when, &mut scratch, &mut |_| false)
+        {
+            continue;
+        }
+        looks += 1;
+        let score = score(board, ask, host, &scratch, when, aim);
+        if found.is_none_or(|(least, _)| score < least) {
+            found = Some((score, host));
+            std::mem::swap(chosen, &mut scratch);
         }
     }
     found.map(|(_, host)| host)
@@ -62,19 +126,13 @@ fn score(
     when: When,
     aim: Aim,
 ) -> Score {
-    let view = board.view;
-    let facts = view.host(host);
     let fullness = fullness(board, ask, host, pools, when);
-    let waves = (board.into[host.at()].len() as i128 + i128::from(view.inbound[host.at()]))
-        / i128::from(facts.max_inbound.max(1));
-    let bytes = board.load[host.at()] + u128::from(board.bytes(ask.guest, host).0);
-    let rate = facts.bandwidth.map_or(NOMINAL_RATE, |rate| rate.0.max(1));
-    let time = i128::try_from(bytes / u128::from(rate)).unwrap_or(i128::MAX);
-    let later = when == When::Later;
-    let rank = view.rank[host.at()];
+    let waves = board.waves(host);
+    let time = board.seconds(host, board.bytes(ask.guest, host).0);
+    let rank = board.view.rank[host.at()];
     match aim {
-        Aim::Level => (later, fullness / STEP, waves, time, fullness, rank),
-        Aim::Tight => (later, FULL - fullness, waves, time, 0, rank),
+        Aim::Level => (fullness / STEP, waves, time, fullness, rank),
+        Aim::Tight => (FULL - fullness, waves, time, 0, rank),
     }
 }
 
@@ -90,7 +148,6 @@ fn fullness(
     let guest = view.guest(ask.guest);
     let facts = view.host(host);
     let (cpu, memory) = demand(guest);
-    let share = |used: i128, limit: i128| used.max(0) * FULL / limit.max(1);
     let mut most = share(
         board.room.memory(host, when) + memory,
         i128::from(facts.memory_limit.0),
@@ -120,6 +177,9 @@ pub(crate) fn spread<'v, 'a>(
     asks: &[Ask<'a>],
     wanted: &[usize],
 ) -> Board<'v, 'a> {
+    if !wanted.iter().any(|index| open(&board, asks, *index)) {
+        return board;
+    }
     let level = pass(board.clone(), asks, wanted, Aim::Level);
     if missed(&level, asks, wanted).is_empty() {
         return level;
@@ -217,6 +277,7 @@ pub(crate) fn about_room(refusal: Refusal) -> bool {
     use crate::pools::DiskWhy;
     match refusal {
         Refusal::Memory { .. } | Refusal::Cpu { .. } => true,
+        Refusal::Rule { lasting, .. } => !lasting,
         Refusal::Disk(disk) => matches!(disk.why, DiskWhy::Space { .. } | DiskWhy::Sizes { .. }),
         Refusal::OutOfReach
         | Refusal::Closed

@@ -10,8 +10,9 @@ use evenkeel_crds::shared::{HostCount, HostExample, RequestedBy};
 use crate::board::Board;
 use crate::capacity::When;
 use crate::fit::{Refusal, fits, unseen};
-use crate::model::{Fleet, Guest, Host, HostId, InFlight, Rejection};
+use crate::model::{Fleet, Guest, GuestId, HOST_KEY, Host, HostId, InFlight, Rejection};
 use crate::pools::{DiskRefusal, DiskWhy};
+use crate::rules::Kind;
 use crate::wishes::Ask;
 
 /// Hosts named for each reason.
@@ -169,6 +170,10 @@ pub(crate) fn refusal(
             },
             None => Cause::new(Reason::BackingOff, format!("{name} rests for {guest_name}")),
         },
+        Refusal::Rule { rule, .. } => Cause::new(
+            Reason::PlacementForbids,
+            self::rule(board, ask.guest, host, rule),
+        ),
         Refusal::NameTaken => Cause::new(
             Reason::DomainNameTaken,
             format!(
@@ -250,6 +255,68 @@ pub(crate) fn refusal(
             }) + &coming(board, host),
         ),
         Refusal::Disk(disk) => disk_refusal(board, ask, host, disk),
+    }
+}
+
+/// What a placement's rule has against the guest on the host.
+pub(crate) fn rule(board: &Board<'_, '_>, guest: GuestId, host: HostId, rule: usize) -> String {
+    let view = board.view;
+    let index = rule;
+    let rule = &view.rules.all[index];
+    let (by, name) = (who(rule.by), &view.host(host).name);
+    let guest_name = &view.guest(guest).name;
+    let Some(domain) = rule.domain(host) else {
+        return match (rule.kind, view.host(host).topology(rule.key)) {
+            (Kind::Hosts, _) | (_, Some(_)) => {
+                format!("{guest_name} belongs on the hosts of {by}, and {name} is none of them")
+            }
+            (_, None) => format!(
+                "{guest_name} belongs on hosts with the label {} by {by}, and {name} has none",
+                rule.key
+            ),
+        };
+    };
+    let place = |domain: usize| match rule.key {
+        HOST_KEY => rule.names[domain].to_owned(),
+        key => format!("{key} {}", rule.names[domain]),
+    };
+    match rule.kind {
+        Kind::Hosts => format!("{guest_name} belongs on the hosts of {by}"),
+        Kind::Apart => {
+            let there = |other: &&GuestId| {
+                let host = board.place_of(**other);
+                **other != guest && view.guest(**other).active && rule.domain(host) == Some(domain)
+            };
+            let mut members = rule.members.iter();
+            let other = members
+                .find(there)
+                .map(|other| view.guest(*other).name.as_str());
+            format!(
+                "{by} keeps {guest_name} apart from {}, which is in {} or on its way there or from there",
+                other.unwrap_or("another of its guests"),
+                place(domain)
+            )
+        }
+        Kind::Spread(most) => {
+            let here = board.counts.planned(index, domain);
+            let moves = board.place_of(guest) != host;
+            format!(
+                "{by} spreads its guests with a skew of at most {most}, and {} would have {} of them with {guest_name}",
+                place(domain),
+                here + i64::from(moves)
+            )
+        }
+        Kind::Together => match board.counts.anchor(index) {
+            Some(anchor) if anchor != domain => format!(
+                "{by} keeps {guest_name} together with its other guests in {}, and {name} is in {}",
+                place(anchor),
+                place(domain)
+            ),
+            _ => format!(
+                "{by} keeps its guests together, and {} has no room for all of them",
+                place(domain)
+            ),
+        },
     }
 }
 
@@ -457,12 +524,10 @@ pub(crate) fn at_target(board: &Board<'_, '_>, ask: &Ask<'_>, target: HostId) ->
 fn nowhere(board: &Board<'_, '_>, ask: &Ask<'_>) -> (Cause, Vec<HostCount>) {
     let view = board.view;
     let own = view.guest(ask.guest).host;
-    let mut by_name: Vec<HostId> = (0..view.fleet.hosts.len() as u32).map(HostId).collect();
-    by_name.sort_by_key(|host| view.rank[host.at()]);
     let mut scratch = Vec::new();
     let mut counts: BTreeMap<&'static str, HostCount> = BTreeMap::new();
     let mut total = 0;
-    for host in by_name.into_iter().filter(|host| *host != own) {
+    for host in view.by_name.iter().copied().filter(|host| *host != own) {
         total += 1;
         let mut first = None;
         fits(board, ask, host, When::Later, &mut scratch, &mut |found| {
@@ -516,6 +581,7 @@ fn reason(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId, refusal: Refusal) 
             let avoid = board.view.avoids(ask.guest, host);
             avoid.map_or(Reason::BackingOff, |avoid| avoid.cause.reason)
         }
+        Refusal::Rule { .. } => Reason::PlacementForbids,
         Refusal::NameTaken => Reason::DomainNameTaken,
         Refusal::DefinedThere => Reason::DomainDefinedAtTarget,
         Refusal::NoEmulator => Reason::EmulatorMissing,

@@ -20,6 +20,8 @@ pub(crate) enum Refusal {
     NoSlots,
     /// It rests for this guest, or for all.
     Avoided,
+    /// A placement's rule; `lasting`: whatever else moves.
+    Rule { rule: usize, lasting: bool },
     /// Another domain there has the name.
     NameTaken,
     /// A domain there has the UUID.
@@ -72,6 +74,11 @@ pub(crate) fn fits(
         return false;
     }
     if view.avoids(id, host).is_some() && !says(Refusal::Avoided) {
+        return false;
+    }
+    if let Some(refusal) = board.forbids(id, host, when, ask.strictness)
+        && !says(refusal)
+    {
         return false;
     }
     if let Some(refusal) = view.clash(id, host).or_else(|| board.namesake(id, host))

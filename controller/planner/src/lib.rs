@@ -4,7 +4,9 @@
 //! network, no hypervisor and no Kubernetes; the same input gives the same plan, to the last word.
 //!
 //! The way of a plan: `wishes` turns what is asked into asks and refuses what can't be tried; `choose` gives each ask
-//! a target on a `board` of what is held, `targeted` and `repair` help where room is short; `schedule` lets the chosen
+//! a target on a `board` of what is held, `targeted`, `repair` and `chains` help where room is short; `places` sends guests where
+//! the `rules` of placements want them; `balance` levels what is uneven after all that, by the search in `level`;
+//! `schedule` lets the chosen
 //! moves run on virtual time, so that slots, links and room are right at every instant, and finds `rings` that can't
 //! be put in an order; `explain` says it in sentences. Whether a guest may go to a host is decided in one place,
 //! `fit`, for [`plan`] and for [`admit`].
@@ -12,23 +14,33 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+mod balance;
 mod board;
 mod bytes;
 mod capacity;
+mod chains;
 mod choose;
+mod counts;
+mod drainable;
 mod explain;
 mod fit;
+mod level;
 pub mod model;
+mod places;
 mod plan;
 mod pools;
+mod queues;
 mod repair;
 mod rings;
+mod rules;
 mod schedule;
+mod shelf;
 mod targeted;
 mod view;
 mod waits;
 mod wishes;
 
 pub use admit::admit;
+pub use drainable::drainable;
 pub use model::*;
 pub use plan::plan;

@@ -62,6 +62,8 @@ pub struct Host {
     pub cpu_limit_milli: u64,
     /// Promised to the guests that are here now, moves not counted.
     pub cpu_used_milli: u64,
+    /// Thousandths of a CPU that are there: what a measured load is compared with. 0: not known, the limit stands for it.
+    pub cpu_there_milli: u64,
     /// Bytes of memory that may be promised: (total - huge pages - reserved) x overcommit.
     pub memory_limit: Bytes,
     /// Promised to the guests that are here now, QEMU's overhead included, moves not counted.
@@ -148,12 +150,24 @@ pub struct Guest {
     pub overhead: Bytes,
     /// Disks that a block migration copies.
     pub disks: Vec<Disk>,
+    /// What it takes on the average by measurement, where measured.
+    pub load: Option<Load>,
     /// Bytes of memory dirtied per second, where measured.
     pub dirty_rate: Option<Bytes>,
     /// Higher moves first.
     pub priority: i32,
     /// What it needs of a host.
     pub needs: Needs,
+}
+
+/// What a guest takes on the average.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// Thousandths of a CPU.
+    pub cpu_milli: u64,
+    /// Bytes of memory.
+    pub memory: Bytes,
 }
 
 /// What a guest needs of a host.
@@ -226,9 +240,105 @@ pub enum What {
         stopped: bool,
         /// Moves at once for the whole drain.
         parallel: u32,
+        /// Whether guests on other hosts, that nobody asked to move, may make way where its own find no room. Their moves
+        /// are by this drain.
+        makes_way: bool,
         /// Why nothing new starts: suspended, past its deadline. The hosts are drained all the same: nothing moves in.
         halted: Option<Cause>,
     },
+    /// Guests belong where its rules say.
+    Place(Placement),
+    /// Hosts are to be about equally loaded.
+    Balance(Balance),
+}
+
+/// Hosts that are to be about equally loaded, and how much may be moved for it. What is looked at is the load after all
+/// other moves: those in flight and those planned for other wishes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Balance {
+    /// The hosts. Those that are drained or out of reach are left out; a host belongs to the first policy by name.
+    pub hosts: BTreeSet<HostId>,
+    /// Whether loads are what was measured (`Guest::load`) instead of what is promised.
+    pub measured: bool,
+    /// How much each resource counts.
+    pub weights: Weights,
+    /// Imbalance from which on something is done, in percent points.
+    pub start: u32,
+    /// Imbalance at which no more is done, in percent points.
+    pub stop: u32,
+    /// Whether it has begun and has not come to `stop` yet: then `start` does not matter.
+    pub begun: bool,
+    /// Moves at once.
+    pub parallel: u32,
+    /// Moves that may still begin.
+    pub moves: Option<u32>,
+    /// Bytes that may still travel.
+    pub bytes: Option<Bytes>,
+    /// Guests that it leaves where they are, and why: moved a while ago, its own move aborted by a user.
+    pub leaves: BTreeMap<GuestId, Cause>,
+    /// Why nothing is moved for its sake: suspended. The imbalance is told all the same.
+    pub halted: Option<Cause>,
+    /// Steps that its search may take; absent: as the number of guests asks for, a second at the most. More steps find
+    /// better plans; the same number finds the same plan.
+    pub steps: Option<u64>,
+}
+
+/// How much each resource counts in a balance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Weights {
+    /// CPU.
+    pub cpu: u32,
+    /// Memory.
+    pub memory: u32,
+    /// What disks occupy.
+    pub disk: u32,
+}
+
+/// Where guests belong. A guest that is not running is bound by `hosts` and by having to be on an eligible host when
+/// it is moved; it does not count in `spread`, `apart` and `together`, and is not moved for them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// The guests.
+    pub guests: BTreeSet<GuestId>,
+    /// Hosts on which they belong; absent: all.
+    pub hosts: Option<BTreeSet<HostId>>,
+    /// Whether no move may break it; else it is kept where that is possible.
+    pub required: bool,
+    /// They lie evenly.
+    pub spread: Option<Spread>,
+    /// No two in one domain of this key.
+    pub apart: Option<String>,
+    /// All in one domain of this key.
+    pub together: Option<String>,
+    /// Why nothing is moved for its sake: suspended. It binds other moves all the same.
+    pub halted: Option<Cause>,
+}
+
+/// How evenly guests lie over the values of a label of their hosts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spread {
+    /// The label. Hosts without it are not eligible. [`HOST_KEY`]: each host by itself.
+    pub topology_key: String,
+    /// So many guests more than the emptiest domain that takes guests may a domain have.
+    pub max_skew: u32,
+}
+
+/// The topology key that every host has, with its name as the value.
+pub const HOST_KEY: &str = "evenkeel.dev/host";
+
+impl Host {
+    /// The host's value of a topology key.
+    #[must_use]
+    pub fn topology(&self, key: &str) -> Option<&str> {
+        match key {
+            HOST_KEY => Some(self.name.as_str()),
+            _ => self.labels.get(key).map(String::as_str),
+        }
+    }
 }
 
 /// What is in flight and what rests.
@@ -311,10 +421,25 @@ pub struct Plan {
     pub rejections: Vec<Rejection>,
     /// Wishes that are satisfied as they are: the reason is `MigrateToSelf` or `Completed`.
     pub satisfied: Vec<Satisfied>,
+    /// How far each balance is from level, in the order of their names.
+    pub balances: Vec<Balanced>,
+    /// How each placement is kept as things are now, in the order of their names.
+    pub placements: Vec<Kept>,
     /// From now to the end of the last move, by the bandwidth model; absent where no rate is known.
     pub makespan: Option<Duration>,
     /// All bytes that travel.
     pub bytes: Bytes,
+}
+
+/// Whether a host could be emptied of running guests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drainable {
+    /// The host.
+    pub host: HostId,
+    /// Guests that could not leave, and why, with each host's reason counted; none: it could be emptied. `by` means
+    /// nothing here.
+    pub blockers: Vec<Rejection>,
 }
 
 /// A planned move.
@@ -353,6 +478,46 @@ pub struct Rejection {
     pub cause: Cause,
     /// Each host's reason, counted.
     pub hosts: Vec<HostCount>,
+}
+
+/// How level the hosts of a balance are. Imbalance is how far the fullest host lies above the mean, in hundredths of a
+/// percent point, by the resource where that weighs most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Balanced {
+    /// The balance.
+    pub by: RequestedBy,
+    /// After all other moves, without its own.
+    pub now: u32,
+    /// After its own moves as well.
+    pub predicted: u32,
+    /// Why it moves nothing, or no more: level enough, suspended, limits.
+    pub cause: Option<Cause>,
+    /// Guests on hosts above the mean that it may not move, and why.
+    pub skipped: Vec<Violation>,
+}
+
+/// How a placement is kept as things are now, moves in flight counted where they go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    /// The placement.
+    pub by: RequestedBy,
+    /// Running guests that it is about.
+    pub total: usize,
+    /// Those that are not where they belong, and which rule says so. Whether they are moved is told by the plan's moves
+    /// and rejections.
+    pub violations: Vec<Violation>,
+}
+
+/// A guest that is not where a placement wants it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Violation {
+    /// The guest.
+    pub guest: GuestId,
+    /// Which rule is broken, and how.
+    pub cause: Cause,
 }
 
 /// A wish that is satisfied as it is.

@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_crds::reason::{Cause, Reason};
+use evenkeel_crds::shared::RequestedBy;
 
+use crate::balance::{self, Policy};
 use crate::board::{Banned, Board, Placed};
+use crate::chains;
 use crate::choose::{Aim, best, spread};
 use crate::explain;
-use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, Wish};
+use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, What, Wish};
+use crate::places;
 use crate::rings;
 use crate::schedule::{self, Job, Outcome, Run};
 use crate::targeted;
 use crate::view::View;
-use crate::wishes::{self, Ask, Asked, rejection};
+use crate::wishes::{self, Ask, Asked, For, rejection};
 
 /// Orders that are tried before moves that wait for each other count as a ring.
 const ORDERS: usize = 3;
@@ -28,30 +32,164 @@ const ORDERS: usize = 3;
 ///   limit. The same holds at every later instant if moves start as planned.
 /// - At most one move per guest. A guest of a drain has a move, or a rejection by each drain of its host, or is in
 ///   flight for it. A guest in flight for another wish is rejected with `GuestBusy`.
+/// - Where guests of a drain find no room, others that nobody asked to move may make way for them, by the drain, if it
+///   allows that and it places more of them.
 /// - Where several drains share a host, the first by kind and name asks for its guests; the smallest limit counts.
 /// - The order of wishes makes no difference.
 #[must_use]
 pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> Plan {
-    let asked = wishes::sort(fleet, wishes, ledger);
-    let guests: BTreeSet<GuestId> = asked.asks.iter().map(|ask| ask.guest).collect();
-    let view = View::new(fleet, ledger, &asked.draining, &guests, now);
+    let drains: BTreeSet<&RequestedBy> = wishes
+        .iter()
+        .filter(|wish| {
+            matches!(
+                wish.what,
+                What::Drain {
+                    makes_way: true,
+                    ..
+                }
+            )
+        })
+        .map(|wish| &wish.by)
+        .collect();
+    let short = |plan: &Plan| {
+        let all = plan.rejections.iter();
+        let all = all.filter(|rejection| {
+            drains.contains(&rejection.by) && rejection.cause.reason == Reason::NoHostFits
+        });
+        all.count()
+    };
+    let made = attempt(fleet, wishes, ledger, now, &BTreeSet::new());
+    let left = short(&made);
+    if left == 0 {
+        return made;
+    }
+    let roomier = attempt(fleet, wishes, ledger, now, &drains);
+    if short(&roomier) < left {
+        roomier
+    } else {
+        made
+    }
+}
+
+/// A plan in which guests that nobody asks to move may make way for those of these drains.
+fn attempt(
+    fleet: &Fleet,
+    wishes: &[Wish],
+    ledger: &Ledger,
+    now: Duration,
+    roomy: &BTreeSet<&RequestedBy>,
+) -> Plan {
+    let mut asked = wishes::sort(fleet, wishes, ledger);
+    let policies = balance::policies(fleet, wishes, &asked.draining);
+    let besides = if !roomy.is_empty() {
+        (0..fleet.guests.len() as u32).map(GuestId).collect()
+    } else {
+        balance::guests(fleet, &policies)
+    };
+    let view = View::new(fleet, wishes, ledger, &asked, &besides, now);
+    let none = Banned::new();
+    let before = Board::new(&view, &none, 0);
+    places::ask(&before, wishes, &mut asked);
+    if !roomy.is_empty() {
+        chains::ask(&view, &mut asked);
+    }
+    balance::ask(&view, &policies, &mut asked);
+    let placements = places::kept(&before, wishes);
     let mut banned = Banned::new();
     loop {
         let empty = Board::new(&view, &banned, asked.asks.len());
-        let board = place(empty.clone(), &asked.asks);
+        let board = place(empty.clone(), &mut asked.asks, roomy);
         let fixed = fixed_pools(&board, &asked.asks);
         let jobs = jobs(&board, &asked.asks, &fixed);
         match order(&empty, jobs, &asked) {
-            Ok((jobs, runs, makespan)) => {
-                return assemble(&board, &asked, &jobs, runs, makespan);
+            Ok(ordered) => {
+                let rejections = rejections(&board, &asked);
+                let plan = if policies.is_empty() {
+                    assemble(ordered)
+                } else {
+                    level(&empty, board, &asked, &policies, ordered)
+                };
+                return Plan {
+                    rejections,
+                    satisfied: asked.satisfied.clone(),
+                    placements,
+                    ..plan
+                };
             }
-            Err(found) => banned.extend(found),
+            Err(stuck) => banned.extend(stuck.bans(&view)),
         }
     }
 }
 
-/// Explicit moves with a target, explicit moves without, drains.
-fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
+/// Adds the moves that level the hosts of policies to those that are in order already. Moves that can't be put in an
+/// order with the others are left out.
+fn level<'a>(
+    empty: &Board<'_, 'a>,
+    mut board: Board<'_, 'a>,
+    asked: &Asked<'a>,
+    policies: &[Policy<'a>],
+    without: Ordered<'_>,
+) -> Plan {
+    let mut balances = balance::level(&mut board, &asked.asks, policies);
+    loop {
+        let fixed = fixed_pools(&board, &asked.asks);
+        let jobs = jobs(&board, &asked.asks, &fixed);
+        match order(empty, jobs, asked) {
+            Ok(ordered) => {
+                balance::predict(&board, policies, &mut balances);
+                // Without those that were left out the others may do harm.
+                let harm = balances.iter().filter(|told| told.predicted > told.now);
+                let harm: Vec<&RequestedBy> = harm.map(|told| &told.by).collect();
+                let asks = asked.asks.iter().enumerate();
+                let back = asks.filter(|(index, ask)| {
+                    ask.kind == For::Balance
+                        && harm.contains(&ask.by)
+                        && board.placed[*index].is_some()
+                });
+                let back: Vec<usize> = back.map(|(index, _)| index).collect();
+                if !back.is_empty() {
+                    for index in back {
+                        board.remove(index, &asked.asks[index]);
+                    }
+                    continue;
+                }
+                let plan = assemble(ordered);
+                return Plan { balances, ..plan };
+            }
+            Err(stuck) => {
+                let levels = |guest: &GuestId| {
+                    let mover = board.mover(*guest);
+                    mover.filter(|index| asked.asks[*index].kind == For::Balance)
+                };
+                let mut left_out: Vec<usize> = stuck.guests().iter().filter_map(levels).collect();
+                if left_out.is_empty() {
+                    let all = 0..asked.asks.len();
+                    left_out = all
+                        .filter(|index| asked.asks[*index].kind == For::Balance)
+                        .filter(|index| board.placed[*index].is_some())
+                        .collect();
+                }
+                if left_out.is_empty() {
+                    let plan = assemble(without);
+                    return Plan { balances, ..plan };
+                }
+                for index in left_out {
+                    board.remove(index, &asked.asks[index]);
+                }
+            }
+        }
+    }
+}
+
+/// Times that groups which have to stay together are placed anew in all.
+const REUNIONS: usize = 32;
+
+/// Explicit moves with a target, explicit moves without, drains, placements.
+fn place<'v, 'a>(
+    mut board: Board<'v, 'a>,
+    asks: &mut [Ask<'a>],
+    roomy: &BTreeSet<&RequestedBy>,
+) -> Board<'v, 'a> {
     let of = |wanted: &dyn Fn(&Ask<'a>) -> bool| -> Vec<usize> {
         let all = asks.iter().enumerate();
         all.filter(|(_, ask)| wanted(ask))
@@ -59,8 +197,11 @@ fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
             .collect()
     };
     let targeted = of(&|ask| ask.target.is_some());
-    let free = of(&|ask| ask.target.is_none() && !ask.drain);
-    let drained = of(&|ask| ask.drain);
+    let free = of(&|ask| ask.target.is_none() && ask.kind == For::Explicit);
+    let drained = of(&|ask| ask.kind == For::Drain);
+    let short_of_room = of(&|ask| ask.kind == For::Drain && roomy.contains(ask.by));
+    let misplaced = of(&|ask| ask.kind == For::Placement);
+    let mut reunions = REUNIONS;
     targeted::place(&mut board, asks, &targeted);
     // What is placed late may make room for what was passed over before: again until nothing more is placed. So what
     // is left over in the end is refused by every host, as the board then is.
@@ -70,7 +211,11 @@ fn place<'v, 'a>(mut board: Board<'v, 'a>, asks: &[Ask<'a>]) -> Board<'v, 'a> {
         board = spread(board, asks, &free);
         targeted::retry(&mut board, asks, &targeted);
         board = spread(board, asks, &drained);
-        if board.moves() == before {
+        chains::make_way(&mut board, asks, &short_of_room);
+        places::mend(&mut board, asks, &misplaced);
+        if places::rejoin(&mut board, asks, reunions <= 1) {
+            reunions = reunions.saturating_sub(1);
+        } else if board.moves() == before {
             return board;
         }
     }
@@ -122,18 +267,55 @@ fn jobs<'a>(
         .collect()
 }
 
-type Ordered<'a> = (Vec<Job<'a>>, Vec<Run>, Option<Duration>);
+/// Jobs in an order in which all of them run.
+struct Ordered<'a> {
+    jobs: Vec<Job<'a>>,
+    runs: Vec<Run>,
+    makespan: Option<Duration>,
+}
 
-/// Puts the jobs in an order in which all of them run, or tells the rings that are in the way.
+/// Jobs of which some never start.
+struct Stuck<'a> {
+    jobs: Vec<Job<'a>>,
+    stuck: Vec<usize>,
+}
+
+impl Stuck<'_> {
+    fn guests(&self) -> Vec<GuestId> {
+        let stuck = self.stuck.iter();
+        stuck.map(|job| self.jobs[*job].ask.guest).collect()
+    }
+
+    /// The rings that are in the way: their members may not go where they were to go.
+    fn bans(&self, view: &View<'_>) -> Banned {
+        let mut found = Banned::new();
+        for ring in rings::find(&self.jobs, &self.stuck) {
+            for member in &ring {
+                let sentence = rings::sentence(view, &self.jobs, &ring, *member);
+                let job = &self.jobs[*member];
+                found.insert((job.ask.guest, job.target), sentence);
+            }
+        }
+        found
+    }
+}
+
+/// Puts the jobs in an order in which all of them run.
 fn order<'a>(
     empty: &Board<'_, 'a>,
     mut jobs: Vec<Job<'a>>,
     asked: &Asked<'a>,
-) -> Result<Ordered<'a>, Banned> {
+) -> Result<Ordered<'a>, Stuck<'a>> {
     let mut stuck = Vec::new();
     for _ in 0..ORDERS {
         match schedule::run(empty.clone(), &jobs, &asked.limits) {
-            Outcome::Done(runs, makespan) => return Ok((jobs, runs, makespan)),
+            Outcome::Done(runs, makespan) => {
+                return Ok(Ordered {
+                    jobs,
+                    runs,
+                    makespan,
+                });
+            }
             Outcome::Stuck(waiting) => {
                 let in_front = (0..waiting.len()).eq(waiting.iter().copied());
                 stuck = waiting;
@@ -150,29 +332,19 @@ fn order<'a>(
             }
         }
     }
-    let mut found = Banned::new();
-    for ring in rings::find(&jobs, &stuck) {
-        for member in &ring {
-            let sentence = rings::sentence(empty.view, &jobs, &ring, *member);
-            found.insert((jobs[*member].ask.guest, jobs[*member].target), sentence);
-        }
-    }
-    Err(found)
+    Err(Stuck { jobs, stuck })
 }
 
-fn assemble(
-    board: &Board<'_, '_>,
-    asked: &Asked<'_>,
-    jobs: &[Job<'_>],
-    runs: Vec<Run>,
-    makespan: Option<Duration>,
-) -> Plan {
+fn assemble(ordered: Ordered<'_>) -> Plan {
+    let Ordered {
+        jobs,
+        runs,
+        makespan,
+    } = ordered;
     let mut plan = Plan {
         moves: Vec::with_capacity(runs.len()),
-        rejections: rejections(board, asked),
-        satisfied: asked.satisfied.clone(),
         makespan,
-        bytes: Bytes(0),
+        ..Plan::default()
     };
     for run in runs {
         let job = &jobs[run.job];
@@ -203,14 +375,16 @@ fn rejections(board: &Board<'_, '_>, asked: &Asked<'_>) -> Vec<Rejection> {
     );
     for (index, ask) in asked.asks.iter().enumerate() {
         match board.mover(ask.guest) {
+            _ if matches!(ask.kind, For::Balance | For::Room) => {}
+            None if places::settled(board, ask) => {}
             None => all.extend(explain::rejections(board, ask)),
-            Some(mover) if mover == index || ask.drain => {}
+            Some(mover) if mover == index || ask.kind != For::Explicit => {}
             Some(mover) => {
                 let other = &asked.asks[mover];
                 // Looked at as if the drain did not move it.
                 let mut without = board.clone();
                 without.remove(mover, other);
-                if other.drain && !fits_somewhere(&without, ask) {
+                if other.kind != For::Explicit && !fits_somewhere(&without, ask) {
                     all.extend(explain::rejections(&without, ask));
                 } else {
                     let name = &view.guest(ask.guest).name;

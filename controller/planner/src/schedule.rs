@@ -10,18 +10,22 @@
 //! are asked first, and no less important one is held back for them. Room at the source comes back when a move ends.
 //! At the target the full size of disks stays held to the end of the plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use evenkeel_crds::reason::Cause;
+use evenkeel_crds::shared::RequestedBy;
 
 use crate::board::Board;
 use crate::capacity::When;
 use crate::fit::{self, Refusal};
 use crate::model::{GuestId, HostId};
+use crate::queues::{Freed, Queues};
+use crate::rules::Strictness;
 use crate::view::View;
 use crate::waits;
-use crate::wishes::{Ask, Limit};
+use crate::wishes::{Ask, For, Limit, covering};
 
 /// Bytes per second of a link that nobody knows; for the order of moves only.
 pub(crate) const NOMINAL_RATE: u64 = 100 << 20;
@@ -77,32 +81,57 @@ struct Active {
     source: HostId,
     target: HostId,
     limits: Vec<usize>,
-    /// Bytes left; absent: `ends` is given.
+    /// Bytes left at `since`; absent: `ends` is given.
     left: Option<f64>,
+    since: u64,
     rate: f64,
     nominal: bool,
     started: u64,
     ends: u64,
 }
 
-/// The world on virtual time.
+/// The world on virtual time. An event costs what it changes: the moves on its two links get new rates, and the moves
+/// that wait for what it frees are asked again.
 pub(crate) struct Simulation<'s, 'v, 'a> {
     pub(crate) board: Board<'v, 'a>,
     pub(crate) jobs: &'s [Job<'a>],
     pub(crate) limits: &'s [Limit<'a>],
-    covering: BTreeMap<HostId, Vec<usize>>,
+    /// For each host the limits on drains' moves from there.
+    covering: Vec<Vec<usize>>,
+    /// Each limit by who asks: for moves from anywhere.
+    own: BTreeMap<&'a RequestedBy, [usize; 1]>,
     pub(crate) outbound: Vec<u32>,
     pub(crate) inbound: Vec<u32>,
     pub(crate) parallel: Vec<u32>,
-    links: Vec<u32>,
-    active: Vec<Active>,
-    waiting: BTreeSet<usize>,
-    touching: Vec<Vec<usize>>,
-    under: Vec<Vec<usize>>,
+    /// All that ever went; what is under way stands in `links`.
+    moves: Vec<Active>,
+    /// For each host what is under way from and to it.
+    links: Vec<Vec<usize>>,
+    /// When what is under way ends, the next on top; what has got another end since is passed over.
+    ends: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Planned moves under way.
+    going: usize,
+    queues: Queues,
     runs: Vec<Run>,
     time: u64,
     /// The last time told; set once a time is only nominal.
     frozen: Option<u64>,
+}
+
+/// In the place of a time: the move is over.
+const OVER: u64 = u64::MAX;
+
+/// The limits that a job's start is counted under.
+fn limits_of<'s>(
+    covering: &'s [Vec<usize>],
+    own: &'s BTreeMap<&RequestedBy, [usize; 1]>,
+    job: &Job<'_>,
+) -> &'s [usize] {
+    match job.ask.kind {
+        For::Drain => &covering[job.source.at()],
+        For::Balance | For::Room => own.get(job.ask.by).map_or(&[], |own| own.as_slice()),
+        For::Explicit | For::Placement => &[],
+    }
 }
 
 /// Whole microseconds, rounded up.
@@ -119,36 +148,30 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
     fn new(board: Board<'v, 'a>, jobs: &'s [Job<'a>], limits: &'s [Limit<'a>]) -> Self {
         let view = board.view;
         let hosts = view.fleet.hosts.len();
-        let mut covering: BTreeMap<HostId, Vec<usize>> = BTreeMap::new();
-        for (index, limit) in limits.iter().enumerate() {
-            for host in limit.hosts {
-                covering.entry(*host).or_default().push(index);
-            }
-        }
+        let covering = covering(view.fleet, limits);
+        let own = limits.iter().enumerate();
+        let own = own.map(|(index, limit)| (limit.by, [index])).collect();
+        let queues = Queues::new(view, jobs, limits.len(), |job| {
+            limits_of(&covering, &own, job)
+        });
         let mut world = Self {
             board,
             jobs,
             limits,
             covering,
+            own,
             outbound: vec![0; hosts],
             inbound: vec![0; hosts],
             parallel: vec![0; limits.len()],
-            links: vec![0; hosts],
-            active: Vec::new(),
-            waiting: (0..jobs.len()).collect(),
-            touching: vec![Vec::new(); hosts],
-            under: vec![Vec::new(); limits.len()],
+            moves: Vec::new(),
+            links: vec![Vec::new(); hosts],
+            ends: BinaryHeap::new(),
+            going: 0,
+            queues,
             runs: Vec::new(),
             time: 0,
             frozen: None,
         };
-        for (index, job) in jobs.iter().enumerate() {
-            world.touching[job.source.at()].push(index);
-            world.touching[job.target.at()].push(index);
-            for limit in world.limits_of(job) {
-                world.under[limit].push(index);
-            }
-        }
         world.adopt(view);
         world
     }
@@ -177,55 +200,57 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
                 target: flight.target,
                 limits,
                 left,
+                since: 0,
                 rate: 0.0,
                 nominal: false,
                 started: 0,
-                ends: flight.remaining.map_or(0, micros),
+                ends: flight.remaining.map_or(u64::MAX, micros),
             });
         }
     }
 
-    fn limits_of(&self, job: &Job<'_>) -> Vec<usize> {
-        match self.covering.get(&job.source) {
-            Some(limits) if job.ask.drain => limits.clone(),
-            _ => Vec::new(),
-        }
-    }
-
     fn begin(&mut self, active: Active) {
+        let index = self.moves.len();
         self.outbound[active.source.at()] += 1;
         self.inbound[active.target.at()] += 1;
-        self.links[active.source.at()] += 1;
-        self.links[active.target.at()] += 1;
+        self.links[active.source.at()].push(index);
+        self.links[active.target.at()].push(index);
         for limit in &active.limits {
             self.parallel[*limit] += 1;
         }
-        self.active.push(active);
+        self.going += usize::from(active.job.is_some());
+        if active.left.is_none() {
+            self.ends.push(Reverse((active.ends, index)));
+        }
+        let (source, target) = (active.source, active.target);
+        self.moves.push(active);
+        self.share(source);
+        self.share(target);
     }
 
     fn run(mut self) -> Outcome {
-        let all: Vec<usize> = self.waiting.iter().copied().collect();
-        self.start(&all);
-        let blocked: BTreeMap<usize, Cause> = self
-            .waiting
-            .clone()
-            .into_iter()
-            .filter_map(|job| Some((job, waits::cause(&self, job, self.block(job, true)?))))
+        let mut moved = Vec::new();
+        for index in 0..self.jobs.len() {
+            self.start(index, &mut moved);
+        }
+        self.start_kin(moved);
+        let blocked: Vec<Option<Cause>> = (0..self.jobs.len())
+            .map(|job| {
+                let block = self.queues.waits(job).then(|| self.block(job, true))??;
+                Some(waits::cause(&self, job, block))
+            })
             .collect();
-        while !self.waiting.is_empty() || self.active.iter().any(|active| active.job.is_some()) {
-            self.set_rates();
-            let rests = self.waiting.iter().map(|job| self.jobs[*job].rest);
-            let rest = rests.filter(|rest| *rest > self.time).min();
-            let end = self.active.iter().map(|active| active.ends).min();
-            let Some(next) = rest.into_iter().chain(end).min() else {
-                return Outcome::Stuck(self.waiting.into_iter().collect());
+        while self.queues.waiting() > 0 || self.going > 0 {
+            let rest = self.queues.next_rest(self.time);
+            let Some(next) = rest.into_iter().chain(self.next_end()).min() else {
+                return Outcome::Stuck(self.queues.all_waiting());
             };
-            let touched = self.advance(next);
-            self.start(&touched);
+            let freed = self.advance(next);
+            self.start_after(&freed);
         }
         let mut runs = self.runs;
         for run in &mut runs {
-            run.waits = blocked.get(&run.job).cloned();
+            run.waits.clone_from(&blocked[run.job]);
         }
         let mut ends = runs.iter().map(|run| {
             let known = run.duration.filter(|_| !run.vague)?;
@@ -235,125 +260,204 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         Outcome::Done(runs, makespan)
     }
 
-    /// The lesser share of both ends.
-    fn set_rates(&mut self) {
+    /// When the next thing ends.
+    fn next_end(&mut self) -> Option<u64> {
+        while let Some(Reverse((end, index))) = self.ends.peek() {
+            let active = &self.moves[*index];
+            if active.ends == *end && active.since != OVER {
+                return Some(*end);
+            }
+            self.ends.pop();
+        }
+        None
+    }
+
+    /// Shares the host's link anew among the moves on it: each goes at the lesser share of its two ends.
+    fn share(&mut self, host: HostId) {
         let view = self.board.view;
-        for active in &mut self.active {
+        for index in &self.links[host.at()] {
+            let active = &mut self.moves[*index];
             let Some(left) = active.left else { continue };
             let share = |host: HostId| {
                 let bandwidth = view.host(host).bandwidth?.0.max(1);
-                Some(bandwidth as f64 / f64::from(self.links[host.at()]))
+                Some(bandwidth as f64 / self.links[host.at()].len() as f64)
             };
             let rate = match (share(active.source), share(active.target)) {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
             };
-            let nominal = || {
-                let links = self.links[active.source.at()].max(self.links[active.target.at()]);
-                NOMINAL_RATE as f64 / f64::from(links)
-            };
             active.nominal = rate.is_none();
-            active.rate = rate.unwrap_or_else(nominal);
-            let takes = (left / active.rate * 1e6).ceil() as u64;
-            active.ends = self.time.saturating_add(takes);
+            let rate = rate.unwrap_or_else(|| {
+                let on = |host: HostId| self.links[host.at()].len();
+                NOMINAL_RATE as f64 / on(active.source).max(on(active.target)) as f64
+            });
+            if rate == active.rate {
+                continue;
+            }
+            let passed = (self.time - active.since) as f64 / 1e6;
+            let left = (left - active.rate * passed).max(0.0);
+            active.left = Some(left);
+            active.since = self.time;
+            active.rate = rate;
+            active.ends = self.time.saturating_add((left / rate * 1e6).ceil() as u64);
+            self.ends.push(Reverse((active.ends, *index)));
         }
     }
 
-    /// Goes to that time and ends what ends there. Gives the jobs that may start now, perhaps.
-    fn advance(&mut self, next: u64) -> Vec<usize> {
-        let passed = (next - self.time) as f64 / 1e6;
-        let ending = self.active.iter().filter(|active| active.ends <= next);
-        if self.frozen.is_none() && ending.clone().any(|active| active.nominal) {
+    /// Goes to that time and ends what ends there. Gives what that frees.
+    fn advance(&mut self, next: u64) -> Freed {
+        let mut freed = Freed::default();
+        let mut ending = Vec::new();
+        while self.next_end().is_some_and(|end| end <= next) {
+            if let Some(Reverse((_, index))) = self.ends.pop() {
+                ending.push(index);
+                self.moves[index].since = OVER;
+            }
+        }
+        if self.frozen.is_none() && ending.iter().any(|index| self.moves[*index].nominal) {
             self.frozen = Some(self.time);
         }
         self.time = next;
-        let rested = |job: &&usize| self.jobs[**job].rest == next;
-        let mut touched: Vec<usize> = self.waiting.iter().filter(rested).copied().collect();
-        let mut going = Vec::with_capacity(self.active.len());
-        for mut active in std::mem::take(&mut self.active) {
-            if active.ends > next {
-                active.left = active
-                    .left
-                    .map(|left| (left - active.rate * passed).max(0.0));
-                going.push(active);
-            } else {
-                self.end(&active, &mut touched);
-            }
+        for index in &ending {
+            self.end(*index, &mut freed);
         }
-        self.active = going;
-        touched.sort_unstable();
-        touched.dedup();
-        touched
+        for host in &freed.hosts {
+            self.share(*host);
+        }
+        freed
     }
 
-    fn end(&mut self, active: &Active, touched: &mut Vec<usize>) {
+    fn end(&mut self, index: usize, freed: &mut Freed) {
+        let active = &self.moves[index];
         let (source, target) = (active.source.at(), active.target.at());
         self.outbound[source] -= 1;
         self.inbound[target] -= 1;
-        self.links[source] -= 1;
-        self.links[target] -= 1;
-        for limit in &active.limits {
-            self.parallel[*limit] -= 1;
-            self.under[*limit].retain(|job| self.waiting.contains(job));
-            touched.extend(&self.under[*limit]);
-        }
         for host in [source, target] {
-            self.touching[host].retain(|job| self.waiting.contains(job));
-            touched.extend(&self.touching[host]);
+            self.links[host].retain(|other| *other != index);
+        }
+        freed.hosts.extend([active.source, active.target]);
+        for limit in &active.limits {
+            if self.parallel[*limit] >= self.limits[*limit].parallel {
+                freed.limits.push(*limit);
+            }
+            self.parallel[*limit] -= 1;
         }
         let view = self.board.view;
         if let Some(guest) = active.frees {
             self.board.room.left(view.fleet, &view.layout, guest);
+            self.board.counts.left(view, guest);
+            freed
+                .rules
+                .extend(view.rules.of(guest).map(|(rule, _)| rule));
         }
         if let Some((job, run)) = active.job {
+            self.going -= 1;
             let length = Duration::from_micros(active.ends - active.started);
             self.runs[run].duration = (!active.nominal).then_some(length);
             self.board.into[target].retain(|other| *other != job);
         }
     }
 
-    /// Starts what can start of these jobs.
-    fn start(&mut self, jobs: &[usize]) {
-        for index in jobs {
-            if !self.waiting.contains(index) || self.block(*index, false).is_some() {
-                continue;
-            }
-            self.waiting.remove(index);
-            let job = &self.jobs[*index];
-            let view = self.board.view;
-            let guest = view.guest(job.ask.guest);
-            self.board
-                .room
-                .hold(&view.layout, guest, job.target, &job.pools, 1);
-            self.board.into[job.target.at()].push(*index);
-            let start = match &mut self.frozen {
-                None => self.time,
-                Some(frozen) => {
-                    *frozen = (*frozen).max(job.rest);
-                    *frozen
-                }
-            };
-            self.runs.push(Run {
-                job: *index,
-                start: Duration::from_micros(start),
-                duration: None,
-                waits: None,
-                vague: self.frozen.is_some(),
-            });
-            let active = Active {
-                job: Some((*index, self.runs.len() - 1)),
-                frees: Some(job.ask.guest),
-                source: job.source,
-                target: job.target,
-                limits: self.limits_of(job),
-                left: Some(job.bytes.max(1) as f64),
-                rate: 0.0,
-                nominal: false,
-                started: self.time,
-                ends: u64::MAX,
-            };
-            self.begin(active);
+    /// Starts what can start now that this is free, the more important first.
+    fn start_after(&mut self, freed: &Freed) {
+        let mut candidates = self.queues.rested(self.time);
+        for rule in &freed.rules {
+            self.queues.kin(*rule, &mut candidates);
         }
+        let mut moved = Vec::new();
+        for host in &freed.hosts {
+            if self.outbound[host.at()] < self.board.view.host(*host).max_outbound {
+                self.queues.from(*host, &mut candidates);
+            }
+            if self.inbound[host.at()] < self.board.view.host(*host).max_inbound {
+                self.queues.to(*host, &mut candidates);
+            }
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        let mut next = 0;
+        let mut limits: Vec<(usize, usize)> =
+            freed.limits.iter().map(|limit| (*limit, 0)).collect();
+        limits.sort_unstable();
+        limits.dedup();
+        loop {
+            let full = |limit: usize| self.parallel[limit] >= self.limits[limit].parallel;
+            limits.retain_mut(|(limit, place)| !full(*limit) && self.queues.seek(*limit, place));
+            let under = limits
+                .iter()
+                .map(|(limit, place)| self.queues.under(*limit, *place));
+            let Some(job) = candidates.get(next).copied().into_iter().chain(under).min() else {
+                break;
+            };
+            if candidates.get(next) == Some(&job) {
+                next += 1;
+            }
+            for (limit, place) in &mut limits {
+                *place += usize::from(self.queues.under(*limit, *place) == job);
+            }
+            self.start(job, &mut moved);
+        }
+        self.start_kin(moved);
+    }
+
+    /// A start may let others start that are under the same rules.
+    fn start_kin(&mut self, mut moved: Vec<usize>) {
+        while !moved.is_empty() {
+            let mut candidates = Vec::new();
+            for rule in std::mem::take(&mut moved) {
+                self.queues.kin(rule, &mut candidates);
+            }
+            candidates.sort_unstable();
+            candidates.dedup();
+            for job in candidates {
+                self.start(job, &mut moved);
+            }
+        }
+    }
+
+    /// Starts the job if nothing keeps it. Notes the rules that it is under.
+    fn start(&mut self, index: usize, moved: &mut Vec<usize>) {
+        if !self.queues.waits(index) || self.block(index, false).is_some() {
+            return;
+        }
+        let job = &self.jobs[index];
+        self.queues.started(index, job.source, job.target);
+        let view = self.board.view;
+        let guest = view.guest(job.ask.guest);
+        self.board
+            .room
+            .hold(&view.layout, guest, job.target, &job.pools, 1);
+        self.board.into[job.target.at()].push(index);
+        self.board.counts.leave(view, job.ask.guest, 1);
+        moved.extend(view.rules.of(job.ask.guest).map(|(rule, _)| rule));
+        self.board.counts.arrive(view, job.ask.guest, job.target, 1);
+        let start = match &mut self.frozen {
+            None => self.time,
+            Some(frozen) => {
+                *frozen = (*frozen).max(job.rest);
+                *frozen
+            }
+        };
+        self.runs.push(Run {
+            job: index,
+            start: Duration::from_micros(start),
+            duration: None,
+            waits: None,
+            vague: self.frozen.is_some(),
+        });
+        self.begin(Active {
+            job: Some((index, self.runs.len() - 1)),
+            frees: Some(job.ask.guest),
+            source: job.source,
+            target: job.target,
+            limits: limits_of(&self.covering, &self.own, job).to_vec(),
+            left: Some(job.bytes.max(1) as f64),
+            since: self.time,
+            rate: 0.0,
+            nominal: false,
+            started: self.time,
+            ends: u64::MAX,
+        });
     }
 
     /// What keeps the job from starting now. Room is looked at first where the answer is told, last where it is not,
@@ -374,13 +478,16 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         if self.inbound[target.at()] >= view.host(target).max_inbound {
             return Some(Block::Inbound);
         }
-        if let (true, Some(limits)) = (job.ask.drain, self.covering.get(&source)) {
-            let full = |limit: &&usize| self.parallel[**limit] >= self.limits[**limit].parallel;
-            if let Some(limit) = limits.iter().find(full) {
-                return Some(Block::Parallel(*limit));
-            }
+        let full = |limit: &&usize| self.parallel[**limit] >= self.limits[**limit].parallel;
+        let limits = limits_of(&self.covering, &self.own, job);
+        if let Some(limit) = limits.iter().find(full) {
+            return Some(Block::Parallel(*limit));
         }
-        if told {
+        let guest = view.guest(job.ask.guest);
+        let forbids = self
+            .board
+            .forbids(job.ask.guest, target, When::Now, Strictness::default());
+        if told || forbids.is_none() && self.board.holds(guest, target, &job.pools, When::Now) {
             None
         } else {
             self.no_room(index).map(Block::Room)
@@ -389,6 +496,13 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
 
     fn no_room(&self, index: usize) -> Option<Refusal> {
         let job = &self.jobs[index];
+        let (guest, target) = (job.ask.guest, job.target);
+        let forbids = self
+            .board
+            .forbids(guest, target, When::Now, Strictness::default());
+        if forbids.is_some() {
+            return forbids;
+        }
         let mut refused = None;
         fit::room(
             &self.board,
@@ -406,10 +520,15 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
 
     /// Guests that leave the host, or have yet to: those in flight first.
     pub(crate) fn leaving(&self, host: HostId) -> Vec<GuestId> {
-        let active = self.active.iter().filter(|active| active.source == host);
+        let active = self.links[host.at()]
+            .iter()
+            .map(|index| &self.moves[*index]);
+        let active = active.filter(|active| active.source == host);
         let active = active.filter_map(|active| active.frees);
-        let waiting = self.waiting.iter().map(|job| &self.jobs[*job]);
-        let waiting = waiting.filter(|job| job.source == host);
-        active.chain(waiting.map(|job| job.ask.guest)).collect()
+        let mut waiting = Vec::new();
+        self.queues.from(host, &mut waiting);
+        active
+            .chain(waiting.into_iter().map(|job| self.jobs[job].ask.guest))
+            .collect()
     }
 }

@@ -88,7 +88,8 @@ fn settle<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>]) {
     }
 }
 
-fn over(board: &Board<'_, '_>, host: HostId) -> bool {
+/// Whether the host would hold more than it can once all that leaves has left.
+pub(crate) fn over(board: &Board<'_, '_>, host: HostId) -> bool {
     let view = board.view;
     let facts = view.host(host);
     let pools = facts.pools.iter().enumerate();

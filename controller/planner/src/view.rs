@@ -1,14 +1,18 @@
 //! The fleet, indexed for one plan: which hosts are open, which kind of guest each can run, where names clash,
 //! who is in flight, who rests.
 
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crate::capacity::Layout;
 use crate::fit::{Refusal, lacking};
-use crate::model::{Avoid, Fleet, Guest, GuestId, HostId, Ledger, Needs, Resting};
+use crate::model::{Avoid, Fleet, Guest, GuestId, HostId, Ledger, Needs, Resting, Wish};
+use crate::rules::Rules;
+use crate::wishes::Asked;
 
-/// What decides whether a host can run a guest at all, apart from room.
+/// What decides whether a host can run a guest at all, apart from room. Guests of one kind can run on the same hosts.
 type Kind<'a> = (
     bool,
     Option<&'a str>,
@@ -41,12 +45,23 @@ fn kind(guest: &Guest) -> Kind<'_> {
     )
 }
 
+/// The same for the same text, in every run.
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+const UNKNOWN: u32 = u32::MAX;
+
 /// Everything the planner looks up more than once.
 pub(crate) struct View<'a> {
     pub(crate) fleet: &'a Fleet,
     pub(crate) ledger: &'a Ledger,
     pub(crate) now: Duration,
     pub(crate) layout: Layout,
+    /// All hosts, by name.
+    pub(crate) by_name: Vec<HostId>,
     /// Hosts into which something may move at all, by name.
     pub(crate) open: Vec<HostId>,
     /// Each host's place in the order of names.
@@ -55,27 +70,46 @@ pub(crate) struct View<'a> {
     pub(crate) inbound: Vec<u32>,
     /// Moves in flight per host.
     pub(crate) outbound: Vec<u32>,
+    /// The rules of placements.
+    pub(crate) rules: Rules<'a>,
+    /// Guests that explicit moves and drains ask to leave their hosts.
+    pub(crate) leave: BTreeSet<GuestId>,
+    /// Guests in flight, and where to.
+    flying: BTreeMap<GuestId, HostId>,
     gates: Vec<Option<Refusal>>,
-    kinds: HashMap<GuestId, usize>,
-    suits: Vec<Vec<bool>>,
+    /// Each guest's kind, [`UNKNOWN`] where it is not indexed.
+    kinds: Vec<u32>,
+    /// For each kind each host's answer, found when it is first asked for.
+    suits: Vec<Vec<Cell<Option<bool>>>>,
+    /// Hashes of the UUIDs that each host defines, made when they are first asked for.
+    defined: Vec<OnceCell<Box<[u64]>>>,
     rests: Vec<Option<usize>>,
     pairs: BTreeMap<(GuestId, HostId), usize>,
-    clashes: BTreeMap<(GuestId, HostId), Refusal>,
     namesakes: BTreeSet<GuestId>,
     resting: HashMap<GuestId, usize>,
 }
 
 impl<'a> View<'a> {
-    /// Indexes the fleet for these guests.
+    /// Indexes the fleet for the guests that are asked for, those under rules, and those given besides.
     pub(crate) fn new(
         fleet: &'a Fleet,
+        wishes: &'a [Wish],
         ledger: &'a Ledger,
-        draining: &BTreeSet<HostId>,
-        guests: &BTreeSet<GuestId>,
+        asked: &Asked<'a>,
+        besides: &[GuestId],
         now: Duration,
     ) -> Self {
         let ids = (0..fleet.hosts.len() as u32).map(HostId);
-        let gates: Vec<_> = ids.clone().map(|id| gate(fleet, draining, id)).collect();
+        let gates: Vec<_> = ids
+            .clone()
+            .map(|id| gate(fleet, &asked.draining, id))
+            .collect();
+        let rules = Rules::new(fleet, wishes, &|host| gates[host.at()].is_none());
+        let leave: BTreeSet<GuestId> = asked.asks.iter().map(|ask| ask.guest).collect();
+        let mut guests: Vec<GuestId> = leave.iter().chain(besides).copied().collect();
+        guests.extend(rules.all.iter().flat_map(|rule| &rule.members));
+        guests.sort_unstable();
+        guests.dedup();
         let mut by_name: Vec<HostId> = ids.collect();
         by_name.sort_by(|one, other| {
             fleet.hosts[one.at()]
@@ -98,39 +132,53 @@ impl<'a> View<'a> {
             now,
             layout: Layout::new(fleet),
             open: by_name
-                .into_iter()
+                .iter()
+                .copied()
                 .filter(|id| gates[id.at()].is_none())
                 .collect(),
+            by_name,
             inbound,
             outbound,
+            rules,
+            leave,
+            flying: ledger
+                .in_flight
+                .iter()
+                .map(|flight| (flight.guest, flight.target))
+                .collect(),
             gates,
-            kinds: HashMap::new(),
+            kinds: vec![UNKNOWN; fleet.guests.len()],
             suits: Vec::new(),
+            defined: vec![OnceCell::new(); rank.len()],
             rests: vec![None; rank.len()],
             rank,
             pairs: BTreeMap::new(),
-            clashes: BTreeMap::new(),
             namesakes: BTreeSet::new(),
             resting: HashMap::new(),
         };
-        view.index_kinds(guests);
+        view.index_kinds(&guests);
         view.index_rests();
-        view.index_names(guests);
+        view.index_names(&guests);
         view
     }
 
-    fn index_kinds(&mut self, guests: &BTreeSet<GuestId>) {
-        let mut known: BTreeMap<Kind<'a>, usize> = BTreeMap::new();
+    fn index_kinds(&mut self, guests: &[GuestId]) {
+        let mut known: BTreeMap<Kind<'a>, u32> = BTreeMap::new();
+        let mut last: Option<(Kind<'a>, u32)> = None;
         for id in guests {
-            let guest = &self.fleet.guests[id.at()];
-            let kind = *known.entry(kind(guest)).or_insert_with(|| {
-                let suits = |host| !lacking(guest, host, &mut |_| false);
-                self.suits
-                    .push(self.fleet.hosts.iter().map(suits).collect());
-                self.suits.len() - 1
-            });
-            self.kinds.insert(*id, kind);
+            let own = kind(&self.fleet.guests[id.at()]);
+            // Guests of one kind are often neighbours, and to compare costs less than to look up.
+            let number = match &last {
+                Some((kind, number)) if *kind == own => *number,
+                _ => {
+                    let next = known.len() as u32;
+                    *known.entry(own).or_insert(next)
+                }
+            };
+            self.kinds[id.at()] = number;
+            last = Some((own, number));
         }
+        self.suits = vec![vec![Cell::new(None); self.fleet.hosts.len()]; known.len()];
     }
 
     fn index_rests(&mut self) {
@@ -162,37 +210,15 @@ impl<'a> View<'a> {
         }
     }
 
-    fn index_names(&mut self, guests: &BTreeSet<GuestId>) {
-        let fleet = self.fleet;
-        let mut domains: HashMap<&str, Vec<GuestId>> = HashMap::new();
-        let mut uuids: HashMap<&str, Vec<GuestId>> = HashMap::new();
-        let flying = self.ledger.in_flight.iter().map(|flight| flight.guest);
-        let all: BTreeSet<GuestId> = guests.iter().copied().chain(flying).collect();
+    fn index_names(&mut self, guests: &[GuestId]) {
+        let flying = self.flying.keys().copied();
+        let mut all: Vec<GuestId> = guests.iter().copied().chain(flying).collect();
+        all.sort_unstable();
+        all.dedup();
+        let mut domains: HashMap<&str, GuestId> = HashMap::with_capacity(all.len());
         for id in all {
-            let guest = &fleet.guests[id.at()];
-            let same = domains.entry(&guest.domain).or_default();
-            same.push(id);
-            if same.len() > 1 {
-                self.namesakes.extend(same.iter());
-            }
-            uuids.entry(&guest.uuid).or_default().push(id);
-        }
-        for (host, at) in fleet.hosts.iter().zip(0..) {
-            let host_id = HostId(at);
-            for (name, uuid) in &host.domains {
-                let elsewhere = |id: &&GuestId| fleet.guests[id.at()].host != host_id;
-                let named = domains.get(name.as_str()).into_iter().flatten();
-                for id in named.filter(elsewhere) {
-                    if fleet.guests[id.at()].uuid != *uuid {
-                        self.clashes.insert((*id, host_id), Refusal::NameTaken);
-                    }
-                }
-                let same = uuids.get(uuid.as_str()).into_iter().flatten();
-                for id in same.filter(elsewhere) {
-                    self.clashes
-                        .entry((*id, host_id))
-                        .or_insert(Refusal::DefinedThere);
-                }
+            if let Some(other) = domains.insert(&self.fleet.guests[id.at()].domain, id) {
+                self.namesakes.extend([other, id]);
             }
         }
     }
@@ -204,10 +230,15 @@ impl<'a> View<'a> {
 
     /// Whether the host has all that the guest needs, apart from room. Only for guests that are indexed.
     pub(crate) fn suits(&self, guest: GuestId, host: HostId) -> bool {
-        match self.kinds.get(&guest) {
-            Some(kind) => self.suits[*kind][host.at()],
-            None => false,
-        }
+        let Some(answers) = self.suits.get(self.kinds[guest.at()] as usize) else {
+            return false;
+        };
+        let answer = &answers[host.at()];
+        answer.get().unwrap_or_else(|| {
+            let suits = !lacking(self.guest(guest), self.host(host), &mut |_| false);
+            answer.set(Some(suits));
+            suits
+        })
     }
 
     /// What keeps the guest, or every guest, away from the host for a while.
@@ -220,15 +251,44 @@ impl<'a> View<'a> {
 
     /// Whether a domain there has the guest's name or UUID.
     pub(crate) fn clash(&self, guest: GuestId, host: HostId) -> Option<Refusal> {
-        if self.clashes.is_empty() {
+        let guest = self.guest(guest);
+        if guest.host == host {
             return None;
         }
-        self.clashes.get(&(guest, host)).copied()
+        let domains = &self.host(host).domains;
+        let named = domains.get(guest.domain.as_str());
+        if named.is_some_and(|uuid| *uuid != guest.uuid) {
+            return Some(Refusal::NameTaken);
+        }
+        let there = || domains.values().any(|uuid| *uuid == guest.uuid);
+        (self.may_define(&guest.uuid, host) && there()).then_some(Refusal::DefinedThere)
+    }
+
+    /// Whether a glance at hashes does not rule out that the host defines the UUID.
+    fn may_define(&self, uuid: &str, host: HostId) -> bool {
+        let defined = self.defined[host.at()].get_or_init(|| {
+            let uuids = self.host(host).domains.values();
+            let mut hashes: Vec<u64> = uuids.map(|uuid| hash(uuid)).collect();
+            hashes.sort_unstable();
+            hashes.into_boxed_slice()
+        });
+        defined.binary_search(&hash(uuid)).is_ok()
     }
 
     /// Whether another guest that moves, or may, has the same domain name.
     pub(crate) fn has_namesake(&self, guest: GuestId) -> bool {
         !self.namesakes.is_empty() && self.namesakes.contains(&guest)
+    }
+
+    /// Whether the guest is in flight.
+    pub(crate) fn flies(&self, guest: GuestId) -> bool {
+        self.flying.contains_key(&guest)
+    }
+
+    /// Where the guest is, or where it goes if it is in flight.
+    pub(crate) fn bound(&self, guest: GuestId) -> HostId {
+        let target = self.flying.get(&guest).copied();
+        target.unwrap_or(self.guest(guest).host)
     }
 
     /// What the guest rests after.

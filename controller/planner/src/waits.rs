@@ -3,6 +3,7 @@
 use evenkeel_crds::reason::{Cause, Reason};
 
 use crate::explain::{list, refusal, span, who};
+use crate::fit::Refusal;
 use crate::schedule::{Block, Simulation};
 
 /// What the job waits for.
@@ -27,6 +28,10 @@ pub(crate) fn cause(world: &Simulation<'_, '_, '_>, index: usize, block: Block) 
         },
         Block::Room(refused) => {
             let mut cause = refusal(&world.board, &job.ask, job.target, refused);
+            if let Refusal::Rule { .. } = refused {
+                cause.message = format!("{}: it waits until that is over", cause.message);
+                return cause;
+            }
             let leaving: Vec<&str> = world
                 .leaving(job.target)
                 .into_iter()

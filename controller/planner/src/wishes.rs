@@ -11,6 +11,7 @@ use crate::explain;
 use crate::model::{
     Fleet, Guest, GuestId, HostId, InFlight, Ledger, Rejection, Satisfied, What, Wish,
 };
+use crate::rules::Strictness;
 
 /// One guest that is to go somewhere.
 #[derive(Debug, Clone)]
@@ -23,8 +24,23 @@ pub(crate) struct Ask<'a> {
     pub(crate) target: Option<HostId>,
     /// Pools for single disks.
     pub(crate) overrides: &'a BTreeMap<String, String>,
-    /// Whether a drain asks.
-    pub(crate) drain: bool,
+    pub(crate) kind: For,
+    pub(crate) strictness: Strictness,
+}
+
+/// What a guest is to be moved for. What comes first is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum For {
+    /// A move that somebody asked for.
+    Explicit,
+    /// A host that shall be empty.
+    Drain,
+    /// A placement that it breaks.
+    Placement,
+    /// A guest of a drain that has no room otherwise.
+    Room,
+    /// A host that is fuller than others.
+    Balance,
 }
 
 /// The limit of one drain on its moves at once.
@@ -56,6 +72,9 @@ pub(crate) struct Asked<'a> {
 
 pub(crate) static NO_OVERRIDES: BTreeMap<String, String> = BTreeMap::new();
 
+/// The hosts of a limit that is not about hosts.
+pub(crate) static NO_HOSTS: BTreeSet<HostId> = BTreeSet::new();
+
 /// Sorts what is asked for.
 pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger) -> Asked<'a> {
     let mut sorted: Vec<&Wish> = wishes.iter().collect();
@@ -71,6 +90,7 @@ pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger)
             stopped,
             parallel,
             halted,
+            ..
         } = &wish.what
         {
             asked.draining.extend(hosts);
@@ -89,7 +109,7 @@ pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger)
     asked.drains(fleet, &flights);
     let order = |ask: &Ask<'a>| {
         let guest = &fleet.guests[ask.guest.at()];
-        let key = (ask.drain, Reverse(guest.priority), Reverse(size(guest)));
+        let key = (ask.kind, Reverse(guest.priority), Reverse(size(guest)));
         (key, guest.name.as_str(), ask.target.is_none(), ask.by)
     };
     asked
@@ -148,23 +168,20 @@ impl<'a> Asked<'a> {
                 guest: *id,
                 target: *target,
                 overrides: pools,
-                drain: false,
+                kind: For::Explicit,
+                strictness: Strictness::default(),
             }),
         }
     }
 
     fn drains(&mut self, fleet: &'a Fleet, flights: &BTreeMap<GuestId, &InFlight>) {
-        let mut covering: BTreeMap<HostId, Vec<usize>> = BTreeMap::new();
-        for (index, limit) in self.limits.iter().enumerate() {
-            for host in limit.hosts {
-                covering.entry(*host).or_default().push(index);
-            }
-        }
+        let covering = covering(fleet, &self.limits);
         let mut left: BTreeSet<HostId> = BTreeSet::new();
         for (guest, id) in fleet.guests.iter().zip((0..).map(GuestId)) {
-            let Some(drains) = covering.get(&guest.host) else {
+            let drains = &covering[guest.host.at()];
+            if drains.is_empty() {
                 continue;
-            };
+            }
             // One drain that moves stopped guests is enough.
             if guest.active || drains.iter().any(|index| self.limits[*index].stopped) {
                 left.insert(guest.host);
@@ -236,10 +253,22 @@ impl<'a> Asked<'a> {
                 guest: id,
                 target: None,
                 overrides: &NO_OVERRIDES,
-                drain: true,
+                kind: For::Drain,
+                strictness: Strictness::default(),
             });
         }
     }
+}
+
+/// For each host the drains that empty it.
+pub(crate) fn covering(fleet: &Fleet, limits: &[Limit<'_>]) -> Vec<Vec<usize>> {
+    let mut covering = vec![Vec::new(); fleet.hosts.len()];
+    for (index, limit) in limits.iter().enumerate() {
+        for host in limit.hosts {
+            covering[host.at()].push(index);
+        }
+    }
+    covering
 }
 
 /// Why nothing leaves the guest's host.

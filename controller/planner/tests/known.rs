@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
@@ -56,17 +56,8 @@ fn nova_two_moves_admitted_at_once_do_not_overfill() {
     // And one by one, as they start.
     let pools = BTreeMap::new();
     let mut ledger = nothing();
-    let admit_to_h2 = |ledger: &Ledger, guest| {
-        admit(
-            &fleet,
-            ledger,
-            GuestId(guest),
-            HostId(1),
-            &pools,
-            &BTreeSet::new(),
-            NOW,
-        )
-    };
+    let admit_to_h2 =
+        |ledger: &Ledger, guest| admit(&fleet, &[], ledger, GuestId(guest), HostId(1), &pools, NOW);
     admit_to_h2(&ledger, 0).unwrap();
     ledger.in_flight.push(flight(&fleet, None, 0, 1));
     let cause = admit_to_h2(&ledger, 1).unwrap_err();
@@ -172,11 +163,11 @@ fn self_migration_says_so() {
     assert_eq!(plan.satisfied[0].cause.message, "web is on h1 already");
     let again = admit(
         &fleet,
+        &[],
         &nothing(),
         GuestId(0),
         HostId(0),
         &BTreeMap::new(),
-        &BTreeSet::new(),
         NOW,
     );
     assert_eq!(again.unwrap_err().reason, Reason::MigrateToSelf);
@@ -253,11 +244,11 @@ fn every_need_has_its_own_word() {
         );
         let admitted = admit(
             &fleet,
+            &[],
             &nothing(),
             GuestId(0),
             HostId(1),
             &BTreeMap::new(),
-            &BTreeSet::new(),
             NOW,
         );
         assert_eq!(admitted.unwrap_err(), refused.cause);
@@ -531,11 +522,11 @@ fn what_failed_rests_and_so_does_its_target() {
     let to = |target, now| {
         admit(
             &fleet,
+            &[],
             &ledger,
             GuestId(0),
             HostId(target),
             &BTreeMap::new(),
-            &BTreeSet::new(),
             now,
         )
     };

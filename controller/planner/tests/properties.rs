@@ -72,6 +72,10 @@ fn scene(seed: u64, hosts: u64, guests: u64, tight: u64) -> Scene {
         if dice.one_in(10) {
             host.offers.networks.insert("dmz".into());
         }
+        if !dice.one_in(9) {
+            let rack = ["a", "b", "c"][dice.roll(3) as usize];
+            host.labels.insert("rack".into(), rack.into());
+        }
         host.pools[0].class = Some("disk".into());
         host.pools
             .push(pool("fast", 1000 * GI, u32::from(dice.one_in(2))));
@@ -169,12 +173,36 @@ fn asked(dice: &mut Dice, fleet: &Fleet, hosts: u64, guests: u64) -> (Vec<Wish>,
             cause: cause(Reason::CopyStalled),
         });
     }
-    let mut wishes = Vec::new();
+    let mut wishes = placements(dice, hosts, guests);
+    for at in 0..dice.roll(3) {
+        let mut wish = balance(&format!("b{at}"), &[]);
+        if let What::Balance(balance) = &mut wish.what {
+            balance.hosts = (0..=dice.roll(5))
+                .map(|_| HostId(dice.roll(hosts) as u32))
+                .collect();
+            balance.weights.disk = dice.roll(2) as u32 * 50;
+            balance.parallel = 1 + dice.roll(3) as u32;
+            balance.moves = dice.one_in(2).then(|| dice.roll(4) as u32);
+            balance.bytes = dice.one_in(3).then(|| Bytes(dice.roll(30) * GI));
+            balance.start = dice.roll(20) as u32;
+            balance.steps = Some(3000);
+            balance.halted = dice.one_in(8).then(|| cause(Reason::Suspended));
+            if dice.one_in(3) {
+                balance
+                    .leaves
+                    .insert(GuestId(dice.roll(guests) as u32), cause(Reason::Waiting));
+            }
+        }
+        wishes.push(wish);
+    }
     for at in 0..dice.roll(3) {
         let some: Vec<u32> = (0..=dice.roll(2))
             .map(|_| dice.roll(hosts) as u32)
             .collect();
         let mut wish = drain(&format!("d{at}"), &some, 1 + dice.roll(4) as u32);
+        if dice.one_in(2) {
+            wish = roomy(wish);
+        }
         if let (true, What::Drain { halted, .. }) = (dice.one_in(8), &mut wish.what) {
             *halted = Some(cause(Reason::Suspended));
         }
@@ -189,6 +217,48 @@ fn asked(dice: &mut Dice, fleet: &Fleet, hosts: u64, guests: u64) -> (Vec<Wish>,
         wishes.push(wish);
     }
     (wishes, ledger)
+}
+
+/// In half of all scenes none, else a few.
+fn placements(dice: &mut Dice, hosts: u64, guests: u64) -> Vec<Wish> {
+    let some = if dice.one_in(2) { 0 } else { 1 + dice.roll(3) };
+    let key = |dice: &mut Dice| {
+        let key = if dice.one_in(2) { "rack" } else { HOST_KEY };
+        Some(key.to_owned())
+    };
+    (0..some)
+        .map(|at| {
+            let mut placement = Placement {
+                guests: (0..=dice.roll(6))
+                    .map(|_| GuestId(dice.roll(guests) as u32))
+                    .collect(),
+                ..Placement::default()
+            };
+            if dice.one_in(3) {
+                placement.hosts = Some(
+                    (0..=dice.roll(3))
+                        .map(|_| HostId(dice.roll(hosts) as u32))
+                        .collect(),
+                );
+            }
+            match dice.roll(4) {
+                0 => {}
+                1 => placement.apart = key(dice),
+                2 => placement.together = key(dice),
+                _ => {
+                    placement.spread = key(dice).map(|topology_key| Spread {
+                        topology_key,
+                        max_skew: 1 + dice.roll(2) as u32,
+                    })
+                }
+            }
+            placement.halted = dice.one_in(10).then(|| cause(Reason::Suspended));
+            let mut wish = place(&format!("p{at}"), &[], Placement::default());
+            placement.required = !dice.one_in(4);
+            wish.what = What::Place(placement);
+            wish
+        })
+        .collect()
 }
 
 fn scenes() -> impl Strategy<Value = Scene> {
@@ -232,13 +302,9 @@ proptest! {
     #[test]
     fn what_starts_now_is_admitted_one_after_the_other(scene in scenes()) {
         let made = plan(&scene.fleet, &scene.wishes, &scene.ledger, NOW);
-        let draining: BTreeSet<HostId> = scene.wishes.iter().flat_map(|wish| match &wish.what {
-            What::Drain { hosts, .. } => hosts.iter().copied().collect::<Vec<_>>(),
-            What::Move { .. } => Vec::new(),
-        }).collect();
         let mut ledger = scene.ledger.clone();
         for step in made.moves.iter().filter(|step| step.waits.is_none()) {
-            let admitted = admit(&scene.fleet, &ledger, step.guest, step.target, &step.pools, &draining, NOW);
+            let admitted = admit(&scene.fleet, &scene.wishes, &ledger, step.guest, step.target, &step.pools, NOW);
             prop_assert_eq!(admitted, Ok(()));
             let mut flight = flight(&scene.fleet, Some(step.by.clone()), step.guest.0, step.target.0);
             flight.pools = BTreeMap::new();
@@ -258,13 +324,12 @@ proptest! {
         let made = plan(&scene.fleet, &scene.wishes, &scene.ledger, NOW);
         for wish in &scene.wishes {
             let What::Move { guest, target: Some(target), pools, .. } = &wish.what else { continue };
-            let refused = made.rejections.iter().any(|rejection| rejection.by == wish.by);
+            // Whether a group may leave together is for the whole plan to say.
+            let refused = made.rejections.iter().any(|rejection| {
+                rejection.by == wish.by && rejection.cause.reason != Reason::PlacementForbids
+            });
             if refused && !made.moves.iter().any(|step| step.target == *target || step.guest == *guest) {
-                let draining: BTreeSet<HostId> = scene.wishes.iter().flat_map(|wish| match &wish.what {
-                    What::Drain { hosts, .. } => hosts.iter().copied().collect::<Vec<_>>(),
-                    What::Move { .. } => Vec::new(),
-                }).collect();
-                let admitted = admit(&scene.fleet, &scene.ledger, *guest, *target, pools, &draining, NOW);
+                let admitted = admit(&scene.fleet, &scene.wishes, &scene.ledger, *guest, *target, pools, NOW);
                 prop_assert!(admitted.is_err());
             }
         }

@@ -247,6 +247,9 @@ impl Reconciler {
                         hosts,
                         stopped: drain.spec.stopped == StoppedGuests::Move,
                         parallel: drain.spec.parallel.max(1).unsigned_abs(),
+                        // A move that was tried in vain counts as no longer wanted once its guest is on no host of
+                        // the drain, which is where a guest that makes way has been all the time.
+                        makes_way: false,
                         halted: resolved.halted.clone(),
                     },
                 });

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use evenkeel_planner::*;
 
+use super::rules::Whereabouts;
+
 /// Something that is under way during the replay.
 #[derive(Clone)]
 struct Going {
@@ -32,6 +34,7 @@ struct World<'a> {
     /// By host and budget: taken from what is available.
     taken: BTreeMap<(usize, u32), i128>,
     names: Vec<BTreeMap<String, String>>,
+    whereabouts: Whereabouts,
     going: Vec<Going>,
 }
 
@@ -53,6 +56,7 @@ impl<'a> World<'a> {
             sizes: BTreeMap::new(),
             taken: BTreeMap::new(),
             names: Vec::new(),
+            whereabouts: Whereabouts::new(fleet, ledger),
             going: Vec::new(),
         };
         for (at, host) in fleet.hosts.iter().enumerate() {
@@ -90,6 +94,7 @@ impl<'a> World<'a> {
     fn finish(&mut self, index: usize) {
         let going = self.going.remove(index);
         let guest = &self.fleet.guests[going.guest];
+        self.whereabouts.leave(going.guest, going.source);
         if guest.host.at() != going.source {
             return;
         }
@@ -112,6 +117,8 @@ impl<'a> World<'a> {
     fn start(&mut self, step: &Move) -> Result<(), String> {
         let (guest, source, target) = (step.guest.at(), step.source.at(), step.target.at());
         let facts = &self.fleet.guests[guest];
+        let placed = self.whereabouts.forbid(self.fleet, self.wishes, step);
+        self.whereabouts.arrive(guest, target);
         if facts.active {
             self.cpu[target] += i128::from(facts.cpu_milli);
             self.memory[target] += i128::from(facts.memory.0);
@@ -130,7 +137,7 @@ impl<'a> World<'a> {
                 What::Move {
                     guest: id, pools, ..
                 } => id.at() == guest && pools.get(&disk.target) == Some(pool),
-                What::Drain { .. } => false,
+                What::Drain { .. } | What::Place(_) | What::Balance(_) => false,
             });
             assert!(named || alike || demanded, "a disk goes to a strange pool");
             *self.sizes.entry((target, pool.clone())).or_default() +=
@@ -145,6 +152,7 @@ impl<'a> World<'a> {
             by: Some(step.by.clone()),
             end: step.duration.map(|duration| step.start + duration),
         });
+        placed?;
         self.limits(step)
     }
 
@@ -206,6 +214,14 @@ impl<'a> World<'a> {
                 }
             }
         }
+        for wish in self.wishes {
+            if let What::Balance(balance) = &wish.what {
+                let own = |going: &Going| going.by.as_ref() == Some(&wish.by);
+                if step.by == wish.by && count(&own) > balance.parallel as usize {
+                    return Err(format!("too many moves of {}", wish.by.name));
+                }
+            }
+        }
         Ok(())
     }
 }
@@ -251,12 +267,19 @@ pub fn check(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, pla
                     world.memory.clone(),
                     world.sizes.clone(),
                     world.taken.clone(),
+                    world.whereabouts.clone(),
                 );
                 match world.start(step) {
                     Ok(()) => break,
                     Err(wrong) => {
                         world.going.pop();
-                        (world.cpu, world.memory, world.sizes, world.taken) = before;
+                        (
+                            world.cpu,
+                            world.memory,
+                            world.sizes,
+                            world.taken,
+                            world.whereabouts,
+                        ) = before;
                         assert!(!world.going.is_empty(), "never: {wrong}\n{plan:#?}");
                         world.finish(0);
                     }
@@ -264,6 +287,9 @@ pub fn check(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, pla
             }
         }
     }
+    world
+        .whereabouts
+        .torn(fleet, wishes, &Whereabouts::new(fleet, ledger));
     if let Some(makespan) = plan.makespan {
         let ends = plan
             .moves
@@ -319,6 +345,37 @@ fn once_each(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, plan: &Plan) {
                     "{wish:?}"
                 );
             }
+            What::Balance(balance) => {
+                let own = plan.moves.iter().filter(|step| step.by == wish.by);
+                let own: Vec<&Move> = own.collect();
+                assert!(own.len() <= balance.moves.unwrap_or(u32::MAX) as usize);
+                let bytes: u64 = own.iter().map(|step| step.bytes.0).sum();
+                assert!(bytes <= balance.bytes.map_or(u64::MAX, |bytes| bytes.0 + (1 << 20)));
+                let told = plan
+                    .balances
+                    .iter()
+                    .find(|told| told.by == wish.by)
+                    .expect("told");
+                assert!(told.predicted <= told.now, "{told:?}");
+                assert!(told.cause.is_none() || own.is_empty());
+            }
+            What::Place(placement) => {
+                for guest in &placement.guests {
+                    let facts = &fleet.guests[guest.at()];
+                    let wrong = placement
+                        .hosts
+                        .as_ref()
+                        .is_some_and(|hosts| !hosts.contains(&facts.host));
+                    let flying = ledger.in_flight.iter().any(|flight| flight.guest == *guest);
+                    let known = rejected(*guest) + usize::from(moving.contains(guest));
+                    assert!(
+                        !wrong || !facts.active || flying || known == 1,
+                        "{} of {wish:?}",
+                        facts.name
+                    );
+                    assert!(rejected(*guest) < 2 && (facts.active || rejected(*guest) == 0));
+                }
+            }
             What::Drain { hosts, .. } => {
                 for (at, guest) in fleet.guests.iter().enumerate() {
                     let id = GuestId(at as u32);
@@ -360,7 +417,22 @@ fn allowed(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, plan:
                     assert!(target.is_none_or(|target| target == step.target));
                     explicit = true;
                 }
-                What::Move { .. } => {}
+                What::Place(placement) if wish.by == step.by => {
+                    assert!(placement.halted.is_none());
+                    assert!(placement.guests.contains(&step.guest));
+                }
+                What::Balance(balance) if wish.by == step.by => {
+                    assert!(balance.halted.is_none());
+                    assert!(
+                        balance.hosts.contains(&step.source)
+                            && balance.hosts.contains(&step.target)
+                    );
+                    assert!(
+                        !balance.leaves.contains_key(&step.guest),
+                        "it is to be left"
+                    );
+                }
+                What::Move { .. } | What::Place(_) | What::Balance(_) => {}
             }
         }
         assert!(explicit || guest.held.is_none() && guest.active);

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod checker;
+pub mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub fn host(name: &str) -> Host {
         closed: None,
         cpu_limit_milli: 32_000,
         cpu_used_milli: 0,
+        cpu_there_milli: 0,
         memory_limit: Bytes(24 * GI),
         memory_used: Bytes(0),
         pools: vec![pool("default", 1000 * GI, 0)],
@@ -81,6 +83,7 @@ pub fn guest(name: &str, host: u32, memory: u64) -> Guest {
         memory: Bytes(memory),
         overhead: Bytes(0),
         disks: Vec::new(),
+        load: None,
         dirty_rate: None,
         priority: 0,
         needs: Needs {
@@ -132,10 +135,48 @@ pub fn drain(name: &str, hosts: &[u32], parallel: u32) -> Wish {
         what: What::Drain {
             hosts: hosts.iter().copied().map(HostId).collect(),
             parallel,
+            makes_way: false,
             stopped: false,
             halted: None,
         },
     }
+}
+
+/// A balance of all CPU and memory that begins at once and goes on to the end.
+pub fn balance(name: &str, hosts: &[u32]) -> Wish {
+    Wish {
+        by: by("RebalancePolicy", name),
+        what: What::Balance(Balance {
+            hosts: hosts.iter().copied().map(HostId).collect(),
+            weights: Weights {
+                cpu: 100,
+                memory: 100,
+                disk: 0,
+            },
+            parallel: 2,
+            ..Balance::default()
+        }),
+    }
+}
+
+/// A placement that is required.
+pub fn place(name: &str, guests: &[u32], placement: Placement) -> Wish {
+    Wish {
+        by: by("GuestPlacement", name),
+        what: What::Place(Placement {
+            guests: guests.iter().copied().map(GuestId).collect(),
+            required: true,
+            ..placement
+        }),
+    }
+}
+
+/// The drain with others making way.
+pub fn roomy(mut wish: Wish) -> Wish {
+    if let What::Drain { makes_way, .. } = &mut wish.what {
+        *makes_way = true;
+    }
+    wish
 }
 
 pub fn go(name: &str, guest: u32, target: Option<u32>) -> Wish {
@@ -183,6 +224,26 @@ pub fn planned(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger) -> Plan {
     let made = plan(fleet, wishes, ledger, NOW);
     checker::check(fleet, wishes, ledger, NOW, &made);
     made
+}
+
+/// Thirty guests a host, of several sizes, two thirds full.
+pub fn large(hosts: u32) -> Fleet {
+    let mut all: Vec<Host> = (0..hosts).map(|at| host(&format!("h{at:05}"))).collect();
+    let mut guests = Vec::new();
+    for at in 0..hosts {
+        for number in 0..30 {
+            let size = [1, 2, 4, 8][((at * 7 + number * 3) % 4) as usize];
+            let mut guest = guest(&format!("g{at:05}-{number:02}"), at, size * GI);
+            guest.disks.push(disk("vda", "default", 8 * size * GI));
+            guests.push(guest);
+        }
+    }
+    for host in &mut all {
+        host.memory_limit = Bytes(180 * GI);
+        host.cpu_limit_milli = 64_000;
+        host.pools[0].available = Bytes(600 * GI);
+    }
+    fleet(all, guests)
 }
 
 /// The only rejection.

@@ -1,0 +1,159 @@
+//! How long plans take, how many bytes they move and how close they come to what is possible.
+//! `cargo bench -p evenkeel-planner [part of a name]`. Times are of this machine; tests compare counts and ratios only.
+
+#![allow(clippy::print_stdout, reason = "figures are what a benchmark is for")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use evenkeel_crds::quantity::Bytes;
+use evenkeel_planner::*;
+use support::*;
+
+fn wanted(name: &str) -> bool {
+    let mut words = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'));
+    words.next().is_none_or(|word| name.contains(&word))
+}
+
+/// The best of three runs.
+fn timed<T>(mut run: impl FnMut() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let mut made = run();
+    let mut best = start.elapsed();
+    for _ in 0..2 {
+        let start = Instant::now();
+        made = run();
+        best = best.min(start.elapsed());
+    }
+    (made, best)
+}
+
+/// No schedule ends earlier: each link has its bytes to carry, in and out together, since moves share it.
+fn lower_bound(fleet: &Fleet, plan: &Plan) -> Duration {
+    let mut loads = vec![0u64; fleet.hosts.len()];
+    let mut least = Duration::ZERO;
+    for step in &plan.moves {
+        let rate = |host: HostId| fleet.hosts[host.at()].bandwidth.map_or(1, |rate| rate.0);
+        let rate = rate(step.source).min(rate(step.target));
+        least = least.max(Duration::from_secs_f64(step.bytes.0 as f64 / rate as f64));
+        loads[step.source.at()] += step.bytes.0;
+        loads[step.target.at()] += step.bytes.0;
+    }
+    for (host, load) in fleet.hosts.iter().zip(loads) {
+        let rate = host.bandwidth.map_or(u64::MAX, |rate| rate.0);
+        least = least.max(Duration::from_secs_f64(load as f64 / rate as f64));
+    }
+    least
+}
+
+fn report(name: &str, fleet: &Fleet, wishes: &[Wish]) {
+    if !wanted(name) {
+        return;
+    }
+    let (made, took) = timed(|| plan(fleet, wishes, &Ledger::default(), NOW));
+    let makespan = made.makespan.unwrap_or_default();
+    let bound = lower_bound(fleet, &made).as_secs_f64().max(1e-9);
+    println!(
+        "{name}: {} moves, {} rejected, {:.0} GiB, makespan {:.0} s ({:.2} of the lower bound), planned in {:.1} ms",
+        made.moves.len(),
+        made.rejections.len(),
+        made.bytes.0 as f64 / GI as f64,
+        makespan.as_secs_f64(),
+        makespan.as_secs_f64() / bound,
+        took.as_secs_f64() * 1000.0,
+    );
+}
+
+fn drains() {
+    for (hosts, drained, parallel) in [
+        (200, 2, 40),
+        (1000, 10, 40),
+        (1000, 100, 400),
+        (5000, 250, 40),
+        (5000, 250, 500),
+        (10_000, 100, 40),
+        (10_000, 1000, 2000),
+    ] {
+        let fleet = large(hosts);
+        let hosts_drained: Vec<u32> = (0..drained).collect();
+        report(
+            &format!("drain {drained} of {hosts}, {parallel} at once"),
+            &fleet,
+            &[drain("d", &hosts_drained, parallel)],
+        );
+    }
+}
+
+fn explicit() {
+    let fleet = large(1000);
+    let wishes: Vec<Wish> = (0..30_000)
+        .step_by(3)
+        .map(|guest| go(&format!("m{guest}"), guest, Some((guest / 30 + 17) % 1000)))
+        .collect();
+    report("10000 explicit moves on 1000", &fleet, &wishes);
+}
+
+/// A fleet whose guests lie as they happened to be started: the first hosts got most.
+fn uneven(hosts: u32) -> Fleet {
+    let mut fleet = large(hosts);
+    for host in &mut fleet.hosts {
+        host.memory_used = Bytes(0);
+        host.cpu_used_milli = 0;
+        host.domains.clear();
+        host.memory_limit = Bytes(300 * GI);
+        host.pools[0].available = Bytes(3000 * GI);
+        host.pools[0].virtual_used = Bytes(0);
+    }
+    for (at, guest) in fleet.guests.iter_mut().enumerate() {
+        let spot = (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let part = (spot % 10_000) as f64 / 10_000.0;
+        guest.host = HostId((part.powf(1.25) * f64::from(hosts)) as u32);
+    }
+    support::fleet(fleet.hosts, fleet.guests)
+}
+
+fn balances() {
+    for hosts in [40, 200, 1000, 10_000] {
+        let fleet = uneven(hosts);
+        let all: Vec<u32> = (0..hosts).collect();
+        let mut wish = balance("level", &all);
+        if let What::Balance(balance) = &mut wish.what {
+            balance.stop = 3;
+            balance.parallel = 1000;
+        }
+        let name = format!("level {hosts}");
+        report(&name, &fleet, std::slice::from_ref(&wish));
+        if wanted(&name) {
+            let made = plan(&fleet, &[wish], &Ledger::default(), NOW);
+            println!(
+                "  {:?} -> {:?}",
+                made.balances[0].now, made.balances[0].predicted
+            );
+        }
+    }
+}
+
+fn emptied() {
+    for hosts in [200, 1000, 5000] {
+        let name = format!("drainable {hosts}");
+        if wanted(&name) {
+            let fleet = large(hosts);
+            let all: Vec<HostId> = (0..hosts).map(HostId).collect();
+            let (told, took) = timed(|| drainable(&fleet, &[], &Ledger::default(), &all, NOW));
+            let blocked = told.iter().filter(|host| !host.blockers.is_empty()).count();
+            let milliseconds = took.as_secs_f64() * 1000.0;
+            println!("{name}: {blocked} blocked, told of all in {milliseconds:.1} ms");
+        }
+    }
+}
+
+fn main() {
+    emptied();
+    drains();
+    explicit();
+    balances();
+}

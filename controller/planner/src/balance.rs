@@ -1,0 +1,354 @@
+//! What balances ask for: how level their hosts are after all other moves, whether that is enough, and if not, the
+//! search for moves that pay.
+
+use std::collections::BTreeSet;
+
+use evenkeel_crds::reason::{Cause, Reason};
+use evenkeel_crds::shared::RequestedBy;
+
+use crate::board::Board;
+use crate::bytes::travels;
+use crate::explain;
+use crate::level::{Bounds, Level, Shares};
+use crate::model::{Balance, Balanced, Fleet, Guest, GuestId, HostId, Violation, What, Wish};
+use crate::rules::Strictness;
+use crate::view::View;
+use crate::wishes::{Ask, Asked, For, Limit, NO_HOSTS, NO_OVERRIDES, at_source};
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// A balance with the hosts that are its own.
+pub(crate) struct Policy<'a> {
+    by: &'a RequestedBy,
+    balance: &'a Balance,
+    hosts: Vec<HostId>,
+}
+
+/// The balances by name, each with the hosts that no earlier one has and that are neither drained nor out of reach.
+pub(crate) fn policies<'a>(
+    fleet: &Fleet,
+    wishes: &'a [Wish],
+    draining: &BTreeSet<HostId>,
+) -> Vec<Policy<'a>> {
+    let mut all: Vec<(&RequestedBy, &Balance)> = wishes
+        .iter()
+        .filter_map(|wish| match &wish.what {
+            What::Balance(balance) => Some((&wish.by, balance)),
+            What::Move { .. } | What::Drain { .. } | What::Place(_) => None,
+        })
+        .collect();
+    all.sort_by_key(|(by, _)| *by);
+    let mut taken = vec![false; fleet.hosts.len()];
+    let own = |(by, balance): (&'a RequestedBy, &'a Balance)| {
+        let hosts = balance.hosts.iter().copied().filter(|host| {
+            let there = fleet.hosts[host.at()].out_of_reach.is_none() && !draining.contains(host);
+            there && !std::mem::replace(&mut taken[host.at()], true)
+        });
+        Policy {
+            by,
+            balance,
+            hosts: hosts.collect(),
+        }
+    };
+    all.into_iter().map(own).collect()
+}
+
+/// For each host the policy that has it.
+fn owners(fleet: &Fleet, policies: &[Policy<'_>]) -> Vec<Option<(usize, usize)>> {
+    let mut owners = vec![None; fleet.hosts.len()];
+    for (index, policy) in policies.iter().enumerate() {
+        for (side, host) in policy.hosts.iter().enumerate() {
+            owners[host.at()] = Some((index, side));
+        }
+    }
+    owners
+}
+
+/// Guests that a policy may come to move.
+pub(crate) fn guests(fleet: &Fleet, policies: &[Policy<'_>]) -> Vec<GuestId> {
+    if policies.is_empty() {
+        return Vec::new();
+    }
+    let owners = owners(fleet, policies);
+    let all = fleet.guests.iter().zip((0..).map(GuestId));
+    let own = all.filter(|(guest, _)| guest.active && owners[guest.host.at()].is_some());
+    own.map(|(_, id)| id).collect()
+}
+
+/// Adds an ask for each guest that a policy may move, and each policy's limit.
+pub(crate) fn ask<'a>(view: &View<'a>, policies: &[Policy<'a>], asked: &mut Asked<'a>) {
+    if policies.is_empty() {
+        return;
+    }
+    // What others ask for is theirs, be it refused.
+    let asks = asked.asks.iter().filter(|ask| ask.kind != For::Room);
+    let asks = asks.map(|ask| ask.guest);
+    let refused = asked
+        .refused
+        .iter()
+        .chain(&asked.stuck)
+        .map(|refused| refused.guest);
+    let others: BTreeSet<GuestId> = asks.chain(refused).collect();
+    for policy in policies {
+        asked.limits.push(Limit {
+            by: policy.by,
+            hosts: &NO_HOSTS,
+            stopped: false,
+            parallel: policy.balance.parallel,
+            halted: policy.balance.halted.as_ref(),
+        });
+    }
+    let owners = owners(view.fleet, policies);
+    for id in guests(view.fleet, policies) {
+        let Some((policy, _)) = owners[view.guest(id).host.at()] else {
+            continue;
+        };
+        let policy = &policies[policy];
+        if policy.balance.halted.is_none()
+            && !others.contains(&id)
+            && stays(view, policy.balance, id).is_none()
+        {
+            asked.asks.push(Ask {
+                by: policy.by,
+                also: Vec::new(),
+                guest: id,
+                target: None,
+                overrides: &NO_OVERRIDES,
+                kind: For::Balance,
+                strictness: Strictness {
+                    preferred: true,
+                    mends: false,
+                },
+            });
+        }
+    }
+}
+
+/// Why a policy leaves the guest where it is.
+fn stays(view: &View<'_>, balance: &Balance, id: GuestId) -> Option<Cause> {
+    let guest = view.guest(id);
+    let flight = || {
+        let flight = view
+            .ledger
+            .in_flight
+            .iter()
+            .find(|flight| flight.guest == id)?;
+        Some(explain::busy(view.fleet, flight))
+    };
+    let rests = || {
+        let rest = view.rest(id)?;
+        let left = explain::span(rest.until.saturating_sub(view.now));
+        let message = format!("{} rests {left} more after {}", guest.name, rest.cause);
+        Some(Cause::new(Reason::BackingOff, message))
+    };
+    if view.flies(id) {
+        return flight();
+    }
+    at_source(view.fleet, guest)
+        .or_else(|| guest.immovable.clone())
+        .or_else(|| guest.held.clone())
+        .or_else(|| balance.leaves.get(&id).cloned())
+        .or_else(rests)
+}
+
+fn load(balance: &Balance, guest: &Guest) -> Shares {
+    let measured = guest.load.filter(|_| balance.measured);
+    let cpu = measured.map_or(guest.cpu_milli, |load| load.cpu_milli);
+    let memory = measured.map_or(guest.memory, |load| load.memory);
+    [cpu as f64, memory.0 as f64, occupied(guest)]
+}
+
+fn occupied(guest: &Guest) -> f64 {
+    let disks = guest.disks.iter();
+    disks.map(|disk| disk.allocated.0 as f64).sum()
+}
+
+/// The policies' hosts as they will be after the moves on the board.
+fn measure(board: &Board<'_, '_>, policies: &[Policy<'_>]) -> Vec<Level> {
+    let view = board.view;
+    let owners = owners(view.fleet, policies);
+    let sides = |policy: &Policy<'_>| -> Vec<(HostId, bool, Shares, Shares)> {
+        let all = policy.hosts.iter().map(|host| {
+            let facts = view.host(*host);
+            let cpu = match facts.cpu_there_milli {
+                there if there > 0 && policy.balance.measured => there,
+                _ => facts.cpu_limit_milli,
+            };
+            let pools = (0..facts.pools.len()).map(|index| view.layout.pool(*host, index));
+            let budgets: BTreeSet<(usize, i128)> = pools
+                .map(|pool| (view.layout.budget(pool), view.layout.space(pool)))
+                .collect();
+            let free: f64 = budgets.iter().map(|(_, space)| *space as f64).sum();
+            (
+                *host,
+                view.gate(*host).is_none(),
+                [0.0; 3],
+                [cpu as f64, facts.memory_limit.0 as f64, free],
+            )
+        });
+        all.collect()
+    };
+    let mut all: Vec<_> = policies.iter().map(sides).collect();
+    for (guest, id) in view.fleet.guests.iter().zip((0..).map(GuestId)) {
+        if let Some((policy, side)) = owners[guest.host.at()] {
+            // What a file system holds in all is what is free and what guests occupy today.
+            all[policy][side].3[2] += occupied(guest);
+        }
+        if let (true, Some((policy, side))) = (guest.active, owners[board.place_of(id).at()]) {
+            let load = load(policies[policy].balance, guest);
+            for (used, load) in all[policy][side].2.iter_mut().zip(load) {
+                *used += load;
+            }
+        }
+    }
+    let levels = policies.iter().zip(&all);
+    levels
+        .map(|(policy, sides)| Level::new(sides, weights(policy.balance)))
+        .collect()
+}
+
+/// Weights, the greatest of them 1.
+fn weights(balance: &Balance) -> Shares {
+    let weights = [
+        balance.weights.cpu,
+        balance.weights.memory,
+        balance.weights.disk,
+    ];
+    let most = f64::from(weights.into_iter().max().unwrap_or(0).max(1));
+    weights.map(|weight| f64::from(weight) / most)
+}
+
+fn hundredths(points: f64) -> u32 {
+    (points * 100.0).round() as u32
+}
+
+/// Places the moves that level the policies' hosts. Gives how things are for each policy, as far as that is known before
+/// the moves are in order.
+pub(crate) fn level<'a>(
+    board: &mut Board<'_, 'a>,
+    asks: &[Ask<'a>],
+    policies: &[Policy<'a>],
+) -> Vec<Balanced> {
+    let view = board.view;
+    let owners = owners(view.fleet, policies);
+    let mut levels = measure(board, policies);
+    let rate = |host: &HostId| view.host(*host).bandwidth.map(|rate| rate.0.max(1));
+    let slowest = policies
+        .iter()
+        .map(|policy| policy.hosts.iter().filter_map(rate).min());
+    let slowest: Vec<Option<u64>> = slowest.collect();
+    for (index, ask) in asks.iter().enumerate() {
+        let guest = view.guest(ask.guest);
+        let free = ask.kind == For::Balance && board.mover(ask.guest).is_none();
+        if let (true, Some((policy, side))) = (free, owners[guest.host.at()]) {
+            let load = load(policies[policy].balance, guest);
+            // By the slowest link, on which a busy guest's memory travels most: limits on bytes hold wherever it goes.
+            let gib = travels(guest, slowest[policy]).0 as f64 / GIB;
+            levels[policy].add(ask.guest, index, side, load, gib);
+        }
+    }
+    let mut told = Vec::new();
+    for (policy, level) in policies.iter().zip(&mut levels) {
+        let balance = policy.balance;
+        let now = level.imbalance();
+        let skipped = skipped(view, policy, level);
+        let goal = if balance.begun {
+            balance.stop
+        } else {
+            balance.start.max(balance.stop)
+        };
+        let mut cause = balance.halted.clone();
+        if cause.is_none() && (now < f64::from(goal) || now <= f64::from(balance.stop)) {
+            cause = Some(enough(now, goal));
+        } else if cause.is_none() {
+            let bounds = Bounds {
+                enough: f64::from(balance.stop),
+                moves: balance
+                    .moves
+                    .map_or(usize::MAX >> 1, |moves| moves as usize),
+                gib: balance
+                    .bytes
+                    .map_or(f64::INFINITY, |bytes| bytes.0 as f64 / GIB),
+                steps: balance.steps.unwrap_or_else(|| steps(level.items.len())),
+            };
+            level.search(board, asks, bounds);
+            if level.imbalance() > now {
+                level.forget(board, asks);
+            }
+            if level.moved() == 0 {
+                cause = Some(nothing_found(now, balance));
+            }
+        }
+        told.push(Balanced {
+            by: policy.by.clone(),
+            now: hundredths(now),
+            predicted: hundredths(now),
+            cause,
+            skipped,
+        });
+    }
+    told
+}
+
+/// Notes what the moves that came to be planned make of it.
+pub(crate) fn predict(board: &Board<'_, '_>, policies: &[Policy<'_>], told: &mut [Balanced]) {
+    for (level, told) in measure(board, policies).iter().zip(told) {
+        told.predicted = hundredths(level.imbalance());
+    }
+}
+
+/// Steps of a search where its balance does not say: enough that more gain little.
+fn steps(guests: usize) -> u64 {
+    (guests as u64 * 2000).clamp(20_000, 3_000_000)
+}
+
+fn points(points: f64) -> String {
+    format!("{:.1}", points)
+}
+
+fn enough(now: f64, goal: u32) -> Cause {
+    Cause::new(
+        Reason::AsExpected,
+        format!(
+            "the fullest host lies {} percent points above the mean, and {goal} are needed to begin",
+            points(now)
+        ),
+    )
+}
+
+fn nothing_found(now: f64, balance: &Balance) -> Cause {
+    let spent = balance.moves == Some(0) || balance.bytes.is_some_and(|bytes| bytes.0 == 0);
+    let (reason, why) = if spent {
+        (
+            Reason::ParallelLimit,
+            "its limits let nothing more begin for now",
+        )
+    } else {
+        (
+            Reason::Blocked,
+            "no move that rules and room allow is worth its bytes",
+        )
+    };
+    Cause::new(
+        reason,
+        format!(
+            "the fullest host lies {} percent points above the mean, and {why}",
+            points(now)
+        ),
+    )
+}
+
+/// Guests on hosts above the mean that the policy leaves where they are.
+fn skipped(view: &View<'_>, policy: &Policy<'_>, level: &Level) -> Vec<Violation> {
+    let above: BTreeSet<HostId> = (0..level.sides.len())
+        .filter(|side| level.is_above(*side))
+        .map(|side| level.sides[side].host)
+        .collect();
+    let all = view.fleet.guests.iter().zip((0..).map(GuestId));
+    let there = all.filter(|(guest, _)| guest.active && above.contains(&guest.host));
+    let skipped = there.filter_map(|(_, guest)| {
+        let cause = stays(view, policy.balance, guest)?;
+        Some(Violation { guest, cause })
+    });
+    skipped.collect()
+}
