@@ -388,7 +388,9 @@ impl Reconciler {
             Report::Progress(_) | Report::Dirtying(_) | Report::Course(_) | Report::Brings(_) => {
                 Urge::Show
             }
-            Report::Phase(_) | Report::Waiting(_) | Report::Ended(_) => Urge::Act,
+            Report::Phase(_) | Report::Profile(_) | Report::Waiting(_) | Report::Ended(_) => {
+                Urge::Act
+            }
         };
         match report {
             Report::Phase(phase) => state.enter(phase, now),
