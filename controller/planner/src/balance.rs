@@ -104,7 +104,7 @@ pub(crate) fn ask<'a>(view: &View<'a>, policies: &[Policy<'a>], asked: &mut Aske
             continue;
         };
         let policy = &policies[policy];
-        if policy.balance.halted.is_none()
+        if barred(policy).is_none()
             && !others.contains(&id)
             && stays(view, policy.balance, id).is_none()
         {
@@ -257,9 +257,9 @@ pub(crate) fn level<'a>(
         } else {
             balance.start.max(balance.stop)
         };
-        let mut cause = balance.halted.clone();
+        let mut cause = barred(policy);
         if cause.is_none() && (now < f64::from(goal) || now <= f64::from(balance.stop)) {
-            cause = Some(enough(now, goal));
+            cause = Some(enough(now, balance));
         } else if cause.is_none() {
             let bounds = Bounds {
                 enough: f64::from(balance.stop),
@@ -275,9 +275,6 @@ pub(crate) fn level<'a>(
             if level.imbalance() > now {
                 level.forget(board, asks);
             }
-            if level.moved() == 0 {
-                cause = Some(nothing_found(now, balance));
-            }
         }
         told.push(Balanced {
             by: policy.by.clone(),
@@ -291,9 +288,21 @@ pub(crate) fn level<'a>(
 }
 
 /// Notes what the moves that came to be planned make of it.
-pub(crate) fn predict(board: &Board<'_, '_>, policies: &[Policy<'_>], told: &mut [Balanced]) {
-    for (level, told) in measure(board, policies).iter().zip(told) {
+pub(crate) fn predict(
+    board: &Board<'_, '_>,
+    asks: &[Ask<'_>],
+    policies: &[Policy<'_>],
+    told: &mut [Balanced],
+) {
+    let placed = asks.iter().zip(&board.placed);
+    let placed = placed.filter(|(ask, placed)| ask.kind == For::Balance && placed.is_some());
+    let move_something: BTreeSet<&RequestedBy> = placed.map(|(ask, _)| ask.by).collect();
+    let levels = measure(board, policies);
+    for ((level, policy), told) in levels.iter().zip(policies).zip(told) {
         told.predicted = hundredths(level.imbalance());
+        if told.cause.is_none() && !move_something.contains(policy.by) {
+            told.cause = Some(nothing_found(level.imbalance(), policy.balance));
+        }
     }
 }
 
@@ -306,11 +315,23 @@ fn points(points: f64) -> String {
     format!("{:.1}", points)
 }
 
-fn enough(now: f64, goal: u32) -> Cause {
+/// Why the policy moves nothing whatever it finds.
+fn barred(policy: &Policy<'_>) -> Option<Cause> {
+    let balance = policy.balance;
+    let none = || (balance.parallel == 0).then(|| explain::no_parallel(policy.by));
+    balance.halted.clone().or_else(none)
+}
+
+fn enough(now: f64, balance: &Balance) -> Cause {
+    let least = if balance.begun {
+        format!("it stops at {}", balance.stop)
+    } else {
+        format!("it begins at {}", balance.start.max(balance.stop))
+    };
     Cause::new(
         Reason::AsExpected,
         format!(
-            "the fullest host lies {} percent points above the mean, and {goal} are needed to begin",
+            "the fullest host lies {} percent points above the mean, and {least}",
             points(now)
         ),
     )

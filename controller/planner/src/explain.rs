@@ -10,9 +10,9 @@ use evenkeel_crds::shared::{HostCount, HostExample, RequestedBy};
 use crate::board::Board;
 use crate::capacity::When;
 use crate::fit::{Refusal, fits, unseen};
-use crate::model::{Fleet, Guest, GuestId, HOST_KEY, Host, HostId, InFlight, Rejection};
+use crate::model::{Fleet, Guest, Host, HostId, InFlight, Rejection};
+use crate::places;
 use crate::pools::{DiskRefusal, DiskWhy};
-use crate::rules::Kind;
 use crate::wishes::Ask;
 
 /// Hosts named for each reason.
@@ -113,7 +113,7 @@ pub(crate) fn no_parallel(by: &RequestedBy) -> Cause {
         Reason::ParallelLimit,
         format!("{} lets no move start: its parallel is 0", who(by)),
     )
-    .hint("raise `parallel` of the drain")
+    .hint("raise its `parallel`")
 }
 
 /// The refusal of one host, as a cause.
@@ -172,7 +172,7 @@ pub(crate) fn refusal(
         },
         Refusal::Rule { rule, .. } => Cause::new(
             Reason::PlacementForbids,
-            self::rule(board, ask.guest, host, rule),
+            places::sentence(board, ask.guest, host, rule),
         ),
         Refusal::NameTaken => Cause::new(
             Reason::DomainNameTaken,
@@ -255,68 +255,6 @@ pub(crate) fn refusal(
             }) + &coming(board, host),
         ),
         Refusal::Disk(disk) => disk_refusal(board, ask, host, disk),
-    }
-}
-
-/// What a placement's rule has against the guest on the host.
-pub(crate) fn rule(board: &Board<'_, '_>, guest: GuestId, host: HostId, rule: usize) -> String {
-    let view = board.view;
-    let index = rule;
-    let rule = &view.rules.all[index];
-    let (by, name) = (who(rule.by), &view.host(host).name);
-    let guest_name = &view.guest(guest).name;
-    let Some(domain) = rule.domain(host) else {
-        return match (rule.kind, view.host(host).topology(rule.key)) {
-            (Kind::Hosts, _) | (_, Some(_)) => {
-                format!("{guest_name} belongs on the hosts of {by}, and {name} is none of them")
-            }
-            (_, None) => format!(
-                "{guest_name} belongs on hosts with the label {} by {by}, and {name} has none",
-                rule.key
-            ),
-        };
-    };
-    let place = |domain: usize| match rule.key {
-        HOST_KEY => rule.names[domain].to_owned(),
-        key => format!("{key} {}", rule.names[domain]),
-    };
-    match rule.kind {
-        Kind::Hosts => format!("{guest_name} belongs on the hosts of {by}"),
-        Kind::Apart => {
-            let there = |other: &&GuestId| {
-                let host = board.place_of(**other);
-                **other != guest && view.guest(**other).active && rule.domain(host) == Some(domain)
-            };
-            let mut members = rule.members.iter();
-            let other = members
-                .find(there)
-                .map(|other| view.guest(*other).name.as_str());
-            format!(
-                "{by} keeps {guest_name} apart from {}, which is in {} or on its way there or from there",
-                other.unwrap_or("another of its guests"),
-                place(domain)
-            )
-        }
-        Kind::Spread(most) => {
-            let here = board.counts.planned(index, domain);
-            let moves = board.place_of(guest) != host;
-            format!(
-                "{by} spreads its guests with a skew of at most {most}, and {} would have {} of them with {guest_name}",
-                place(domain),
-                here + i64::from(moves)
-            )
-        }
-        Kind::Together => match board.counts.anchor(index) {
-            Some(anchor) if anchor != domain => format!(
-                "{by} keeps {guest_name} together with its other guests in {}, and {name} is in {}",
-                place(anchor),
-                place(domain)
-            ),
-            _ => format!(
-                "{by} keeps its guests together, and {} has no room for all of them",
-                place(domain)
-            ),
-        },
     }
 }
 

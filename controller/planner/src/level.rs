@@ -159,11 +159,6 @@ impl Level {
         (0..3).any(|resource| self.sides[side].above[resource] * self.weights[resource] > 1e-9)
     }
 
-    /// How many are not at home.
-    pub(crate) fn moved(&self) -> usize {
-        self.moved
-    }
-
     /// Gives up all that was found.
     pub(crate) fn forget<'a>(&mut self, board: &mut Board<'_, 'a>, asks: &[Ask<'a>]) {
         for item in 0..self.items.len() {

@@ -136,7 +136,7 @@ fn level<'a>(
         let jobs = jobs(&board, &asked.asks, &fixed);
         match order(empty, jobs, asked) {
             Ok(ordered) => {
-                balance::predict(&board, policies, &mut balances);
+                balance::predict(&board, &asked.asks, policies, &mut balances);
                 // Without those that were left out the others may do harm.
                 let harm = balances.iter().filter(|told| told.predicted > told.now);
                 let harm: Vec<&RequestedBy> = harm.map(|told| &told.by).collect();

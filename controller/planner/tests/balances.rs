@@ -78,7 +78,7 @@ fn proxlb_69_it_begins_at_one_threshold_and_stops_at_another() {
     assert_eq!(plan.moves, []);
     assert_eq!(
         plan.balances[0].cause.as_ref().unwrap().message,
-        "the fullest host lies 8.3 percent points above the mean, and 15 are needed to begin"
+        "the fullest host lies 8.3 percent points above the mean, and it begins at 15"
     );
     let plan = planned(&fleet, &[wish(true)], &Ledger::default());
     assert_eq!(plan.moves.len(), 1);
@@ -271,5 +271,22 @@ fn swaps_level_what_single_moves_can_not() {
     assert_eq!(
         (plan.balances[0].now, plan.balances[0].predicted),
         (1875, 625)
+    );
+}
+
+#[test]
+fn a_balance_that_may_move_nothing_at_once_says_so() {
+    let fleet = loaded(&[6, 0]);
+    let wish = with(balance("level", &[0, 1]), |balance| balance.parallel = 0);
+    let plan = planned(&fleet, &[wish], &Ledger::default());
+    assert_eq!(plan.moves, []);
+    let told = plan.balances[0].cause.as_ref().unwrap();
+    assert_eq!(told.reason, Reason::ParallelLimit);
+    let mut full = self::loaded(&[6, 0]);
+    full.hosts[1].memory_limit = Bytes(GI);
+    let plan = planned(&full, &[balance("level", &[0, 1])], &Ledger::default());
+    assert_eq!(
+        plan.balances[0].cause.as_ref().unwrap().reason,
+        Reason::Blocked
     );
 }

@@ -56,7 +56,13 @@ fn one_makes_way_for_another_in_a_chain() {
         &[8, 8, 8, 8],
         &[(0, 6), (1, 5), (1, 2), (2, 3), (2, 3), (3, 5)],
     );
-    let plan = planned(&fleet, &[roomy(drain("d", &[0], 4))], &Ledger::default());
+    let mut halted = drain("a", &[], 4);
+    if let What::Drain { halted, .. } = &mut halted.what {
+        *halted = Some(cause(Reason::Suspended));
+    }
+    let wishes = [halted, roomy(drain("d", &[0], 4))];
+    let plan = planned(&fleet, &wishes, &Ledger::default());
+    assert!(plan.moves.iter().all(|step| step.by.name == "d"));
     assert_eq!(
         targets(&plan),
         BTreeMap::from([(0, 1), (1, 2), (3, 3)]),
