@@ -32,8 +32,9 @@ fn timed<T>(mut run: impl FnMut() -> T) -> (T, Duration) {
     (made, best)
 }
 
-/// No schedule ends earlier: each link has its bytes to carry, in and out together, since moves share it.
-fn lower_bound(fleet: &Fleet, plan: &Plan) -> Duration {
+/// No schedule ends earlier: each link has its bytes to carry, in and out together, since moves share it; and a drain's
+/// moves share its slots.
+fn lower_bound(fleet: &Fleet, wishes: &[Wish], plan: &Plan) -> Duration {
     let mut loads = vec![0u64; fleet.hosts.len()];
     let mut least = Duration::ZERO;
     for step in &plan.moves {
@@ -42,6 +43,17 @@ fn lower_bound(fleet: &Fleet, plan: &Plan) -> Duration {
         least = least.max(Duration::from_secs_f64(step.bytes.0 as f64 / rate as f64));
         loads[step.source.at()] += step.bytes.0;
         loads[step.target.at()] += step.bytes.0;
+    }
+    for wish in wishes {
+        if let What::Drain { parallel, .. } = &wish.what {
+            let own = plan.moves.iter().filter(|step| step.by == wish.by);
+            let alone = |step: &Move| {
+                let rate = |host: HostId| fleet.hosts[host.at()].bandwidth.map_or(1, |rate| rate.0);
+                step.bytes.0 as f64 / rate(step.source).min(rate(step.target)) as f64
+            };
+            let all: f64 = own.map(alone).sum();
+            least = least.max(Duration::from_secs_f64(all / f64::from(*parallel)));
+        }
     }
     for (host, load) in fleet.hosts.iter().zip(loads) {
         let rate = host.bandwidth.map_or(u64::MAX, |rate| rate.0);
@@ -56,7 +68,7 @@ fn report(name: &str, fleet: &Fleet, wishes: &[Wish]) {
     }
     let (made, took) = timed(|| plan(fleet, wishes, &Ledger::default(), NOW));
     let makespan = made.makespan.unwrap_or_default();
-    let bound = lower_bound(fleet, &made).as_secs_f64().max(1e-9);
+    let bound = lower_bound(fleet, wishes, &made).as_secs_f64().max(1e-9);
     println!(
         "{name}: {} moves, {} rejected, {:.0} GiB, makespan {:.0} s ({:.2} of the lower bound), planned in {:.1} ms",
         made.moves.len(),

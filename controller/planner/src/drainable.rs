@@ -112,7 +112,8 @@ fn blockers<'a>(
     }
     movable.sort_by_key(|guest| {
         let facts = view.guest(*guest);
-        (Reverse(facts.priority), Reverse(size(facts)), *guest)
+        let key = (Reverse(facts.priority), Reverse(size(facts)));
+        (key, facts.name.as_str())
     });
     let ask = |guest: GuestId| Ask {
         by,
@@ -132,7 +133,15 @@ fn blockers<'a>(
         board.remove(index, ask);
     }
     if !placed {
-        let packed = spread(board.clone(), &asks, &all);
+        let mut packed = spread(board.clone(), &asks, &all);
+        // What was placed late may have made room for what was passed over before.
+        loop {
+            let before = packed.moves();
+            packed = spread(packed, &asks, &all);
+            if packed.moves() == before {
+                break;
+            }
+        }
         let left = asks.iter().filter(|ask| packed.mover(ask.guest).is_none());
         blockers.extend(left.flat_map(|ask| explain::rejections(&packed, ask)));
     }
@@ -163,6 +172,7 @@ fn exactly(
         },
     });
     let mut blockers = plan(fleet, &wishes, ledger, now).rejections;
-    blockers.retain(|rejection| rejection.by == by);
+    // Who is in flight is leaving.
+    blockers.retain(|rejection| rejection.by == by && rejection.cause.reason != Reason::GuestBusy);
     blockers
 }

@@ -334,4 +334,22 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn a_host_is_drainable_if_a_drain_of_it_leaves_nobody(scene in scenes(), host in any::<prop::sample::Index>()) {
+        let host = HostId(host.index(scene.fleet.hosts.len()) as u32);
+        let placements = scene.wishes.iter().filter(|wish| matches!(wish.what, What::Place(_)));
+        let mut wishes: Vec<Wish> = placements.cloned().collect();
+        for wish in &mut wishes {
+            if let What::Place(placement) = &mut wish.what {
+                placement.halted = Some(cause(Reason::Suspended));
+            }
+        }
+        let told = drainable(&scene.fleet, &wishes, &scene.ledger, &[host], NOW);
+        wishes.push(drain("d", &[host.0], 40));
+        let made = planned(&scene.fleet, &wishes, &scene.ledger);
+        let left = made.rejections.iter().filter(|rejection| rejection.by.name == "d");
+        let left = left.filter(|rejection| rejection.cause.reason != Reason::GuestBusy);
+        prop_assert_eq!(told[0].blockers.is_empty(), left.count() == 0);
+    }
 }
