@@ -4,12 +4,11 @@
 //! network, no hypervisor and no Kubernetes; the same input gives the same plan, to the last word.
 //!
 //! The way of a plan: `wishes` turns what is asked into asks and refuses what can't be tried; `choose` gives each ask
-//! a target on a `board` of what is held, `targeted`, `repair` and `chains` help where room is short; `places` sends guests where
-//! the `rules` of placements want them; `balance` levels what is uneven after all that, by the search in `level`;
-//! `schedule` lets the chosen
-//! moves run on virtual time, so that slots, links and room are right at every instant, and finds `rings` that can't
-//! be put in an order; `explain` says it in sentences. Whether a guest may go to a host is decided in one place,
-//! `fit`, for [`plan`] and for [`admit`].
+//! a target on a `board` of what is held, `targeted`, `repair` and `chains` help where room is short; `places` sends
+//! guests where the `rules` of placements want them; `schedule` lets the chosen moves run on virtual time, so that
+//! slots, links and room are right at every instant, and finds `rings` that can't be put in an order; `balance` levels
+//! what is uneven after all that, by the search in `level`; `explain` says it in sentences. Whether a guest may go to a
+//! host is decided in one place, `fit`, for [`plan`], for [`admit`] and for [`drainable`].
 
 #![forbid(unsafe_code)]
 
