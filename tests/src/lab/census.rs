@@ -106,9 +106,11 @@ fn domains(host: &Host<'_>) -> Result<BTreeMap<String, (String, bool)>> {
 }
 
 fn ask(host: &Host<'_>) -> Result<BTreeMap<String, (String, bool)>> {
-    let lists = "list --all --uuid; echo --; list --all --persistent --uuid";
+    let lists = "list --all --uuid; echo of these persistent:; list --all --persistent --uuid";
     let lists = host.virsh_within(LIMIT, &[lists])?;
-    let (all, persistent) = lists.split_once("--").context("no answer to echo")?;
+    let (all, persistent) = lists
+        .split_once("of these persistent:")
+        .context("no answer to echo")?;
     let all: Vec<&str> = all.split_whitespace().collect();
     if all.is_empty() {
         return Ok(BTreeMap::new());
