@@ -15,7 +15,7 @@ use super::{Inner, Pass, Reconciler, start::Way};
 use crate::{
     claim::Claims,
     hosts::{Journals, Keeping, Link},
-    journal::{Found, Journal},
+    journal::{End, Found, Journal},
     life::{Known, failure, unreadable},
     moves::MoveState,
     port::{Hypervisor, JournalEntry},
@@ -106,7 +106,7 @@ impl Reconciler {
 
     pub(super) fn journals_read(
         &mut self,
-        host: &evenkeel_crds::names::HostName,
+        host: &HostName,
         entries: Option<Vec<JournalEntry>>,
     ) -> bool {
         let Some(state) = self.hosts.get_mut(host) else {
@@ -226,13 +226,7 @@ impl Reconciler {
     }
 
     /// Both ends of a journal among our hosts, by the hypervisors' own UUIDs.
-    fn ends(
-        &self,
-        journal: &Journal,
-    ) -> Option<(
-        evenkeel_crds::names::HostName,
-        evenkeel_crds::names::HostName,
-    )> {
+    fn ends(&self, journal: &Journal) -> Option<(HostName, HostName)> {
         let find = |uuid: Uuid| {
             self.hosts
                 .iter()
@@ -241,32 +235,26 @@ impl Reconciler {
                 })
                 .map(|(name, _)| name.clone())
         };
-        // A target that is silent holds up nothing that the source can tell alone.
-        let silent = || {
-            let name = &journal.target.host;
-            self.hosts
-                .get(name)
-                .filter(|state| {
-                    let known = state.facts.as_ref().map(|facts| facts.uuid);
-                    matches!(state.link, Link::Down(_))
-                        && state.hypervisor.is_some()
-                        && known.is_none_or(|uuid| uuid == journal.target.uuid)
-                })
-                .map(|_| name.clone())
+        let silent = |end: &End| {
+            let (name, state) = self.hosts.get_key_value(&end.host)?;
+            let known = state.facts.as_ref().map(|facts| facts.uuid);
+            let silent = matches!(state.link, Link::Down(_))
+                && state.hypervisor.is_some()
+                && known.is_none_or(|uuid| uuid == end.uuid);
+            silent.then_some((name.clone(), state))
         };
+        // A target that is silent holds up nothing that the source can tell alone.
+        let target_silent = || silent(&journal.target).map(|(name, _)| name);
         // Nor does a source that is off for good.
-        let off = || {
-            let name = &journal.source.host;
-            let state = self.hosts.get(name)?;
-            let off = state.declared.spec.out_of_service
-                && matches!(state.link, Link::Down(_))
-                && state.hypervisor.is_some();
-            off.then(|| name.clone())
+        let source_off = || {
+            silent(&journal.source)
+                .filter(|(_, state)| state.declared.spec.out_of_service)
+                .map(|(name, _)| name)
         };
         let (source, target) = (find(journal.source.uuid), find(journal.target.uuid));
         match (source, target) {
-            (None, Some(target)) => Some((off()?, target)),
-            (source, target) => Some((source?, target.or_else(silent)?)),
+            (None, Some(target)) => Some((source_off()?, target)),
+            (source, target) => Some((source?, target.or_else(target_silent)?)),
         }
     }
 

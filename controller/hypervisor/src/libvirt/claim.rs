@@ -105,10 +105,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use evenkeel_engine::port::ProcessIdentity;
+    use proptest::{prelude::*, sample::Index};
 
-    #[test]
-    fn a_claim_comes_back() {
-        let claim = ClaimRecord {
+    fn claim() -> ClaimRecord {
+        ClaimRecord {
             id: Uuid::from_u128(7),
             fleet: "prod <&> 'x' \"y\"".into(),
             holder: "apply@admin-1:4711".into(),
@@ -120,8 +120,32 @@ mod tests {
             }),
             epoch: 4,
             beat: 5,
-        };
-        assert_eq!(parse(&compose(&claim).unwrap()).unwrap(), claim);
+        }
+    }
+
+    #[test]
+    fn a_claim_comes_back() {
+        assert_eq!(parse(&compose(&claim()).unwrap()).unwrap(), claim());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever became of it, it is somebody's, under its own UUID, or an error; and it is not taken for one that
+        /// its holder has renewed.
+        #[test]
+        fn a_damaged_one_is_still_one(from: Index, to: Index, put in "\\PC{0,6}") {
+            let text = compose(&claim()).unwrap();
+            let chars: Vec<char> = text.chars().collect();
+            let (one, other) = (from.index(chars.len() + 1), to.index(chars.len() + 1));
+            let (head, tail) = (&chars[..one.min(other)], &chars[one.max(other)..]);
+            let damaged: String = head.iter().copied().chain(put.chars()).chain(tail.iter().copied()).collect();
+            if let Ok(read) = parse(&damaged) {
+                prop_assert!(damaged.contains("<uuid>"), "{damaged}");
+                let readable = !read.holder.starts_with("unreadable");
+                prop_assert!(readable || (read.beat, read.epoch, read.process) == (0, 0, None));
+            }
+        }
     }
 
     #[test]

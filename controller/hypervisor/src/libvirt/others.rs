@@ -490,6 +490,19 @@ proptest! {
         look_at(&damaged(GUESTS[which.index(GUESTS.len())].text, &damage));
     }
 
+    /// Our own element: a mark and a last move are read as they were written, or not at all.
+    #[test]
+    fn damaged_marks(damage in vec(damage(), 0..6)) {
+        let text = for_target(GUESTS[0].text, Definition::Persistent, &[], &mark()).unwrap();
+        let text = damaged(&text, &damage);
+        look_at(&text);
+        if let Ok(document) = xml::parse(&text)
+            && let Some(read) = metadata::ours(document.root_element()).mark
+        {
+            prop_assert!(text.contains(&read.id.to_string()) || text.contains(&read.id.simple().to_string()), "{text}");
+        }
+    }
+
     #[test]
     fn damaged_hosts_and_pools(which in any::<Index>(), damage in vec(damage(), 0..6)) {
         let text = damaged(HOSTS[which.index(HOSTS.len())], &damage);
