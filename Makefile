@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 
-.PHONY: help demo demo-cluster test unit lint generate check-generated chart bench chaos chaos-cluster chaos-table soak fuzz tools packages test-packages clean
+.PHONY: help demo demo-cluster test unit lint generate check-generated chart bench chaos chaos-cluster chaos-table evidence soak fuzz tools packages test-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,10 @@ chaos-cluster: packages tools ## the same with a controller in a cluster
 chaos-table: packages ## every fault, at each end, at every moment of a move
 	cargo build --quiet -p evenkeel -p evenkeel-tests --bins
 	"$${CARGO_TARGET_DIR:-target}"/debug/chaos --table --guests 1 $(if $(SEED),--seed $(SEED))
+
+evidence: packages tools ## what takes minutes on real hosts, fault by fault
+	cargo build --quiet -p evenkeel -p evenkeel-tests --bins
+	cargo test -p evenkeel-tests -- --ignored --test-threads 1
 
 soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to say how many and which
 	cargo test --release --quiet -p evenkeel-soak --features mutations --test mutations -- --include-ignored --nocapture

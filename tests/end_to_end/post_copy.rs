@@ -16,7 +16,7 @@ use evenkeel_tests::{
 const PROFILE: &str = "apiVersion: evenkeel.dev/v1alpha1
 kind: MigrationProfile
 metadata: {name: default}
-spec: {bandwidth: 4Mi, downtime: 1s, convergence: [PostCopy], budget: {stall: 5s, perGiB: 600s}, attempts: 1}
+spec: {bandwidth: 8Mi, downtime: 1s, convergence: [PostCopy], budget: {stall: 5s, perGiB: 600s}, attempts: 1}
 ";
 
 const MOVE: &str = "apiVersion: evenkeel.dev/v1alpha1
@@ -25,7 +25,7 @@ metadata: {name: m}
 spec: {guest: g1, target: h2}
 ";
 
-/// Two hosts, and a guest on the first that fills 40 MiB of its memory anew for ever.
+/// Two hosts, and a guest on the first that fills 80 MiB of its memory anew for ever.
 fn lab() -> Result<Lab> {
     Lab::builder()
         .host(HostSpec::new("h1"))
@@ -33,10 +33,10 @@ fn lab() -> Result<Lab> {
         .guest(
             GuestSpec::new("g1")
                 .on("h1")
-                .memory_mib(192)
+                .memory_mib(224)
                 .disks(vec![DiskSpec::mib(64, 4)])
                 .load(Load {
-                    dirty_mib: 40,
+                    dirty_mib: 80,
                     ..Load::default()
                 }),
         )
@@ -105,6 +105,7 @@ fn a_guest_that_never_converges_moves_and_a_cut_link_only_delays_it() -> Result<
 
 /// Post-copy breaks, and whoever drove the move is dead: the next one takes it up again.
 #[test]
+#[ignore = "minutes; make evidence"]
 fn another_takes_a_broken_one_up_again() -> Result<()> {
     let lab = lab()?;
     let fleet = Fleet::of(&lab)?;
@@ -113,11 +114,12 @@ fn another_takes_a_broken_one_up_again() -> Result<()> {
     run.end(Duration::from_secs(10))?;
     lab.host("h1")?
         .virsh(&["domjobabort", "--postcopy", "g1"])?;
+    // Whether the target's libvirt has noticed as well is a matter of luck.
     wait_for(
         &lab,
         &run,
-        "h2",
-        "running (post-copy failed)",
+        "h1",
+        "paused (post-copy failed)",
         Duration::from_secs(20),
     )?;
     let next = fleet.run(&["apply", "--yes"])?.expect(0)?;
@@ -128,6 +130,7 @@ fn another_takes_a_broken_one_up_again() -> Result<()> {
 
 /// Either libvirtd dies in the middle: the two QEMUs need neither, and nothing is left afterwards.
 #[test]
+#[ignore = "minutes; make evidence"]
 fn the_death_of_a_libvirtd_changes_nothing() -> Result<()> {
     for dies in ["h1", "h2"] {
         let lab = lab()?;
