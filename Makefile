@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 
-.PHONY: help demo demo-cluster test unit lint generate check-generated chart bench chaos chaos-cluster chaos-table evidence soak fuzz tools packages test-packages clean
+.PHONY: help demo demo-cluster test unit lint generate bless check-generated chart bench chaos chaos-cluster chaos-table evidence soak fuzz tools packages test-packages clean bench-planner
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,6 +28,9 @@ generate: ## write the CRDs from the types
 	EVENKEEL_WRITE_CRDS=1 cargo test -q -p evenkeel-crds --lib checked_in
 	mkdir -p charts/evenkeel/crds && cp crds/manifests/*.yaml charts/evenkeel/crds/
 
+bless: ## write the golden files of plan and simulate from what they print now
+	EVENKEEL_BLESS=1 cargo test -q -p evenkeel --bin evenkeel -- snapshot simulate picture
+
 check-generated: ## fail where generated files are not what the types say
 	cargo test -q -p evenkeel-crds --lib checked_in
 	diff -r crds/manifests charts/evenkeel/crds
@@ -37,6 +40,16 @@ chart: tools ## lint the chart
 
 bench: packages ## paired against a shell loop over virsh migrate
 	tests/scripts/bench.sh
+
+bench-planner: ## plans: how long, how many bytes, how close to what is possible; EVENKEEL_BENCH_DATA=DIR and FLEET=FILE for more
+	cargo bench --quiet -p evenkeel-planner --bench plan
+	cargo bench --quiet -p evenkeel-planner --bench ordering
+	cargo bench --quiet -p evenkeel-planner --bench clusters
+	@if [ -z "$(FLEET)" ]; then echo "htools: skipped, FLEET names no fleet file of Ganeti's htools"; \
+	elif ! command -v hbal >/dev/null; then echo "htools: skipped, hbal (ganeti-htools) is not installed to judge"; \
+	else cargo bench --quiet -p evenkeel-planner --bench htools -- $(abspath $(FLEET)) && \
+		hbal -t $(abspath $(FLEET)).after --ignore-dynu -l 0 | grep 'Initial score' && \
+		echo "hbal itself:" && time hbal -t $(abspath $(FLEET)) --ignore-dynu | grep -E 'Initial score|Cluster score|Solution length'; fi
 
 chaos: packages ## moves among faults on real hosts; ROUNDS=100 or MOVES=1000, SEED=7 to say how many and which
 	cargo build --quiet -p evenkeel -p evenkeel-tests --bins

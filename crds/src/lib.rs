@@ -11,8 +11,11 @@ pub mod shared;
 
 pub use kinds::{
     drain::{HostDrain, HostDrainSpec, HostDrainStatus},
+    fleet::{Fleet, FleetSpec, FleetStatus},
     guest::{Guest, GuestSpec, GuestStatus},
     host::{Host, HostSpec, HostStatus},
     migration::{GuestMigration, GuestMigrationSpec, GuestMigrationStatus, MigrationPhase},
+    placement::{GuestPlacement, GuestPlacementSpec, GuestPlacementStatus},
+    policy::{RebalancePolicy, RebalancePolicySpec, RebalancePolicyStatus},
     profile::{MigrationProfile, MigrationProfileSpec, MigrationProfileStatus},
 };

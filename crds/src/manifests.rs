@@ -3,7 +3,10 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use crate::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
+use crate::{
+    Fleet, Guest, GuestMigration, GuestPlacement, Host, HostDrain, MigrationProfile,
+    RebalancePolicy,
+};
 
 /// Every CRD with the name of its file.
 #[must_use]
@@ -13,7 +16,10 @@ pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
         ("guests.yaml", Guest::crd()),
         ("guestmigrations.yaml", GuestMigration::crd()),
         ("hostdrains.yaml", HostDrain::crd()),
+        ("guestplacements.yaml", GuestPlacement::crd()),
+        ("rebalancepolicies.yaml", RebalancePolicy::crd()),
         ("migrationprofiles.yaml", MigrationProfile::crd()),
+        ("fleets.yaml", Fleet::crd()),
     ]
 }
 

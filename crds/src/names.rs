@@ -81,6 +81,18 @@ name!(
     DrainName
 );
 name!(
+    /// The name of a `GuestPlacement` object.
+    PlacementName
+);
+name!(
+    /// The name of a `RebalancePolicy` object.
+    PolicyName
+);
+name!(
+    /// The name of a `Fleet` object.
+    FleetName
+);
+name!(
     /// The name of a `MigrationProfile` object.
     ProfileName
 );

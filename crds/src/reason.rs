@@ -95,6 +95,15 @@ reasons! {
     /// Failed as often as is allowed.
     AttemptsExhausted, Terminal, "look at the attempts, remove their cause, write a new move";
 
+    /// A HostDrain has the name that the drain of a cordoned node would have.
+    DrainNameTaken, AwaitChange, "delete that HostDrain, or make it again under another name";
+    /// No Kubernetes node of that name.
+    NodeNotFound, AwaitChange, "see `kubectl get nodes`, and name the node in `spec.node.name` of the Host";
+    /// The cluster does not let us do what a manifest asks for.
+    ClusterRefuses, AwaitChange, "give the controller's service account the right";
+    /// There is no cluster that could tell.
+    NoCluster, AwaitChange, "write a HostDrain, or run the controller in the cluster (`evenkeel controller`)";
+
     // What the fleet says.
     /// The hypervisor does not answer.
     HostUnreachable, Retry, "check the network and libvirtd on that host; it is tried again by itself";
@@ -170,6 +179,30 @@ reasons! {
     PlacementForbids, AwaitChange, "name another target, or change the GuestPlacement or the labels that it goes by";
     /// Placements that are required contradict each other.
     ConflictsWith, AwaitChange, "change one of the placements, or the labels that they go by";
+    /// The guest was moved by other hands to where its placement does not want it.
+    MovedByOther, Retry, "it is moved back 15 minutes after it was moved; change the GuestPlacement, or set `suspend`, to keep it there";
+    /// A selector matches no guest.
+    NoGuestsMatched, AwaitChange, "check the selector against the guests' labels";
+    /// Guests are not where a placement wants them.
+    GuestsMisplaced, Retry, "";
+    /// The hosts are not level.
+    Unbalanced, Retry, "";
+    /// The guest was moved a while ago.
+    Cooldown, Retry, "wait, or lower `cooldown`";
+    /// A plan waits for somebody's word.
+    AwaitingApproval, AwaitChange, "put the plan's id into `spec.approve` to have it run";
+    /// The plan that was approved is not the one that could be run now.
+    PlanSuperseded, AwaitChange, "look at `status.plan` and approve that one, or remove `approve`";
+    /// It is outside the times in which moves may run.
+    WindowClosed, Retry, "wait for the next window, or change `windows`";
+    /// A host, or a group of hosts, could not be emptied, and no move mends that.
+    HeadroomMissing, AwaitChange, "make room, or take what is in the way off the hosts; `Drainable` of each Host tells more";
+    /// A window names a time zone that is not in the database.
+    TimeZoneUnknown, AwaitChange, "name it as the IANA database does: Europe/Berlin, America/New_York, UTC";
+    /// What may begin within an hour has begun.
+    LimitReached, Retry, "wait, or raise `limits`";
+    /// An older policy has the host.
+    HostInAnotherPolicy, AwaitChange, "take the host out of one of the two policies";
     /// Every slot for moves is taken.
     SlotsTaken, Retry, "";
     /// The wish's own limit on parallel moves is reached.
@@ -200,6 +233,13 @@ reasons! {
     JobActive, Retry, "wait for the job, or end it";
     /// A disk that can't be copied this way.
     DiskNotMovable, AwaitChange, "put the disk in a storage pool as a raw or qcow2 file";
+
+    /// The secret that opens one of the guest's disks is not on its host, or has no value there.
+    SecretMissing, AwaitChange, "define the secret on the guest's host and set its value (`virsh secret-define`, `virsh secret-set-value`)";
+    /// The secret that opens one of the guest's disks is private: libvirt gives out its value to nobody.
+    SecretPrivate, AwaitChange, "undefine it, define it again with private='no' and set the same value";
+    /// The target has a secret of that UUID or usage already, and it is another one.
+    SecretDiffers, AwaitChange, "make both equal in usage and value, or remove the target's after making sure that nothing there needs it";
 
     // What happens during a move.
     /// A hypervisor answered with an error nobody foresaw.
@@ -245,8 +285,18 @@ reasons! {
     GuestsLeft, Retry, "";
     /// Moves of the drain are not finished.
     MovesInFlight, Retry, "";
+    /// The host's Kubernetes node is cordoned, which drains the host.
+    NodeCordoned, AwaitChange, "`kubectl uncordon` ends the drain";
     /// It is suspended.
     Suspended, AwaitChange, "set `suspend: false`";
+    /// The guest is to be shut down for a drain, once others have left.
+    ShutdownPending, Retry, "";
+    /// The guest was asked to shut down for a drain.
+    ShuttingDown, Retry, "";
+    /// The guest did not shut down when it was asked to.
+    ShutdownTimedOut, AwaitChange, "shut it down yourself, or change `shutdownTimeout` of the drain to have it asked again";
+    /// The guest was shut down for a drain that is over, and is to be started again.
+    RestartPending, Retry, "";
     /// Guests are in the way and will stay so until something changes.
     Blocked, AwaitChange, "see the guests and reasons listed";
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 pub use k8s_openapi::jiff::Timestamp;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -22,6 +22,8 @@ pub const MOVE_FINALIZER: &str = "evenkeel.dev/move";
 pub const LABEL_WISH_KIND: &str = "evenkeel.dev/wish-kind";
 /// Label on a `GuestMigration` made for a wish: the wish's name.
 pub const LABEL_WISH_NAME: &str = "evenkeel.dev/wish-name";
+/// Label on a `HostDrain` made for a cordon: the Kubernetes node.
+pub const LABEL_NODE: &str = "evenkeel.dev/node";
 /// Entries that a list in a status holds at most; a `total` beside it counts them all.
 pub const LIST_CAP: usize = 50;
 /// Attempts that a `GuestMigration` remembers.
@@ -200,7 +202,7 @@ pub struct HostExample {
     Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub struct RequestedBy {
-    /// Its kind: `HostDrain`, or `GuestMigration` for one that a user wrote.
+    /// Its kind: `HostDrain`, `GuestPlacement`, `RebalancePolicy`, or `GuestMigration` for one that a user wrote.
     pub kind: String,
     /// Its name.
     pub name: String,

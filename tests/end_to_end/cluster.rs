@@ -224,6 +224,7 @@ fn the_chart_gives_each_role_its_rights_and_no_more() {
             "guestmigrations",
             "hostdrains",
             "migrationprofiles",
+            "fleets",
         ] {
             let status = format!("{kind}.evenkeel.dev");
             assert!(
@@ -267,5 +268,36 @@ fn the_chart_gives_each_role_its_rights_and_no_more() {
             "--namespace=default"
         ]
     ));
-    assert!(!may("admin", &["update", "nodes", account]));
+    // Nodes that Hosts name, and the drains of those that are cordoned.
+    assert!(may("admin", &["get", "nodes", account]));
+    assert!(may("admin", &["watch", "nodes", account]));
+    for verb in ["list", "update", "patch", "delete"] {
+        assert!(!may("admin", &[verb, "nodes", account]), "{verb} nodes");
+    }
+    for (verb, allowed) in [
+        ("create", true),
+        ("delete", true),
+        ("update", false),
+        ("patch", false),
+        ("deletecollection", false),
+    ] {
+        let question = [verb, "hostdrains.evenkeel.dev", account];
+        assert_eq!(may("admin", &question), allowed, "{verb} hostdrains");
+    }
+    // Where cordons are of no use, neither is the right to see nodes.
+    cluster
+        .helm([
+            "upgrade",
+            "evenkeel",
+            chart,
+            "--namespace=evenkeel-system",
+            "--set=replicas=0",
+            "--set=rbac.cordons=false",
+        ])
+        .unwrap();
+    eventually("the rights are gone", || {
+        !may("admin", &["get", "nodes", account])
+            && !may("admin", &["create", "hostdrains.evenkeel.dev", account])
+    });
+    assert!(may("admin", &["watch", "hostdrains.evenkeel.dev", account]));
 }

@@ -61,6 +61,7 @@ fn the_controller_on_real_hosts_in_a_real_cluster() -> Result<()> {
     stage.what_others_do_shows_at_once()?;
     let controller = stage.killed_while_copying(controller)?;
     stage.stopped_by_hand()?;
+    stage.a_cordon_drains_and_an_uncordon_stops_it()?;
     stage.asked_to_end(controller)
 }
 
@@ -684,9 +685,144 @@ impl Stage {
         Ok(controller)
     }
 
+    /// The machine h2 is the Kubernetes node `worker-2`. Nothing runs that node: it is an object, and a cordon a field of it.
+    fn a_cordon_drains_and_an_uncordon_stops_it(&self) -> Result<()> {
+        const DRAIN: &str = "node-worker-2";
+        let cluster = &self.installed.cluster;
+        let h2 = |spec: &str| {
+            let patch = format!(r#"{{"spec":{spec}}}"#);
+            let words = ["host.evenkeel.dev", "h2", "--type=merge", "--patch"];
+            cluster.kubectl(["patch"].into_iter().chain(words).chain([patch.as_str()]))
+        };
+        let followed = |status: &str, reason: &str| {
+            let what = format!("NodeFollowed {status} {reason}");
+            let (limit, told) = (PATIENCE, (status, reason));
+            self.followed
+                .wait("Host", "h2", None, limit, &what, |seen| {
+                    seen.condition("NodeFollowed") == Some(told)
+                })
+        };
+        // One after the other, so that one waits when the node is uncordoned.
+        h2(r#"{"node":{"name":"worker-2","drainOn":["Cordon"]},"migration":{"maxOutbound":1}}"#)?;
+        followed("False", "NodeNotFound")?;
+        cluster.apply("apiVersion: v1\nkind: Node\nmetadata: {name: worker-2}\n")?;
+        followed("True", "AsExpected")?;
+        for guest in ["c", "d"] {
+            self.is_on(guest, "h2")?;
+        }
+        for host in self.lab.hosts() {
+            host.rate(Some(20_000_000))?;
+        }
+
+        let cordoned = Instant::now();
+        cluster.kubectl(["cordon", "worker-2"])?;
+        let of_drain = || {
+            let moves = self.followed.objects("GuestMigration").into_values();
+            moves.filter(|seen| seen.object["status"]["requestedBy"]["name"] == DRAIN)
+        };
+        let copying = loop {
+            let now = of_drain().find(|seen| seen.status("phase") == "Copying");
+            if let Some(seen) = now {
+                break seen;
+            }
+            ensure!(cordoned.elapsed() < PATIENCE, "nothing is copied");
+            thread::sleep(Duration::from_millis(20));
+        };
+        self.note(&format!(
+            "a guest was copied {} ms after kubectl cordon began",
+            (copying.when - cordoned).as_millis()
+        ));
+        followed("True", "NodeCordoned")?;
+        let seen = self.followed.objects("HostDrain").remove(DRAIN);
+        let drain = seen.context("no HostDrain of the node")?.object;
+        ensure!(
+            drain["spec"]["hosts"]["names"] == serde_json::json!(["h2"]),
+            "{drain:#}"
+        );
+        ensure!(
+            drain["metadata"]["labels"]["evenkeel.dev/node"] == "worker-2",
+            "{drain:#}"
+        );
+        ensure!(
+            drain["metadata"]["ownerReferences"][0]["name"] == "h2",
+            "{drain:#}"
+        );
+
+        cluster.kubectl(["uncordon", "worker-2"])?;
+        let uncordoned = Instant::now();
+        let gone = self
+            .followed
+            .wait("HostDrain", DRAIN, None, PATIENCE, "gone", |seen| {
+                seen.deleted
+            })?;
+        let took = gone.when.saturating_duration_since(uncordoned);
+        self.note(&format!(
+            "its HostDrain was gone {} ms after kubectl uncordon had ended",
+            took.as_millis()
+        ));
+        ensure!(took <= AT_ONCE, "gone after {took:?}");
+        // The copy under way is finished; nothing else begins.
+        let name = copying.object["metadata"]["name"].as_str();
+        let name = name.context("no name")?.to_owned();
+        let first = copying.object["spec"]["guest"].as_str();
+        let first = first.context("no guest")?.to_owned();
+        self.succeeds(&name)?;
+        thread::sleep(Duration::from_secs(5));
+        let stays = if first == "c" { "d" } else { "c" };
+        self.is_on(stays, "h2")?;
+        ensure!(
+            self.lab.guest(&first)?.host()?.name() != "h2",
+            "{first} is still on h2"
+        );
+        let others = of_drain().filter(|seen| seen.object["spec"]["guest"] == stays);
+        for other in others {
+            ensure!(
+                ["Pending", "Aborted"].contains(&other.status("phase")),
+                "{:#}",
+                other.object
+            );
+        }
+        followed("True", "AsExpected")?;
+        for host in self.lab.hosts() {
+            host.rate(None)?;
+        }
+
+        // To its end.
+        cluster.kubectl(["cordon", "worker-2"])?;
+        cluster.kubectl([
+            "wait",
+            "--for=create",
+            "hostdrain/node-worker-2",
+            "--timeout=10s",
+        ])?;
+        cluster.kubectl([
+            "wait",
+            "--for=condition=Drained",
+            "hostdrain/node-worker-2",
+            "--timeout=90s",
+        ])?;
+        ensure!(
+            self.lab.guest(stays)?.host()?.name() != "h2",
+            "{stays} is still on h2"
+        );
+        cluster.kubectl(["uncordon", "worker-2"])?;
+        cluster.kubectl([
+            "wait",
+            "--for=delete",
+            "hostdrain/node-worker-2",
+            "--timeout=10s",
+        ])?;
+        h2(r#"{"node":null,"migration":{"maxOutbound":null}}"#)?;
+        cluster.kubectl(["delete", "node", "worker-2", "--timeout=10s"])?;
+        self.running_is_well()?;
+        self.nothing_is_left()
+    }
+
     fn asked_to_end(&self, controller: Controller) -> Result<()> {
         // In the moment in which a move has just ended, claims are still held.
-        self.order("last", "d", "h1")?;
+        let here = self.lab.guest("d")?.host()?.name().to_owned();
+        let target = if here == "h1" { "h3" } else { "h1" };
+        self.order("last", "d", target)?;
         self.succeeds("last")?;
         let (status, took, log) = controller.terminate(Duration::from_secs(10))?;
         self.note(&format!("ended {} ms after SIGTERM", took.as_millis()));

@@ -98,7 +98,7 @@ fn what_is_in_the_way_is_named() -> Result<()> {
     for (name, reason, words) in [
         ("snapshot", "DiskNotMovable", "1 snapshot"),
         ("checkpoint", "DiskNotMovable", "1 checkpoint"),
-        ("encrypted", "DiskNotMovable", "`vda` is encrypted"),
+        ("encrypted", "SecretMissing", "opens its disk `vda`"),
         (
             "tpm",
             "DeviceNotMigratable",

@@ -342,12 +342,13 @@ impl Drop for Controller {
 }
 
 /// What is followed: our kinds, and Events.
-const FOLLOWED: [&str; 6] = [
+const FOLLOWED: [&str; 7] = [
     "hosts.evenkeel.dev",
     "guests.evenkeel.dev",
     "guestmigrations.evenkeel.dev",
     "hostdrains.evenkeel.dev",
     "migrationprofiles.evenkeel.dev",
+    "fleets.evenkeel.dev",
     "events.events.k8s.io",
 ];
 

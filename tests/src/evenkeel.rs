@@ -274,6 +274,23 @@ impl Run {
         Ok(())
     }
 
+    /// Whether it has come to its end within that time.
+    ///
+    /// # Errors
+    /// Fails where it can't be told.
+    pub fn has_ended(&mut self, within: Duration) -> Result<bool> {
+        let until = Instant::now() + within;
+        loop {
+            if self.child.try_wait()?.is_some() {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ Every kind, in one place. Who writes which of them is in the three lists below; 
 what those before may.
 */}}
 {{- define "evenkeel.kinds" -}}
-[hosts, guests, guestmigrations, hostdrains, migrationprofiles]
+[hosts, guests, guestmigrations, hostdrains, guestplacements, rebalancepolicies, migrationprofiles, fleets]
 {{- end -}}
 
 {{- define "evenkeel.rules.viewer" -}}
@@ -45,21 +45,24 @@ what those before may.
   verbs: [get, list, watch]
 {{- end -}}
 
-{{/* Orders: moves and drains. Of a guest, what the user says about it; guests themselves come from the hosts. */}}
+{{/* Orders: moves, drains, where guests belong and how evenly they lie, and whether anything moves at all. Of a guest, what the user says about it; guests themselves come from the hosts. */}}
 {{- define "evenkeel.rules.operator" -}}
 {{ include "evenkeel.rules.viewer" . }}
 - apiGroups: [evenkeel.dev]
-  resources: [guestmigrations, hostdrains]
+  resources: [guestmigrations, hostdrains, guestplacements, rebalancepolicies]
   verbs: [create, update, patch, delete, deletecollection]
 - apiGroups: [evenkeel.dev]
   resources: [guests]
   verbs: [update, patch]
+- apiGroups: [evenkeel.dev]
+  resources: [fleets]
+  verbs: [create, update, patch]
 {{- end -}}
 
 {{/* A Host is power over a hypervisor; a MigrationProfile says how everybody's moves are done. */}}
 {{- define "evenkeel.rules.administrator" -}}
 {{ include "evenkeel.rules.operator" . }}
 - apiGroups: [evenkeel.dev]
-  resources: [hosts, guests, migrationprofiles]
+  resources: [hosts, guests, migrationprofiles, fleets]
   verbs: [create, update, patch, delete, deletecollection]
 {{- end -}}

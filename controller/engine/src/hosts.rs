@@ -248,7 +248,7 @@ impl HostState {
                     _ => Change::Nothing,
                 }
             }
-            News::Event(..) => Change::Nothing,
+            News::Event(..) | News::Usage(_) => Change::Nothing,
             News::Lost(error) => {
                 let cause = unreachable(name, &error);
                 if self.link == Link::Down(cause.clone()) {

@@ -39,6 +39,9 @@ pub struct Journal {
     pub source: End,
     /// To.
     pub target: End,
+    /// Where the guest goes on to by another move, if it only stops over at the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onward: Option<HostName>,
     /// Disks that travel.
     pub disks: Vec<JournalDisk>,
     /// Disks on storage that both ends see: one file, never removed.
@@ -47,6 +50,10 @@ pub struct Journal {
     /// Other files that it needs at the target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<JournalFile>,
+    /// Secrets that open its disks, by their UUIDs; never their values. One at the target says itself whether a move
+    /// brought it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Uuid>,
     /// Of a guest that is not running: its definition, as it was at the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definition: Option<String>,
@@ -103,6 +110,9 @@ pub struct JournalDisk {
     /// The base that it lies over at the target, where only its top layer travels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing: Option<Backing>,
+    /// The secret that opens it, at both ends, where it is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Uuid>,
     /// Whether we made the file at the target: written after its exclusive creation. Until then only an empty one
     /// of exactly this size is ours.
     pub created: bool,

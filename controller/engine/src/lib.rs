@@ -13,10 +13,13 @@ pub mod claim;
 pub mod clock;
 pub mod credentials;
 mod encryption;
+mod evacuation;
 pub mod evidence;
 mod guests;
+mod hands;
 mod hosts;
 pub mod journal;
+mod levelling;
 mod life;
 mod model;
 mod moves;
@@ -24,10 +27,13 @@ pub mod mutation;
 pub mod port;
 pub mod process;
 mod profile;
+mod question;
 mod reconcile;
 mod statuses;
+mod usage;
 pub mod view;
-pub mod wishes;
+mod windows;
+mod wishes;
 
 use std::sync::Arc;
 
@@ -37,6 +43,7 @@ use tokio::{
 };
 
 pub use clock::Clock;
+pub use question::{Asked, Question};
 use reconcile::{Command, Reconciler};
 pub use view::{GuestView, Happening, MigrationView, Problem, View};
 pub use wishes::{Options, Wishes};

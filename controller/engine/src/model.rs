@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_crds::{
-    kinds::guest::{Evacuation, Managed},
+    kinds::guest::{Evacuation, Hold, Managed},
     names::{HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
@@ -18,7 +18,7 @@ use crate::{
     guests::{Entry, Guests, Place, incoming, place},
     hosts::HostState,
     journal::Journal,
-    moves::MoveState,
+    moves::{MoveState, running},
     mutation::{Rule, broken},
     port::{CpuNeed, DomainFacts, InterfaceSource},
     profile::Profiles,
@@ -150,7 +150,7 @@ fn guest(
             .spent
             .get(&uuid)
             .cloned()
-            .or_else(|| held(entry, sources.now))
+            .or_else(|| held(entry, facts.activity.active(), sources.now))
             .or_else(|| unprofiled(sources.profiles, entry, place)),
         cpu_milli: u64::from(facts.vcpus) * 1000,
         memory: Bytes(facts.memory.0 + facts.memory_overhead.0),
@@ -241,13 +241,17 @@ pub(crate) fn immovable(entry: &Entry, place: &Place<'_>, ours: bool) -> Option<
     })
 }
 
+/// The hold that its Guest declares, while that lasts.
+pub(crate) fn hold(entry: &Entry, now: Timestamp) -> Option<&Hold> {
+    let hold = entry.declared.as_ref()?.spec.hold.as_ref();
+    hold.filter(|hold| hold.until.as_ref().is_none_or(|until| until.0 > now))
+}
+
 /// Why nothing moves it by itself.
-fn held(entry: &Entry, now: Timestamp) -> Option<Cause> {
+fn held(entry: &Entry, active: bool, now: Timestamp) -> Option<Cause> {
     let spec = &entry.declared.as_ref()?.spec;
     let name = &entry.name;
-    if let Some(hold) = &spec.hold
-        && hold.until.as_ref().is_none_or(|until| until.0 > now)
-    {
+    if let Some(hold) = hold(entry, now) {
         let until = hold
             .until
             .as_ref()
@@ -263,10 +267,13 @@ fn held(entry: &Entry, now: Timestamp) -> Option<Cause> {
             Reason::EvacuationNever,
             format!("{name} is not to be evacuated"),
         )),
-        Evacuation::Shutdown => Some(Cause::new(
-            Reason::NotSupportedYet,
-            format!("{name} is to be shut down instead of moved, which this version does not do"),
-        )),
+        // One that is off already is moved as any other.
+        Evacuation::Shutdown => active.then(|| {
+            Cause::new(
+                Reason::ShutdownPending,
+                format!("{name} is shut down instead of moved, as its Guest asks for"),
+            )
+        }),
     }
 }
 
@@ -314,11 +321,7 @@ fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
 /// Guests of moves under way that no host tells of just now: the source has them no more, the target is silent. They are
 /// no less on their way.
 fn between_hosts(sources: &Sources<'_>, model: &mut Model) {
-    for running in sources
-        .moves
-        .values()
-        .filter_map(|state| state.running.as_ref())
-    {
+    for running in running(sources.moves) {
         let (Some(known), Some(&host)) = (&running.known, model.hosts.get(&running.target)) else {
             continue;
         };

@@ -72,6 +72,8 @@ pub(crate) struct MoveState {
     pub(crate) hidden: bool,
     /// What becomes of the copy when its drain goes, as the drain last said.
     pub(crate) release: OnRelease,
+    /// The drained guest that it makes way for.
+    pub(crate) makes_way_for: Option<Uuid>,
 }
 
 /// A running attempt.
@@ -97,6 +99,20 @@ pub(crate) struct Running {
     pub(crate) journal: Option<Journal>,
 }
 
+impl Running {
+    /// Whether the host is one of its ends.
+    pub(crate) fn is_on(&self, host: &HostName) -> bool {
+        self.source == *host || self.target == *host
+    }
+}
+
+/// The attempts that are running.
+pub(crate) fn running(
+    moves: &BTreeMap<MigrationName, MoveState>,
+) -> impl Iterator<Item = &Running> {
+    moves.values().filter_map(|state| state.running.as_ref())
+}
+
 impl MoveState {
     pub(crate) fn new(spec: GuestMigrationSpec, by: RequestedBy, created: Timestamp) -> Self {
         Self {
@@ -119,6 +135,7 @@ impl MoveState {
             before: (0, None),
             hidden: false,
             release: OnRelease::default(),
+            makes_way_for: None,
         }
     }
 
@@ -249,6 +266,14 @@ impl MoveState {
                     SourceFiles::Removed => "nothing is left on",
                 };
                 let message = format!("{does} {to}, proven; {left} {source}");
+                if let Some(onward) = self.spec.target.clone().filter(|onward| *onward != to) {
+                    // Guests that trade places have no room at once: this one has only stopped over.
+                    let message = format!("{message}; it goes on to {onward} from there");
+                    self.close_attempt(Reason::Completed, &message, "", time);
+                    self.status.progress = 0;
+                    self.enter(MigrationPhase::Pending, now);
+                    return None;
+                }
                 self.close_attempt(Reason::Completed, &message, "", time);
                 self.status.progress = 100;
                 self.status.downtime =
@@ -279,6 +304,11 @@ impl MoveState {
                     )
                 });
                 self.close_attempt(cause.reason, &cause.message, &cause.hint, time);
+                if cause.reason == Reason::Suspended {
+                    // Not given up: it is tried again when nothing is suspended any more.
+                    self.fail(cause.clone(), true, target, now);
+                    return Some(cause);
+                }
                 let phase = match cause.reason {
                     Reason::DeadlineExceeded => MigrationPhase::Failed,
                     _ => MigrationPhase::Aborted,

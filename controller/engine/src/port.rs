@@ -25,7 +25,9 @@ use uuid::Uuid;
 use crate::credentials::Credentials;
 
 mod files;
+mod secrets;
 pub use files::{Access, Backing, FileState, Piece};
+pub use secrets::{SecretFacts, SecretUsage, SecretValue};
 
 /// What kind of answer an error is. The engine decides by this alone; the message is for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -141,6 +143,8 @@ pub enum News {
     Domain(Uuid, Option<Box<DomainFacts>>),
     /// Live use of the host, every ten seconds or so.
     Load(Load),
+    /// What each domain that runs there uses, as often.
+    Usage(BTreeMap<Uuid, Usage>),
     /// Something happened to a domain; sent before the re-read `Domain` that follows.
     Event(Uuid, DomainEvent),
     /// The connection is gone or cannot be made. Attempts go on by themselves.
@@ -186,6 +190,15 @@ pub struct Load {
     /// CPU in use, thousandths of a CPU; nothing before the second sample.
     pub cpu_milli: Option<u64>,
     /// Memory in use, without buffers and caches.
+    pub memory: Bytes,
+}
+
+/// What a running domain uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// CPU time that its process has taken so far.
+    pub cpu_time: Duration,
+    /// Memory that its process holds now, its overhead included.
     pub memory: Bytes,
 }
 
@@ -380,6 +393,8 @@ pub struct DomainFacts {
     pub mark: Option<Mark>,
     /// What its last move left in its persistent metadata.
     pub last_move: Option<LastMove>,
+    /// What its last shutdown for a drain left there.
+    pub shutdown_mark: Option<ShutdownMark>,
 }
 
 impl DomainFacts {
@@ -439,6 +454,8 @@ pub struct DiskFacts {
     pub readonly: bool,
     /// On storage that other hosts see too.
     pub shared: bool,
+    /// The secret that opens it, where it is encrypted (LUKS).
+    pub secret: Option<Uuid>,
 }
 
 impl DiskFacts {
@@ -528,6 +545,41 @@ pub struct LastMove {
     pub from: HostName,
     /// The wish that asked for it: `HostDrain/patch-rack-a`.
     pub by: String,
+    /// Where it was to go on to, if it only stopped over where it came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onward: Option<HostName>,
+}
+
+/// What is written into a guest's metadata before it is asked to shut down for a drain. It outlives us, so that whoever
+/// comes later knows that it was us and whether the guest is to be started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShutdownMark {
+    /// The fleet of the one who asked.
+    pub fleet: String,
+    /// The wish that asked for it: `HostDrain/patch-rack-a`.
+    pub by: String,
+    /// The Host object of the host it was on.
+    pub host: HostName,
+    /// When it was asked, RFC 3339.
+    pub time: String,
+    /// How long it has from then on, in seconds.
+    pub timeout: u64,
+    /// Whether it is to be started when the drain is over.
+    pub restart: bool,
+    /// How far it is.
+    pub stage: ShutdownStage,
+}
+
+/// How far a guest's shutdown for a drain is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShutdownStage {
+    /// It was asked, or is about to be.
+    Asked,
+    /// It was seen to have shut down for that.
+    Down,
+    /// It did not in time. What stops it from then on is somebody else.
+    TimedOut,
 }
 
 /// Who acts on a host. One per host, kept in the hypervisor itself.
@@ -586,6 +638,8 @@ pub struct NewVolume {
     pub capacity: Bytes,
     /// What it lies over, if it is an overlay.
     pub backing: Option<Backing>,
+    /// The secret of that host that is to open it, where it is to be encrypted (LUKS).
+    pub secret: Option<Uuid>,
 }
 
 /// A volume or file as it is now.
@@ -729,10 +783,26 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// Closes pools that a process left open when it died. Only with the claim.
     async fn close_pools(&self) -> PortResult<()>;
 
+    /// A secret, without its value; nothing where the host has none of that UUID.
+    async fn secret(&self, id: Uuid) -> PortResult<Option<SecretFacts>>;
+    /// The value of a secret that is not private; nothing where it has none.
+    async fn secret_value(&self, id: Uuid) -> PortResult<Option<SecretValue>>;
+    /// Defines a secret and sets its value. [`Fault::Exists`] where there is one of that UUID or that usage: it is left
+    /// as it is.
+    async fn create_secret(&self, secret: &SecretFacts, value: SecretValue) -> PortResult<()>;
+    /// Forgets which move brought a secret: it is the host's own from now on. No error where it is gone.
+    async fn keep_secret(&self, id: Uuid) -> PortResult<()>;
+    /// Removes a secret; no error where it is gone.
+    async fn remove_secret(&self, id: Uuid) -> PortResult<()>;
+    /// The domains here (active or not, live and persistent definition) that name a secret.
+    async fn secret_users(&self, id: Uuid) -> PortResult<Vec<String>>;
+
     /// Sets or removes the mark, in the live and the persistent definition.
     async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()>;
     /// Removes the mark and records the finished move, in the live and the persistent definition.
     async fn set_last_move(&self, domain: Uuid, last: &LastMove) -> PortResult<()>;
+    /// Sets or removes what tells of a shutdown for a drain, in the persistent and the live definition.
+    async fn set_shutdown_mark(&self, domain: Uuid, mark: Option<&ShutdownMark>) -> PortResult<()>;
     /// Sets whether the domain starts with its host.
     async fn set_autostart(&self, domain: Uuid, on: bool) -> PortResult<()>;
 
@@ -771,7 +841,9 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     async fn suspend(&self, domain: Uuid) -> PortResult<()>;
     /// Lets a paused domain run.
     async fn resume(&self, domain: Uuid) -> PortResult<()>;
-    /// Asks the guest to shut down.
+    /// Starts a domain that is defined here and not active.
+    async fn start(&self, domain: Uuid) -> PortResult<()>;
+    /// Asks the guest to shut down. Its success says nothing: the guest may take its time, or not listen.
     async fn shutdown(&self, domain: Uuid) -> PortResult<()>;
     /// Ends a domain's QEMU at once.
     async fn destroy(&self, domain: Uuid) -> PortResult<()>;

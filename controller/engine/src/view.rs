@@ -1,15 +1,23 @@
 //! What the engine shows: the status of every object, and what it is about to do.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use evenkeel_crds::{
-    GuestMigrationSpec, GuestMigrationStatus, GuestStatus, HostDrainStatus, HostStatus,
-    MigrationProfileStatus,
-    names::{DrainName, GuestName, HostName, MigrationName, ProfileName},
+    FleetStatus, GuestMigrationSpec, GuestMigrationStatus, GuestPlacementStatus, GuestStatus,
+    HostDrainStatus, HostStatus, MigrationProfileStatus, RebalancePolicyStatus,
+    names::{
+        DrainName, FleetName, GuestName, HostName, MigrationName, PlacementName, PolicyName,
+        ProfileName,
+    },
     reason::{Cause, Reason},
     shared::RequestedBy,
 };
 use evenkeel_planner as planner;
+
+use crate::question::Asked;
 
 /// Everything as the engine sees it, made anew after each change. Unchanged parts are the same `Arc`.
 #[derive(Debug, Clone, Default)]
@@ -27,12 +35,24 @@ pub struct View {
     pub migrations: BTreeMap<MigrationName, Arc<MigrationView>>,
     /// Drains that are declared.
     pub drains: BTreeMap<DrainName, Arc<HostDrainStatus>>,
+    /// Placements that are declared.
+    pub placements: BTreeMap<PlacementName, Arc<GuestPlacementStatus>>,
+    /// Rebalance policies that are declared.
+    pub policies: BTreeMap<PolicyName, Arc<RebalancePolicyStatus>>,
+    /// Guests that are shut down for drains, or started again afterwards, and how far each is.
+    pub shutdowns: BTreeMap<GuestName, Cause>,
     /// Profiles that are declared.
     pub profiles: BTreeMap<ProfileName, Arc<MigrationProfileStatus>>,
+    /// Fleets that are declared.
+    pub fleets: BTreeMap<FleetName, Arc<FleetStatus>>,
+    /// Moves that are over and older than the Fleet's history asks for: a front end with a database removes their objects.
+    pub outdated: BTreeSet<MigrationName>,
     /// What is planned, over [`Self::fleet`].
     pub plan: Arc<planner::Plan>,
     /// The fleet that the plan's ids refer to.
     pub fleet: Arc<planner::Fleet>,
+    /// What else the plan follows from.
+    pub asked: Arc<Asked>,
     /// What is wrong with the manifests as only the fleet can tell: an unknown host or guest, a move into a host
     /// that is being drained, two Hosts for one hypervisor.
     pub problems: Vec<Problem>,

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile, reason::Cause};
+use evenkeel_crds::{
+    Fleet, Guest, GuestMigration, GuestPlacement, Host, HostDrain, MigrationProfile,
+    RebalancePolicy, reason::Cause, shared::Answer,
+};
 
 use crate::{credentials::Credentials, port::ProcessIdentity};
 
@@ -18,10 +21,19 @@ pub struct Wishes {
     pub migrations: BTreeMap<String, Arc<GuestMigration>>,
     /// Drains by name. One whose `deletionTimestamp` is set counts as gone.
     pub drains: BTreeMap<String, Arc<HostDrain>>,
+    /// Placements by name. One whose `deletionTimestamp` is set counts as gone.
+    pub placements: BTreeMap<String, Arc<GuestPlacement>>,
+    /// Rebalance policies by name. One whose `deletionTimestamp` is set counts as gone.
+    pub policies: BTreeMap<String, Arc<RebalancePolicy>>,
     /// Profiles by name.
     pub profiles: BTreeMap<String, Arc<MigrationProfile>>,
+    /// What holds for all moves together, by name; only the one named `default` counts.
+    pub fleets: BTreeMap<String, Arc<Fleet>>,
     /// The credentials that Hosts name, by that name; a cause where they are there and can't be read.
     pub credentials: BTreeMap<String, Result<Arc<Credentials>, Cause>>,
+    /// Of each Host that its node's state may drain (`node.drainOn`), whether the node is followed and how it is; absent where
+    /// nobody has looked, or nobody can.
+    pub nodes: BTreeMap<String, (Answer, Cause)>,
 }
 
 /// Whether two maps have the same objects, but for their statuses and what a database notes on them.
@@ -53,8 +65,12 @@ impl Wishes {
             && ask_the_same!(self.guests, other.guests)
             && ask_the_same!(self.migrations, other.migrations)
             && ask_the_same!(self.drains, other.drains)
+            && ask_the_same!(self.placements, other.placements)
+            && ask_the_same!(self.policies, other.policies)
             && ask_the_same!(self.profiles, other.profiles)
+            && ask_the_same!(self.fleets, other.fleets)
             && self.credentials == other.credentials
+            && self.nodes == other.nodes
     }
 }
 

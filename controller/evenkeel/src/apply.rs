@@ -80,8 +80,11 @@ pub async fn converge(common: &Common, manifests: Manifests, task: &Task) -> any
         view = session.settled() => view?,
         () = signals.next() => return Ok(Exit::Interrupted),
     };
+    verdict::notes(&view)
+        .iter()
+        .for_each(|note| output::tell(output::harmless(note)));
     let plan = Plan::of(&view, &manifests.wishes, |kind, name| {
-        manifests.place(kind, name)
+        manifests.place(kind, name).map(ToString::to_string)
     });
     // Without a move the end of it says all there is to say.
     if common.output.is_none() && !plan.moves.is_empty() {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
+use evenkeel_crds::{
+    Fleet, Guest, GuestMigration, GuestPlacement, Host, HostDrain, MigrationProfile,
+    RebalancePolicy,
+};
 use evenkeel_kubernetes::{Access, Error, client};
 use serde::Serialize;
 use serde_json::Value;
@@ -43,7 +46,10 @@ pub async fn objects(
         Kind::Guest => typed::<Guest>(client, name).await,
         Kind::Migration => typed::<GuestMigration>(client, name).await,
         Kind::Drain => typed::<HostDrain>(client, name).await,
+        Kind::Placement => typed::<GuestPlacement>(client, name).await,
+        Kind::Policy => typed::<RebalancePolicy>(client, name).await,
         Kind::Profile => typed::<MigrationProfile>(client, name).await,
+        Kind::Fleet => typed::<Fleet>(client, name).await,
     }
 }
 

@@ -58,7 +58,14 @@ pub fn describe(object: &Value, happenings: &[Happening]) -> String {
     section(&mut text, "Annotations", &object["metadata"]["annotations"]);
     section(&mut text, "Wanted", &object["spec"]);
     let mut status = object["status"].clone();
-    let tables = ["attempts", "files", "disks", "blocked"];
+    let tables = [
+        "attempts",
+        "files",
+        "disks",
+        "blocked",
+        "violations",
+        "skipped",
+    ];
     let mut lists = Vec::new();
     if let Value::Object(fields) = &mut status {
         fields.remove("conditions");

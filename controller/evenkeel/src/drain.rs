@@ -10,9 +10,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use evenkeel_crds::{
     HostDrain, HostDrainSpec, HostDrainStatus,
+    kinds::drain::BlockedGuest,
     reason::Reason,
-    shared::{API_VERSION, Picker, find},
+    shared::{API_VERSION, LABEL_NODE, Picker, find},
 };
+use evenkeel_engine::Wishes;
 use evenkeel_kubernetes::client;
 
 use crate::{
@@ -84,6 +86,15 @@ pub async fn undrain(common: &Common, hosts: &[String]) -> anyhow::Result<Exit> 
                 format!("There is no HostDrain {name}: nothing to do.\n")
             })?;
         }
+        let manifests = Manifests {
+            wishes: Wishes {
+                hosts: client::list(&client).await?,
+                drains: client::list(&client).await?,
+                ..Wishes::default()
+            },
+            ..Manifests::default()
+        };
+        hosts.iter().for_each(|host| tell_others(&manifests, host));
         return Ok(Exit::Done);
     }
     let folder = folder(common)?;
@@ -195,22 +206,30 @@ fn remove(folder: &Path, manifests: &Manifests, host: &str) -> anyhow::Result<()
             "There is no HostDrain {name}: nothing to do.\n"
         ))?,
     }
-    for (other, drain) in manifests
-        .wishes
-        .drains
-        .iter()
-        .filter(|(other, _)| **other != name)
-    {
-        if covers(manifests, drain, host) {
-            let place = manifests
-                .place("HostDrain", other)
-                .map_or(String::new(), |place| format!("{place}: "));
-            output::tell(format_args!(
-                "{place}HostDrain {other} still drains {host}."
-            ));
-        }
-    }
+    tell_others(manifests, host);
     Ok(())
+}
+
+/// Tells of other drains that empty the host.
+fn tell_others(manifests: &Manifests, host: &str) {
+    let name = name_for(host);
+    let others = manifests.wishes.drains.iter();
+    for (other, drain) in others.filter(|(other, drain)| {
+        **other != name
+            && drain.metadata.deletion_timestamp.is_none()
+            && covers(manifests, drain, host)
+    }) {
+        let place = manifests
+            .place("HostDrain", other)
+            .map_or(String::new(), |place| format!("{place}: "));
+        let labels = drain.metadata.labels.as_ref();
+        let node = labels.and_then(|labels| labels.get(LABEL_NODE));
+        let hint = node.map_or(String::new(), |node| {
+            format!(": `kubectl uncordon {node}` ends it")
+        });
+        let line = format!("{place}HostDrain {other} still drains {host}{hint}.");
+        output::tell(output::harmless(&line));
+    }
 }
 
 /// Whether a drain empties that host.
@@ -330,6 +349,13 @@ fn exit_of(status: &HostDrainStatus, wait: bool) -> Option<Exit> {
                 .blocked
                 .iter()
                 .all(|blocked| blocked.reason == claimed));
+    // What can leave still leaves, or is shut down.
+    let ends = [Reason::ShutdownPending, Reason::ShuttingDown].map(Reason::as_str);
+    let shut_down = |blocked: &BlockedGuest| ends.contains(&blocked.reason.as_str());
+    let counts = status.guests;
+    if counts.moving > 0 || counts.left > counts.blocked || status.blocked.iter().any(shut_down) {
+        return None;
+    }
     match (by_claim, wait) {
         (_, true) => None,
         (true, false) => Some(Exit::Claimed),

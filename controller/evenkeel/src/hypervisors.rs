@@ -1,6 +1,6 @@
 //! The adapter to hypervisors, and its rules for what a manifest may name.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use evenkeel_crds::reason::Cause;
 use evenkeel_engine::port::Hypervisors;
@@ -9,6 +9,11 @@ use evenkeel_hypervisor::libvirt::{self, Libvirt};
 /// Prepares the process, before it has a second thread.
 pub fn prepare() {
     libvirt::quieten();
+}
+
+/// Lets the connections be closed before the process ends; a host that hangs delays that by no more than a second.
+pub fn leave() {
+    libvirt::farewell(Duration::from_secs(1));
 }
 
 /// The real ones.

@@ -19,9 +19,18 @@ pub enum Kind {
     /// Hosts that must be empty
     #[value(name = "drains", aliases = ["drain", "hostdrains", "hostdrain", "evd"])]
     Drain,
+    /// Where guests belong
+    #[value(name = "placements", aliases = ["placement", "guestplacements", "guestplacement", "evp"])]
+    Placement,
+    /// Hosts that are to be level
+    #[value(name = "policies", aliases = ["policy", "rebalancepolicies", "rebalancepolicy", "evr"])]
+    Policy,
     /// How moves are done
     #[value(name = "profiles", aliases = ["profile", "migrationprofiles", "migrationprofile", "evmp"])]
     Profile,
+    /// What holds for all moves together
+    #[value(name = "fleets", aliases = ["fleet", "evf"])]
+    Fleet,
 }
 
 impl Kind {
@@ -33,7 +42,10 @@ impl Kind {
             Self::Guest => "Guest",
             Self::Migration => "GuestMigration",
             Self::Drain => "HostDrain",
+            Self::Placement => "GuestPlacement",
+            Self::Policy => "RebalancePolicy",
             Self::Profile => "MigrationProfile",
+            Self::Fleet => "Fleet",
         }
     }
 
@@ -45,7 +57,10 @@ impl Kind {
             Self::Guest => "guests",
             Self::Migration => "migrations",
             Self::Drain => "drains",
+            Self::Placement => "placements",
+            Self::Policy => "policies",
             Self::Profile => "profiles",
+            Self::Fleet => "fleets",
         }
     }
 

@@ -22,10 +22,15 @@ mod migrate;
 mod objects;
 mod outcome;
 mod output;
+mod pause;
+mod picture;
 mod plan;
 mod progress;
+mod scene;
 mod session;
 mod signals;
+mod simulate;
+mod snapshot;
 mod table;
 mod verdict;
 
@@ -67,6 +72,7 @@ fn main() -> Exit {
     });
     // A thread may still be reading a terminal, or wait for a hypervisor that hangs.
     runtime.shutdown_background();
+    hypervisors::leave();
     exit
 }
 
@@ -86,9 +92,13 @@ async fn run(Arguments { common, command }: &Arguments) -> anyhow::Result<Exit> 
         } => drain::drain(common, hosts, *no_wait, limits).await,
         Command::Controller(controller) => controller::run(common, controller).await,
         Command::Undrain { hosts } => drain::undrain(common, hosts).await,
+        Command::Pause { abort } => pause::pause(common, *abort).await,
+        Command::Resume => pause::resume(common).await,
         Command::Crds { output_dir } => crds::run(output_dir.as_deref()),
         Command::Completion { shell } => arguments::complete(*shell),
-        Command::Plan => unless_interrupted(plan::run(common)).await,
+        Command::Plan(options) => unless_interrupted(plan::run(common, options)).await,
+        Command::Simulate(simulate) => unless_interrupted(simulate::run(common, simulate)).await,
+        Command::Snapshot => unless_interrupted(snapshot::run(common)).await,
         Command::Get { kind, name } => {
             unless_interrupted(get::run(common, *kind, name.as_deref())).await
         }

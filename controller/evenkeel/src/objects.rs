@@ -1,8 +1,8 @@
 //! Objects as Kubernetes has them, from manifests and what the hosts show.
 
 use evenkeel_crds::{
-    Guest, GuestMigration, Host, HostDrain, MigrationProfile, shared::LABEL_WISH_KIND,
-    shared::LABEL_WISH_NAME,
+    Fleet, Guest, GuestMigration, GuestPlacement, Host, HostDrain, MigrationProfile,
+    RebalancePolicy, shared::LABEL_WISH_KIND, shared::LABEL_WISH_NAME,
 };
 use evenkeel_engine::{View, Wishes};
 use serde_json::Value;
@@ -67,6 +67,24 @@ pub fn of_view(kind: Kind, view: &View, wishes: &Wishes) -> Result<Vec<Value>, s
                 Some(serde_json::to_value(drain))
             })
             .collect(),
+        Kind::Placement => view
+            .placements
+            .iter()
+            .filter_map(|(name, status)| {
+                let mut placement: GuestPlacement = (**wishes.placements.get(&**name)?).clone();
+                placement.status = Some((**status).clone());
+                Some(serde_json::to_value(placement))
+            })
+            .collect(),
+        Kind::Policy => view
+            .policies
+            .iter()
+            .filter_map(|(name, status)| {
+                let mut policy: RebalancePolicy = (**wishes.policies.get(&**name)?).clone();
+                policy.status = Some((**status).clone());
+                Some(serde_json::to_value(policy))
+            })
+            .collect(),
         Kind::Profile => view
             .profiles
             .iter()
@@ -74,6 +92,15 @@ pub fn of_view(kind: Kind, view: &View, wishes: &Wishes) -> Result<Vec<Value>, s
                 let mut profile: MigrationProfile = (**wishes.profiles.get(&**name)?).clone();
                 profile.status = Some((**status).clone());
                 Some(serde_json::to_value(profile))
+            })
+            .collect(),
+        Kind::Fleet => view
+            .fleets
+            .iter()
+            .filter_map(|(name, status)| {
+                let mut fleet: Fleet = (**wishes.fleets.get(&**name)?).clone();
+                fleet.status = Some((**status).clone());
+                Some(serde_json::to_value(fleet))
             })
             .collect(),
     }

@@ -1,26 +1,31 @@
 //! `evenkeel plan`: what would be done, in which order, how long it takes, and what can't be done and why.
 
+mod standing;
+mod text;
+mod waves;
+
 use std::{fmt, time::Duration};
 
 use evenkeel_crds::{
     MigrationPhase,
-    quantity::Bytes,
     reason::{Cause, Reason},
     shared::{API_VERSION, HostCount, RequestedBy, find},
 };
-use evenkeel_engine::{View, Wishes};
+use evenkeel_engine::{Question, View, Wishes};
+use evenkeel_planner::Violation;
 use serde::Serialize;
 
 use crate::{
-    arguments::{Common, Format},
-    cluster,
+    arguments::{self, Common, Format},
     exit::Exit,
-    manifests::{Manifests, Place},
+    manifests::Manifests,
     output,
-    session::{Manner, Session},
-    table::{Table, bytes, human},
+    picture::{Bar, Picture, Sort},
+    scene::Scene,
     verdict,
 };
+
+pub use standing::{Amounts, Block, Side, Standing, standings};
 
 /// What `plan` found, as it is printed. Names, never ids.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,6 +35,8 @@ pub struct Plan {
     kind: &'static str,
     /// `NothingToDo`, `SomethingToDo`, `SomethingImpossible` or `ClaimedByOther`.
     result: &'static str,
+    /// Of all that the plan follows from: a snapshot of the same digest gives the same plan.
+    pub digest: String,
     /// In the order in which they start.
     pub moves: Vec<Move>,
     /// Moves that others have begun.
@@ -37,8 +44,20 @@ pub struct Plan {
     impossible: Vec<Impossible>,
     claimed: Vec<Reasoned>,
     satisfied: Vec<Satisfied>,
+    /// Guests that are shut down for drains, or started again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shutdowns: Vec<Reasoned>,
+    /// How each placement is kept as things are.
+    placements: Vec<Placed>,
+    /// How level the hosts of each policy are.
+    balances: Vec<Level>,
+    /// Policies of which nobody can tell yet how level their hosts are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    undecided: Vec<Reasoned>,
     /// Hosts that could not be looked at.
     unreachable: Vec<Unreachable>,
+    /// How full hosts are, before and after.
+    hosts: Vec<HostLoad>,
     totals: Totals,
 }
 
@@ -47,6 +66,8 @@ pub struct Plan {
 #[serde(rename_all = "camelCase")]
 pub struct Move {
     order: usize,
+    /// It starts before any move of the same wave ends.
+    wave: usize,
     guest: String,
     source: String,
     target: String,
@@ -55,15 +76,24 @@ pub struct Move {
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    end_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     waits: Option<Reasoned>,
     pools: std::collections::BTreeMap<String, String>,
+    /// The drained guest for which it makes way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    makes_way_for: Option<String>,
+    /// Where it goes on to, if it only stops over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    onward: Option<String>,
     requested_by: By,
 }
 
+/// Who asks for a move.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct By {
-    kind: String,
-    name: String,
+pub(crate) struct By {
+    pub(crate) kind: String,
+    pub(crate) name: String,
 }
 
 impl From<&RequestedBy> for By {
@@ -140,10 +170,113 @@ struct Unreachable {
     message: String,
 }
 
+/// How a placement is kept.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Placed {
+    kind: String,
+    name: String,
+    satisfied: usize,
+    total: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    violations: Vec<About>,
+}
+
+/// How level the hosts of a policy are.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Level {
+    kind: String,
+    name: String,
+    imbalance: Imbalance,
+    /// Why it moves nothing, or no more.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    cause: Option<Reasoned>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    skipped: Vec<About>,
+    /// What could not be emptied after its moves, where it keeps headroom.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    short: Vec<String>,
+}
+
+/// How far the fullest host lies above the mean, in percent points.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Imbalance {
+    now: f64,
+    predicted: f64,
+}
+
+/// What is said of a guest.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct About {
+    guest: String,
+    #[serde(flatten)]
+    cause: Reasoned,
+}
+
+/// How full a host is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HostLoad {
+    name: String,
+    /// Whether it is to be empty.
+    drained: bool,
+    /// Whether anything comes or goes.
+    #[serde(skip)]
+    changes: bool,
+    guests: Change,
+    cpu_milli: Load,
+    memory: Load,
+    disk: Load,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Change {
+    before: usize,
+    after: usize,
+}
+
+/// Thousandths of a CPU, or bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Load {
+    limit: u64,
+    before: u64,
+    after: u64,
+}
+
+impl From<&Standing> for HostLoad {
+    fn from(standing: &Standing) -> Self {
+        let Standing {
+            name,
+            drained,
+            out_of_reach: _,
+            limit,
+            before,
+            after,
+        } = standing;
+        let load = |amount: fn(&Amounts) -> u64| Load {
+            limit: amount(limit),
+            before: amount(&before.used),
+            after: amount(&after.used),
+        };
+        Self {
+            name: name.clone(),
+            drained: *drained,
+            changes: standing.changes(),
+            guests: Change {
+                before: before.guests.len(),
+                after: after.guests.len(),
+            },
+            cpu_milli: load(|amounts| amounts.cpu_milli),
+            memory: load(|amounts| amounts.memory),
+            disk: load(|amounts| amounts.disk),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Totals {
     moves: usize,
+    waves: usize,
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     makespan_seconds: Option<f64>,
@@ -152,44 +285,67 @@ struct Totals {
 impl Plan {
     /// From a view. `place` tells where an object is written.
     #[must_use]
-    pub fn of<'a>(
-        view: &View,
-        wishes: &Wishes,
-        place: impl Fn(&str, &str) -> Option<&'a Place>,
-    ) -> Self {
+    pub fn of(view: &View, wishes: &Wishes, place: impl Fn(&str, &str) -> Option<String>) -> Self {
+        let question = view.question();
         let host = |id: evenkeel_planner::HostId| {
-            view.fleet
-                .hosts
-                .get(id.at())
-                .map_or(String::new(), |host| host.name.to_string())
+            let host = view.fleet.hosts.get(id.at());
+            host.map_or(String::new(), |host| host.name.to_string())
         };
         let guest = |id: evenkeel_planner::GuestId| {
-            view.fleet
-                .guests
-                .get(id.at())
-                .map_or(String::new(), |guest| guest.name.to_string())
+            let guest = view.fleet.guests.get(id.at());
+            guest.map_or(String::new(), |guest| guest.name.to_string())
         };
-        let moves = view
-            .plan
-            .moves
-            .iter()
-            .enumerate()
-            .map(|(index, planned)| Move {
+        let about = |violation: &Violation| About {
+            guest: guest(violation.guest),
+            cause: (&violation.cause).into(),
+        };
+        let waves = waves::waves(&view.plan.moves);
+        let numbered = view.plan.moves.iter().zip(&waves).enumerate();
+        let moves = numbered.map(|(index, (planned, wave))| {
+            let end = planned.duration.map(|time| planned.start + time);
+            Move {
                 order: index + 1,
+                wave: *wave,
                 guest: guest(planned.guest),
                 source: host(planned.source),
                 target: host(planned.target),
                 bytes: planned.bytes.0,
                 start_seconds: planned.start.as_secs_f64(),
                 duration_seconds: planned.duration.map(|time| time.as_secs_f64()),
+                end_seconds: end.map(|time| time.as_secs_f64()),
                 waits: planned.waits.as_ref().map(Reasoned::from),
                 pools: planned.pools.clone(),
+                makes_way_for: planned.makes_way_for.map(guest),
+                onward: planned.onward.map(host),
                 requested_by: (&planned.by).into(),
-            });
+            }
+        });
+        let placements = view.plan.placements.iter().map(|kept| Placed {
+            kind: kept.by.kind.clone(),
+            name: kept.by.name.clone(),
+            satisfied: kept.total.saturating_sub(kept.violations.len()),
+            total: kept.total,
+            violations: kept.violations.iter().map(about).collect(),
+        });
+        let balances = view.plan.balances.iter().map(|level| Level {
+            kind: level.by.kind.clone(),
+            name: level.by.name.clone(),
+            imbalance: Imbalance {
+                now: f64::from(level.now) / 100.0,
+                predicted: f64::from(level.predicted) / 100.0,
+            },
+            cause: level.cause.as_ref().map(Reasoned::from),
+            skipped: level.skipped.iter().map(about).collect(),
+            short: level
+                .short
+                .iter()
+                .map(|short| short.domain.clone())
+                .collect(),
+        });
         let impossible = verdict::obstacles(view, wishes)
             .into_iter()
             .map(|obstacle| Impossible {
-                place: place(&obstacle.kind, &obstacle.name).map(Place::to_string),
+                place: place(&obstacle.kind, &obstacle.name),
                 cause: (&obstacle.cause).into(),
                 kind: obstacle.kind,
                 name: obstacle.name,
@@ -219,6 +375,7 @@ impl Plan {
             api_version: API_VERSION,
             kind: "Plan",
             result,
+            digest: question.digest(),
             moves: moves.collect(),
             under_way: running
                 .map(|(name, migration)| UnderWay {
@@ -238,14 +395,44 @@ impl Plan {
                 .map(Reasoned::from)
                 .collect(),
             satisfied: satisfied(view),
+            shutdowns: view.shutdowns.values().map(Reasoned::from).collect(),
+            placements: placements.collect(),
+            balances: balances.collect(),
+            undecided: undecided(view),
             unreachable: silent.collect(),
+            hosts: planned_standings(&question, &view.plan)
+                .iter()
+                .map(HostLoad::from)
+                .collect(),
             totals: Totals {
                 moves: view.plan.moves.len(),
+                waves: waves.last().copied().unwrap_or(0),
                 bytes: view.plan.bytes.0,
                 makespan_seconds: view.plan.makespan.map(|time| time.as_secs_f64()),
             },
         }
     }
+}
+
+/// Every host before and after a plan.
+#[must_use]
+pub fn planned_standings(question: &Question, plan: &evenkeel_planner::Plan) -> Vec<Standing> {
+    let moves = plan.moves.iter();
+    let ways = moves.map(|planned| (planned.guest, planned.source, planned.target));
+    standings(question, &ways.collect::<Vec<_>>())
+}
+
+/// Policies that wait until they can tell, and what for.
+fn undecided(view: &View) -> Vec<Reasoned> {
+    let waits = view.policies.iter().filter_map(|(name, policy)| {
+        let condition = find(&policy.conditions, "Balanced")?;
+        let reason = Reason::parse(&condition.reason)?;
+        (condition.status == "Unknown").then(|| {
+            let message = format!("RebalancePolicy {name}: {}", condition.message);
+            Reasoned::from(&Cause::new(reason, message).hint(""))
+        })
+    });
+    waits.collect()
 }
 
 /// What is as it should be: by the planner's word, and moves whose guest is where it should go.
@@ -295,182 +482,68 @@ fn satisfied(view: &View) -> Vec<Satisfied> {
             message: condition.message.clone(),
         }));
     }
+    for (name, placement) in &view.placements {
+        let condition = find(&placement.conditions, "Satisfied");
+        let satisfied = condition.filter(|condition| condition.status == "True");
+        all.extend(satisfied.map(|condition| Satisfied {
+            kind: "GuestPlacement".to_owned(),
+            name: name.to_string(),
+            guest: None,
+            reason: Reason::Completed,
+            message: condition.message.clone(),
+        }));
+    }
     all
 }
 
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for host in &self.unreachable {
-            writeln!(
-                f,
-                "Host {} was not seen: {}: {}",
-                host.host,
-                host.reason,
-                output::harmless(&host.message)
-            )?;
-        }
-        for claim in &self.claimed {
-            writeln!(f, "{}: {}", claim.reason, output::harmless(&claim.message))?;
-            hint(f, &claim.hint)?;
-        }
-        if !self.impossible.is_empty() {
-            writeln!(f, "Can't be done:")?;
-        }
-        for impossible in &self.impossible {
-            write_impossible(f, impossible)?;
-        }
-        if !self.satisfied.is_empty() {
-            writeln!(f, "As it should be:")?;
-            for wish in &self.satisfied {
-                writeln!(
-                    f,
-                    "  {} {}: {}: {}",
-                    wish.kind,
-                    wish.name,
-                    wish.reason,
-                    output::harmless(&wish.message)
-                )?;
-            }
-        }
-        for running in &self.under_way {
-            let UnderWay {
-                name,
-                guest,
-                phase,
-                progress,
-            } = running;
-            writeln!(f, "Under way: {name}: {guest} is {phase}, {progress} %")?;
-        }
-        if self.moves.is_empty() {
-            return match (self.result, self.under_way.is_empty()) {
-                ("NothingToDo", _) => writeln!(f, "Nothing to do."),
-                (_, true) => writeln!(f, "Nothing can be moved now."),
-                (_, false) => Ok(()),
-            };
-        }
-        let mut table = Table::new([
-            "ORDER", "GUEST", "FROM", "TO", "BYTES", "START", "TIME", "FOR", "WAITS",
-        ]);
-        for planned in &self.moves {
-            let start = Duration::from_secs_f64(planned.start_seconds.max(0.0));
-            let time = planned
-                .duration_seconds
-                .map(|time| human(Duration::from_secs_f64(time.max(0.0))));
-            let waits = planned.waits.as_ref().map(|waits| waits.reason.to_string());
-            table.row([
-                planned.order.to_string(),
-                planned.guest.clone(),
-                planned.source.clone(),
-                planned.target.clone(),
-                bytes(Bytes(planned.bytes)),
-                if start.is_zero() {
-                    "now".to_owned()
-                } else {
-                    format!("+{}", human(start))
-                },
-                time.unwrap_or_else(|| "?".to_owned()),
-                planned.requested_by.name.clone(),
-                waits.unwrap_or_default(),
-            ]);
-        }
-        write!(f, "{}", table.dense())?;
-        let moves = self.totals.moves;
-        let plural = if moves == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{moves} move{plural}, {}",
-            Bytes(self.totals.bytes).human()
-        )?;
-        match self.totals.makespan_seconds {
-            Some(time) => writeln!(
-                f,
-                ", about {}",
-                human(Duration::from_secs_f64(time.max(0.0)))
-            ),
-            None => writeln!(f, "; how long is not known"),
-        }
+/// As a picture.
+#[must_use]
+pub fn draw(view: &View, plan: &Plan) -> Picture {
+    let time = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let bars = plan.moves.iter().map(|planned| Bar {
+        guest: planned.guest.clone(),
+        source: planned.source.clone(),
+        target: planned.target.clone(),
+        start: time(planned.start_seconds),
+        end: planned.end_seconds.map(time),
+        sort: Sort::Planned,
+    });
+    Picture {
+        title: "Evenkeel plan".to_owned(),
+        summary: format!(
+            "{}. {} can't be done. Input {}",
+            plan.totals(),
+            plan.impossible.len(),
+            plan.digest
+        ),
+        hosts: planned_standings(&view.question(), &view.plan),
+        bars: bars.collect(),
+        faults: Vec::new(),
     }
-}
-
-fn hint(f: &mut fmt::Formatter<'_>, hint: &str) -> fmt::Result {
-    if hint.is_empty() {
-        Ok(())
-    } else {
-        writeln!(f, "    hint: {}", output::harmless(hint))
-    }
-}
-
-fn write_impossible(f: &mut fmt::Formatter<'_>, impossible: &Impossible) -> fmt::Result {
-    let Impossible {
-        kind,
-        name,
-        guest,
-        cause,
-        hosts,
-        place,
-    } = impossible;
-    let place = place
-        .as_ref()
-        .map_or(String::new(), |place| format!("{place}: "));
-    let guest = guest
-        .as_ref()
-        .map_or(String::new(), |guest| format!("{guest}: "));
-    writeln!(
-        f,
-        "  {place}{kind} {name}: {guest}{}: {}",
-        cause.reason,
-        output::harmless(&cause.message)
-    )?;
-    for count in hosts {
-        for example in &count.examples {
-            writeln!(
-                f,
-                "      {}: {}: {}",
-                example.host,
-                count.reason,
-                output::harmless(&example.message)
-            )?;
-        }
-        let more = count.count - i64::try_from(count.examples.len()).unwrap_or(0);
-        if more > 0 && !count.examples.is_empty() {
-            writeln!(f, "      and {more} more: {}", count.reason)?;
-        }
-    }
-    hint(f, &cause.hint)
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// Where manifests are wrong, or the hosts or the cluster can't be asked at all.
-pub async fn run(common: &Common) -> anyhow::Result<Exit> {
-    let (manifests, manner) = if common.files.is_empty() {
-        let client = cluster::connect(common).await?;
-        let wishes = evenkeel_kubernetes::client::load_wishes(&client).await?;
-        (
-            Manifests {
-                wishes,
-                ..Manifests::default()
-            },
-            Manner::LookForCluster,
-        )
-    } else {
-        (load(common)?, Manner::Look)
-    };
-    let mut session = Session::start(
-        manifests.wishes.clone(),
-        "plan",
-        manner,
-        common.credentials.clone(),
-    )?;
-    let view = session.settled().await;
-    session.leave().await;
-    let view = view?;
-    let plan = Plan::of(&view, &manifests.wishes, |kind, name| {
-        manifests.place(kind, name)
+pub async fn run(common: &Common, options: &arguments::Plan) -> anyhow::Result<Exit> {
+    let scene = Scene::get(common, "plan").await?;
+    verdict::notes(&scene.view)
+        .iter()
+        .for_each(|note| output::tell(output::harmless(note)));
+    let plan = Plan::of(&scene.view, &scene.wishes, |kind, name| {
+        scene.place(kind, name)
     });
-    print(&plan, common.output)?;
-    Ok(verdict::of_plan(&view, &manifests.wishes))
+    let picture = options.picture.as_deref();
+    if let Some(file) = picture {
+        draw(&scene.view, &plan).write(file)?;
+    }
+    match common.output {
+        _ if picture.is_some_and(Picture::is_output) => {}
+        Some(Format::Wide) => output::print(plan.text(true))?,
+        format => print(&plan, format)?,
+    }
+    Ok(verdict::of_plan(&scene.view, &scene.wishes))
 }
 
 /// Reads the manifests that the command line names.

@@ -241,7 +241,10 @@ mod tests {
             Kind::Guest,
             Kind::Migration,
             Kind::Drain,
+            Kind::Placement,
+            Kind::Policy,
             Kind::Profile,
+            Kind::Fleet,
         ] {
             let columns = columns(kind);
             assert!(!columns.is_empty());
@@ -253,6 +256,8 @@ mod tests {
                         {"type": "Migratable", "status": "True", "reason": "A", "message": "m"},
                         {"type": "Succeeded", "status": "True", "reason": "A", "message": "m"},
                         {"type": "Drained", "status": "True", "reason": "A", "message": "m"},
+                        {"type": "Satisfied", "status": "True", "reason": "A", "message": "m"},
+                        {"type": "Balanced", "status": "True", "reason": "A", "message": "m"},
                     ]},
                 });
                 let found = lookup(&sample, &column.path).is_some();

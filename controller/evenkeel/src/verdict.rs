@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use evenkeel_crds::{
     MigrationPhase,
+    kinds::placement::Requirement,
     reason::{Cause, Class, Reason},
-    shared::{Condition, HostCount, find},
+    shared::{Condition, HostCount, RequestedBy, find},
 };
 use evenkeel_engine::{MigrationView, View, Wishes};
 
@@ -58,7 +59,15 @@ impl Obstacle {
 #[must_use]
 pub fn obstacles(view: &View, wishes: &Wishes) -> Vec<Obstacle> {
     let mut found: Vec<Obstacle> = Vec::new();
-    for rejection in &view.plan.rejections {
+    // What is only preferred, and can't be had, is in nobody's way.
+    let preferred = |by: &RequestedBy| {
+        let placement = wishes.placements.get(&by.name);
+        by.kind == "GuestPlacement"
+            && placement
+                .is_some_and(|placement| placement.spec.requirement == Requirement::Preferred)
+    };
+    let refused = view.plan.rejections.iter();
+    for rejection in refused.filter(|rejection| !preferred(&rejection.by)) {
         let guest = view
             .fleet
             .guests
@@ -120,7 +129,43 @@ pub fn obstacles(view: &View, wishes: &Wishes) -> Vec<Obstacle> {
     }
     // What somebody suspended on purpose is not in anybody's way.
     found.retain(|obstacle| obstacle.cause.reason != Reason::Suspended);
+    // Nor is a guest that leaves by being shut down.
+    found.retain(|obstacle| !is_on_its_way(&obstacle.cause));
     found
+}
+
+/// So many notes of a kind are written out.
+const NOTES: usize = 5;
+
+/// What manifests ask for and is left out here, though it is in nobody's way: what only a cluster can give. A line each.
+#[must_use]
+pub fn notes(view: &View) -> Vec<String> {
+    let no_cluster = Reason::NoCluster.as_str();
+    let left_out = view.hosts.iter().filter_map(|(name, status)| {
+        let mut conditions = status.conditions.iter();
+        let condition = conditions.find(|condition| condition.reason == no_cluster)?;
+        Some(format!("Host {name}: {no_cluster}: {}", condition.message))
+    });
+    let mut notes: Vec<String> = left_out.collect();
+    let more = notes.len().saturating_sub(NOTES);
+    notes.truncate(NOTES);
+    if more > 0 {
+        notes.push(format!("and {more} more Hosts: {no_cluster}"));
+    }
+    notes
+}
+
+/// Whether a guest is being shut down for a drain, or started again, and that goes on by itself.
+fn is_on_its_way(cause: &Cause) -> bool {
+    matches!(
+        cause.reason,
+        Reason::ShutdownPending | Reason::ShuttingDown | Reason::RestartPending
+    )
+}
+
+/// Whether guests are shut down for drains, or started again.
+fn shuts_down(view: &View) -> bool {
+    view.shutdowns.values().any(is_on_its_way)
 }
 
 /// Drains that have moves planned, waiting or under way.
@@ -261,7 +306,7 @@ pub fn of_plan(view: &View, wishes: &Wishes) -> Exit {
         Exit::Claimed
     } else if !obstacles(view, wishes).is_empty() {
         Exit::Impossible
-    } else if view.plan.moves.is_empty() && moving(view) == 0 {
+    } else if view.plan.moves.is_empty() && moving(view) == 0 && !shuts_down(view) {
         Exit::Done
     } else {
         Exit::ToDo
@@ -309,15 +354,30 @@ pub fn of_apply(view: &View, wishes: &Wishes, wait: bool) -> Stage {
             .as_ref()
             .is_none_or(|cause| matches!(cause.reason.class(), Class::Retry | Class::AvoidTarget))
     };
-    if view
+    // What waits for a person's word, a window or the next hour is not waited for here.
+    let later = |waits: &Option<Cause>| {
+        let reason = waits.as_ref().map(|cause| cause.reason);
+        matches!(
+            reason,
+            Some(
+                Reason::AwaitingApproval
+                    | Reason::Suspended
+                    | Reason::WindowClosed
+                    | Reason::LimitReached
+            )
+        )
+    };
+    let mut open = view
         .plan
         .moves
         .iter()
-        .any(|planned| goes_on(&planned.waits))
-    {
+        .filter(|planned| !later(&planned.waits))
+        .peekable();
+    let none_is_open = open.peek().is_none();
+    if open.any(|planned| goes_on(&planned.waits)) || shuts_down(view) {
         return Stage::Working;
     }
-    if obstacles.is_empty() && view.plan.moves.is_empty() {
+    if obstacles.is_empty() && none_is_open {
         return match all_ended(view) {
             Some(true) => Stage::Converged,
             // The engine's own word follows, unless a host that is silent keeps it from being sure.
@@ -347,10 +407,18 @@ fn all_ended(view: &View) -> Option<bool> {
         view.migrations
             .iter()
             .filter(|(_, migration)| !migration.status.phase.is_final())
+            .filter(|(_, migration)| !is_suspended(migration))
     };
     open()
         .all(|(name, _)| satisfied(name))
         .then(|| open().next().is_none())
+}
+
+/// Whether somebody keeps the move from starting on purpose.
+fn is_suspended(migration: &MigrationView) -> bool {
+    let suspended = Reason::Suspended.as_str();
+    find(&migration.status.conditions, "Succeeded")
+        .is_some_and(|condition| condition.reason == suspended)
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ fn view(drained: Answer, ready: Reason) -> View {
         fleet: Arc::new(Fleet {
             hosts: vec![host("h1"), host("h2")],
             guests: vec![guest("web-1")],
+            ..Fleet::default()
         }),
         drains: [("d".into(), Arc::new(status))].into(),
         ..View::default()
@@ -110,6 +111,8 @@ fn planned(waits: Option<Reason>) -> Plan {
         start: Duration::ZERO,
         duration: None,
         waits: waits.map(|reason| Cause::new(reason, "")),
+        makes_way_for: None,
+        onward: None,
     }];
     Plan {
         moves,
@@ -353,4 +356,25 @@ fn one_obstacle_is_told_once() {
     let found = obstacles(&view, &wishes());
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].guest.as_deref(), Some("web-1"));
+}
+
+#[test]
+fn what_only_a_cluster_can_give_is_noted_and_in_nobodys_way() {
+    let mut view = view(Answer::True, Reason::Completed);
+    assert_eq!(notes(&view), Vec::<String>::new());
+    for number in 1..=7 {
+        let reason = Reason::NoCluster;
+        let said = condition("NodeFollowed", Answer::False, reason, "no", None, NOW);
+        let status = HostStatus {
+            conditions: vec![said],
+            ..HostStatus::default()
+        };
+        let name = format!("h{number}");
+        view.hosts.insert(name.into(), Arc::new(status));
+    }
+    let notes = notes(&view);
+    assert_eq!(notes.len(), 6);
+    assert_eq!(notes[0], "Host h1: NoCluster: no");
+    assert_eq!(notes[5], "and 2 more Hosts: NoCluster");
+    assert_eq!(both(&view), (Exit::Done, Stage::Converged));
 }

@@ -580,6 +580,28 @@ async fn somebody_aborts_the_job() {
     }
 }
 
+/// libvirtd's own call for the migration never returns and holds the guest, with no job to be seen: the guest runs on, and
+/// it is said what helps.
+#[tokio::test(start_paused = true)]
+async fn the_sources_libvirt_does_not_let_go_of_the_guest() {
+    let (actor, guest) = pair(5, &Role::new("one")).await;
+    actor.desk.migrate("m", "g1", Some("h2"));
+    at(&actor, guest, "Disks").await;
+    actor.fleet.hold_domain("h1", guest);
+    actor.fleet.kill_libvirtd("h2");
+    sleep(Duration::from_secs(20)).await;
+    actor.fleet.start_libvirtd("h2");
+    actor.says("GuestMigration", "m", "JobActive", 120).await;
+    let told = actor.condition("GuestMigration", "m", "Succeeded").unwrap();
+    assert!(told.message.contains("restart libvirtd on h1"), "{told:?}");
+    assert_eq!(actor.fleet.executing(guest), ["h1"]);
+    actor.fleet.kill_libvirtd("h1");
+    sleep(Duration::from_secs(1)).await;
+    actor.fleet.start_libvirtd("h1");
+    actor.phase("m", MigrationPhase::Succeeded, 180).await;
+    actor.clean(&[(guest, "h2")]).await;
+}
+
 /// The target refuses every time: after five attempts it is given up.
 #[tokio::test(start_paused = true)]
 async fn attempts_are_counted() {

@@ -107,3 +107,47 @@ fn whatever_is_in_them() {
     });
     run.unwrap();
 }
+
+/// A claim that a dead process left makes the next one read the journals there again, just as it writes those of its own
+/// move: they are its own before their first word is written.
+#[tokio::test(start_paused = true)]
+async fn its_own_is_not_swept_while_it_is_written() {
+    let (fleet, desk) = stage(1, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+    let first = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
+    let second = fleet.add_guest("h1", &GuestPlan::new("g2").autostart());
+    let dead = Role::new("one").cluster().process(dead_process());
+    let actor = Actor::start(&fleet, &desk, &dead);
+    actor.settled().await;
+    desk.migrate("m", "g1", Some("h2"));
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    actor.kill().await;
+    fleet.nature(|nature| nature.journal_empty = Duration::from_secs(3));
+    let actor = Actor::start(&fleet, &desk, &Role::new("two").cluster());
+    actor.settled().await;
+    desk.migrate("n", "g2", Some("h2"));
+    actor.phase("n", MigrationPhase::Succeeded, 60).await;
+    assert_eq!(actor.status("n").failed_attempts, 0, "{}", actor.picture());
+    actor.clean(&[(first, "h2"), (second, "h2")]).await;
+}
+
+/// One without a word that nobody writes any more goes, but not at once: who lost its claim may still be at it.
+#[tokio::test(start_paused = true)]
+async fn one_without_a_word_goes_after_a_while() {
+    let (fleet, desk) = stage(1, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+    let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
+    fleet.nature(|nature| nature.journal_empty = Duration::from_secs(3));
+    let dead = Role::new("one").cluster().process(dead_process());
+    let actor = Actor::start(&fleet, &desk, &dead);
+    actor.settled().await;
+    desk.migrate("m", "g1", Some("h2"));
+    actor
+        .until("journals are made", 10, |_| !fleet.journals().is_empty())
+        .await;
+    actor.kill().await;
+    desk.abort("m");
+    let actor = Actor::start(&fleet, &desk, &Role::new("two").cluster());
+    sleep(Duration::from_secs(4)).await;
+    assert!(!fleet.journals().is_empty(), "{}", actor.picture());
+    actor.settled().await;
+    actor.clean(&[(guest, "h1")]).await;
+}

@@ -16,7 +16,8 @@ const STEP: u64 = 50;
 
 async fn killed_after(millis: u64, first: &Role, second: &Role, within: u64) {
     let (fleet, desk) = stage(millis, &[HostPlan::new("h1"), HostPlan::new("h2")]);
-    let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
+    let plan = GuestPlan::new("g1").autostart().encrypted("key");
+    let guest = fleet.add_guest("h1", &plan);
     let actor = Actor::start(&fleet, &desk, first);
     actor.settled().await;
     desk.migrate("m", "g1", Some("h2"));
@@ -54,6 +55,7 @@ async fn killed_after(millis: u64, first: &Role, second: &Role, within: u64) {
         "killed at {millis} ms\n{}",
         actor.picture()
     );
+    assert_eq!(fleet.secrets("h2"), [(plan.secret.unwrap(), None)]);
     let domain = fleet.domain("h2", guest).unwrap();
     assert!(
         domain.autostart,

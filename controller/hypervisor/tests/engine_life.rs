@@ -3,12 +3,12 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use evenkeel_crds::{MigrationPhase, kinds::migration::SourceFiles, shared::find};
 use evenkeel_hypervisor::sim::{GuestPlan, HostPlan};
 use support::*;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
 async fn one_move() {
@@ -418,4 +418,46 @@ async fn a_drains_moves_are_forgotten() {
             view.drains["empty"].guests.total == 4 && drained(view)
         })
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_other_hands_move_says_so() {
+    for seed in 0..20 {
+        let (actor, guest) = pair(seed, &Role::new("one").cluster()).await;
+        assert!(actor.fleet.migrate_by_hand(guest, "h1", "h2"));
+        let says = |view: &evenkeel_engine::View| {
+            let shown = view.guests.get("g1");
+            let last = shown.and_then(|shown| shown.status.last_move.clone());
+            last.is_some_and(|last| last.by == "Other" && last.from == "h1")
+        };
+        actor.until("it says so", 60, says).await;
+        sleep(Duration::from_secs(30)).await;
+        assert!(says(&actor.view()), "{}", actor.picture());
+    }
+}
+
+/// The Guest's status in a database is behind: it still says where the guest was.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_we_move_is_not_taken_for_one_that_others_moved() {
+    for seed in 0..20 {
+        let (actor, guest) = pair(seed, &Role::new("one").cluster()).await;
+        actor.desk.guest("g1", |_| {});
+        actor.desk.change(|wishes| {
+            let mut known = (*wishes.guests["g1"]).clone();
+            known.status = Some(actor.view().guests["g1"].status.clone());
+            wishes.guests.insert("g1".to_owned(), Arc::new(known));
+        });
+        actor.desk.migrate("m", "g1", Some("h2"));
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            let last = actor.view().guests["g1"].status.last_move.clone();
+            assert!(
+                last.is_none_or(|last| last.by != "Other"),
+                "{}",
+                actor.picture()
+            );
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(actor.fleet.executing(guest), ["h2"]);
+    }
 }

@@ -304,14 +304,7 @@ async fn a_lost_answer_doubles_no_guarded_guest() {
         actor.settled().await;
         desk.profile("default", guarded);
         by(&desk, "m", "h2", None);
-        actor
-            .until("it switches", 60, |_| {
-                matches!(fleet.phase(guest).as_deref(), Some("Finish" | "Confirm"))
-            })
-            .await;
-        fleet.kill_libvirtd("h2");
-        sleep(Duration::from_secs(5)).await;
-        fleet.start_libvirtd("h2");
+        actor.loses_libvirtd_in_the_switch(guest, "h2").await;
         actor.phase("m", MigrationPhase::Succeeded, 300).await;
         actor.clean(&[(guest, "h2")]).await;
     }

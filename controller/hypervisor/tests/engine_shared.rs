@@ -286,14 +286,7 @@ async fn a_lost_answer_doubles_no_guest_on_shared_storage() {
         let (fleet, desk, actor, guest) = one(seed, &plans, &only_shared()).await;
         fleet.nature(|nature| nature.answer_lost = Some(true));
         desk.migrate("m", "g1", Some("h2"));
-        actor
-            .until("it switches", 60, |_| {
-                matches!(fleet.phase(guest).as_deref(), Some("Finish" | "Confirm"))
-            })
-            .await;
-        fleet.kill_libvirtd("h2");
-        sleep(Duration::from_secs(5)).await;
-        fleet.start_libvirtd("h2");
+        actor.loses_libvirtd_in_the_switch(guest, "h2").await;
         actor.phase("m", MigrationPhase::Succeeded, 300).await;
         assert!(!fleet.ever_ran_twice(guest));
         let applied = actor.status("m").profile.unwrap().spec;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use evenkeel_crds::{
-    Guest, GuestMigration, GuestMigrationSpec, Host, HostDrain, HostDrainSpec, MigrationProfile,
+    Fleet, Guest, GuestMigration, GuestMigrationSpec, GuestPlacement, Host, HostDrain,
+    HostDrainSpec, MigrationProfile, RebalancePolicy,
 };
 use evenkeel_engine::Wishes;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -151,19 +152,25 @@ pub async fn get<K: Object>(client: &Client, name: &str) -> Result<K, Error> {
 /// # Errors
 /// As [`list`].
 pub async fn load_wishes(client: &Client) -> Result<Wishes, Error> {
-    let (hosts, guests, migrations, drains, profiles) = futures::try_join!(
+    let (hosts, guests, migrations, drains, placements, policies, profiles, fleets) = futures::try_join!(
         list::<Host>(client),
         list::<Guest>(client),
         list::<GuestMigration>(client),
         list::<HostDrain>(client),
+        list::<GuestPlacement>(client),
+        list::<RebalancePolicy>(client),
         list::<MigrationProfile>(client),
+        list::<Fleet>(client),
     )?;
     Ok(Wishes {
         hosts,
         guests,
         migrations,
         drains,
+        placements,
+        policies,
         profiles,
+        fleets,
         ..Wishes::default()
     })
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_crds::{GuestMigrationStatus, shared::MOVE_FINALIZER};
+use evenkeel_crds::{GuestMigrationStatus, HostDrain, shared::MOVE_FINALIZER};
 use evenkeel_engine::View;
 use tokio::time::Instant;
 
@@ -32,6 +32,10 @@ pub(crate) enum Act {
     RemoveFinalizer(Object),
     /// Applies the status.
     Status(Wanted),
+    /// Deletes it: a move that is over and that the Fleet's history has no room for, or a drain whose node is not cordoned.
+    Delete,
+    /// Makes a drain, for a node that is cordoned.
+    Declare(Arc<HostDrain>),
 }
 
 /// A write with the object it is for.
@@ -52,6 +56,8 @@ pub(crate) enum Outcome {
     Object(Object),
     /// The status is written; the object's version now.
     Status { version: u64, wanted: Wanted },
+    /// The object is being deleted: the watch shows how that goes on.
+    Deleted,
     /// There is no such object any more.
     Gone,
     /// Failed in a way that may pass by itself.
@@ -87,6 +93,8 @@ struct Entry {
     busy: bool,
     failures: u32,
     rest_until: Option<Instant>,
+    /// Whether the object is to go.
+    outdated: bool,
     due: Option<Instant>,
 }
 
@@ -128,9 +136,25 @@ impl Desk {
         differences(&before.drains, &view.drains, |name, status| {
             changed.push((Key::new(Kind::Drain, name), status.map(Wanted::Drain)));
         });
+        differences(&before.placements, &view.placements, |name, status| {
+            let wanted = status.map(Wanted::Placement);
+            changed.push((Key::new(Kind::Placement, name), wanted));
+        });
+        differences(&before.policies, &view.policies, |name, status| {
+            changed.push((Key::new(Kind::Policy, name), status.map(Wanted::Policy)));
+        });
         differences(&before.profiles, &view.profiles, |name, status| {
             changed.push((Key::new(Kind::Profile, name), status.map(Wanted::Profile)));
         });
+        differences(&before.fleets, &view.fleets, |name, status| {
+            changed.push((Key::new(Kind::Fleet, name), status.map(Wanted::Fleet)));
+        });
+        for name in view.outdated.symmetric_difference(&before.outdated) {
+            let outdated = view.outdated.contains(name);
+            self.change(Key::new(Kind::Migration, name), now, |entry| {
+                entry.outdated = outdated;
+            });
+        }
         if view.settled && !before.settled {
             let moves = self
                 .entries
@@ -225,6 +249,7 @@ impl Desk {
                         entry.held = Some(Held::Written(wanted));
                     }
                 }
+                Outcome::Deleted => entry.rest(1, now, LONGEST_PAUSE),
                 Outcome::Gone => {
                     if entry.uid == errand.uid {
                         entry.forget();
@@ -280,6 +305,7 @@ impl Entry {
             busy: false,
             failures: 0,
             rest_until: None,
+            outdated: false,
             due: None,
         }
     }
@@ -339,7 +365,12 @@ impl Entry {
             Wanted::Guest(view) => !view.declared && view.uuid.is_some(),
             // A move that had an object before was deleted by somebody: it is not made again.
             Wanted::Migration(view) => !view.declared && self.uid.is_empty(),
-            Wanted::Host(_) | Wanted::Drain(_) | Wanted::Profile(_) => false,
+            Wanted::Host(_)
+            | Wanted::Drain(_)
+            | Wanted::Placement(_)
+            | Wanted::Policy(_)
+            | Wanted::Profile(_)
+            | Wanted::Fleet(_) => false,
         };
         missing.then(|| Act::Create(wanted.clone()))
     }
@@ -367,6 +398,10 @@ impl Entry {
                 Some(status) if self.failures < PATIENCE => Some(status),
                 _ => Some((now + after, Act::RemoveFinalizer(object.clone()))),
             },
+            // What it came to is written down before it goes, for whoever watches.
+            Finalizer::Keep if self.outdated && object.meta().deletion_timestamp.is_none() => {
+                status.or(Some((now, Act::Delete)))
+            }
             Finalizer::Keep | Finalizer::Add => status,
         }
     }

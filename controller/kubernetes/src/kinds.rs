@@ -3,8 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use evenkeel_crds::{
-    Guest, GuestMigration, GuestMigrationStatus, GuestStatus, Host, HostDrain, HostDrainStatus,
-    HostStatus, MigrationProfile, MigrationProfileStatus,
+    Fleet, FleetStatus, Guest, GuestMigration, GuestMigrationStatus, GuestPlacement,
+    GuestPlacementStatus, GuestStatus, Host, HostDrain, HostDrainStatus, HostStatus,
+    MigrationProfile, MigrationProfileStatus, RebalancePolicy, RebalancePolicyStatus,
 };
 use evenkeel_engine::{GuestView, MigrationView};
 use k8s_openapi::{ClusterResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -19,16 +20,22 @@ pub(crate) enum Kind {
     Guest,
     Migration,
     Drain,
+    Placement,
+    Policy,
     Profile,
+    Fleet,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Host,
         Self::Guest,
         Self::Migration,
         Self::Drain,
+        Self::Placement,
+        Self::Policy,
         Self::Profile,
+        Self::Fleet,
     ];
 
     /// The word in manifests.
@@ -38,7 +45,10 @@ impl Kind {
             Self::Guest => "Guest",
             Self::Migration => "GuestMigration",
             Self::Drain => "HostDrain",
+            Self::Placement => "GuestPlacement",
+            Self::Policy => "RebalancePolicy",
             Self::Profile => "MigrationProfile",
+            Self::Fleet => "Fleet",
         }
     }
 
@@ -102,7 +112,7 @@ macro_rules! declared {
     )*};
 }
 
-declared!(Host => Host, Guest => Guest, GuestMigration => Migration, HostDrain => Drain, MigrationProfile => Profile);
+declared!(Host => Host, Guest => Guest, GuestMigration => Migration, HostDrain => Drain, GuestPlacement => Placement, RebalancePolicy => Policy, MigrationProfile => Profile, Fleet => Fleet);
 
 /// An object as the API server has it.
 #[derive(Debug, Clone)]
@@ -111,7 +121,10 @@ pub(crate) enum Object {
     Guest(Arc<Guest>),
     Migration(Arc<GuestMigration>),
     Drain(Arc<HostDrain>),
+    Placement(Arc<GuestPlacement>),
+    Policy(Arc<RebalancePolicy>),
     Profile(Arc<MigrationProfile>),
+    Fleet(Arc<Fleet>),
 }
 
 impl Object {
@@ -121,7 +134,10 @@ impl Object {
             Self::Guest(object) => &object.metadata,
             Self::Migration(object) => &object.metadata,
             Self::Drain(object) => &object.metadata,
+            Self::Placement(object) => &object.metadata,
+            Self::Policy(object) => &object.metadata,
             Self::Profile(object) => &object.metadata,
+            Self::Fleet(object) => &object.metadata,
         }
     }
 
@@ -131,7 +147,10 @@ impl Object {
             Self::Guest(_) => Kind::Guest,
             Self::Migration(_) => Kind::Migration,
             Self::Drain(_) => Kind::Drain,
+            Self::Placement(_) => Kind::Placement,
+            Self::Policy(_) => Kind::Policy,
             Self::Profile(_) => Kind::Profile,
+            Self::Fleet(_) => Kind::Fleet,
         };
         Key::new(kind, self.meta().name.as_deref().unwrap_or_default())
     }
@@ -153,7 +172,10 @@ impl Object {
             Self::Guest(object) => json(&object.status),
             Self::Migration(object) => json(&object.status),
             Self::Drain(object) => json(&object.status),
+            Self::Placement(object) => json(&object.status),
+            Self::Policy(object) => json(&object.status),
             Self::Profile(object) => json(&object.status),
+            Self::Fleet(object) => json(&object.status),
         }
     }
 
@@ -165,7 +187,10 @@ impl Object {
             (Self::Guest(a), Self::Guest(b)) => a.spec == b.spec,
             (Self::Migration(a), Self::Migration(b)) => a.spec == b.spec,
             (Self::Drain(a), Self::Drain(b)) => a.spec == b.spec,
+            (Self::Placement(a), Self::Placement(b)) => a.spec == b.spec,
+            (Self::Policy(a), Self::Policy(b)) => a.spec == b.spec,
             (Self::Profile(a), Self::Profile(b)) => a.spec == b.spec,
+            (Self::Fleet(a), Self::Fleet(b)) => a.spec == b.spec,
             _ => false,
         };
         spec && a.uid == b.uid
@@ -183,7 +208,10 @@ pub(crate) enum Wanted {
     Guest(Arc<GuestView>),
     Migration(Arc<MigrationView>),
     Drain(Arc<HostDrainStatus>),
+    Placement(Arc<GuestPlacementStatus>),
+    Policy(Arc<RebalancePolicyStatus>),
     Profile(Arc<MigrationProfileStatus>),
+    Fleet(Arc<FleetStatus>),
 }
 
 impl Wanted {
@@ -193,7 +221,10 @@ impl Wanted {
             Self::Guest(view) => json::<GuestStatus>(&view.status),
             Self::Migration(view) => json::<GuestMigrationStatus>(&view.status),
             Self::Drain(status) => json::<HostDrainStatus>(status),
+            Self::Placement(status) => json::<GuestPlacementStatus>(status),
+            Self::Policy(status) => json::<RebalancePolicyStatus>(status),
             Self::Profile(status) => json::<MigrationProfileStatus>(status),
+            Self::Fleet(status) => json::<FleetStatus>(status),
         }
     }
 
@@ -204,7 +235,10 @@ impl Wanted {
             (Self::Guest(a), Self::Guest(b)) => Arc::ptr_eq(a, b) || a.status == b.status,
             (Self::Migration(a), Self::Migration(b)) => Arc::ptr_eq(a, b) || a.status == b.status,
             (Self::Drain(a), Self::Drain(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Placement(a), Self::Placement(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Policy(a), Self::Policy(b)) => Arc::ptr_eq(a, b) || a == b,
             (Self::Profile(a), Self::Profile(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Fleet(a), Self::Fleet(b)) => Arc::ptr_eq(a, b) || a == b,
             _ => false,
         }
     }

@@ -9,14 +9,16 @@ pub mod client;
 mod desk;
 mod error;
 mod events;
+mod followed;
 mod health;
 mod kinds;
 mod lease;
+mod nodes;
 mod objects;
 mod pause;
 mod secrets;
 mod session;
-#[cfg(feature = "simulated")]
+#[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 mod statuses;
 mod stores;
@@ -28,12 +30,16 @@ mod tests;
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
+use evenkeel_crds::{
+    Fleet, Guest, GuestMigration, GuestPlacement, Host, HostDrain, MigrationProfile,
+    RebalancePolicy,
+};
 use evenkeel_engine::{
     Options,
     port::{Hypervisors, ProcessIdentity},
 };
-use kube::Client;
+use futures::FutureExt;
+use kube::{Api, Client};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -43,6 +49,8 @@ pub use crate::{client::Access, error::Error, lease::LeaseTimes};
 use crate::{
     health::Health,
     lease::{Contender, Guard, Held, Lost},
+    nodes::Nodes,
+    secrets::Secrets,
     session::{Parts, Session},
     stores::Stores,
 };
@@ -85,8 +93,8 @@ impl Default for Settings {
 
 /// Pause between looks for the kinds, before they are there.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long Secrets are waited for before hosts are told to lack them.
-const SECRETS: Duration = Duration::from_secs(5);
+/// How long Secrets and nodes are waited for before hosts are told to lack them.
+const NAMED: Duration = Duration::from_secs(5);
 /// How often an error that goes on is logged.
 const REPEAT: Duration = Duration::from_secs(60);
 
@@ -192,13 +200,25 @@ impl Controller {
         follow!(Guest, "the watch of guests");
         follow!(GuestMigration, "the watch of moves");
         follow!(HostDrain, "the watch of drains");
+        follow!(GuestPlacement, "the watch of placements");
+        follow!(RebalancePolicy, "the watch of policies");
         follow!(MigrationProfile, "the watch of profiles");
-        let (client, stores) = (self.watches.clone(), self.stores.clone());
-        let namespace = self.namespace.clone();
-        self.parts.start("the watch of Secrets", async move {
-            secrets::follow(client, namespace, stores).await;
-            "the watch ended".to_owned()
-        });
+        follow!(Fleet, "the watch of fleets");
+        let secrets = followed::follow(
+            Api::namespaced(self.watches.clone(), &self.namespace),
+            Secrets(self.stores.clone()),
+            self.stores.revision(),
+            self.rounds.subscribe(),
+        );
+        let nodes = followed::follow(
+            Api::all(self.watches.clone()),
+            Nodes(self.stores.clone()),
+            self.stores.revision(),
+            self.rounds.subscribe(),
+        );
+        let ended = |()| "the watch ended".to_owned();
+        self.parts.start("the watch of Secrets", secrets.map(ended));
+        self.parts.start("the watch of nodes", nodes.map(ended));
     }
 
     /// Leads while the lease is ours, and gives it back. Nothing where it ended by request.
@@ -243,6 +263,7 @@ impl Controller {
             self.calls.clone(),
             self.stores.clone(),
             Guard::new(until.subscribe()),
+            round,
         );
         self.health.leading(true);
         let ended = tokio::select! {
@@ -272,7 +293,11 @@ impl Controller {
 
     fn options(&self, epoch: u64) -> Options {
         Options {
-            fleet: self.settings.fleet.clone(),
+            // What the Fleet says now: one that changes is taken with the next lease.
+            fleet: self
+                .stores
+                .fleet_id()
+                .unwrap_or_else(|| self.settings.fleet.clone()),
             holder: format!("controller@{}", self.settings.identity),
             process: self.settings.process.clone(),
             epoch,
@@ -323,10 +348,13 @@ impl<'a> LeaseLog<'a> {
     }
 }
 
-/// Waits until everything declared was read in that round. For Secrets that don't answer nobody waits long.
+/// Waits until everything declared was read in that round. For what Hosts name and does not answer nobody waits long.
 async fn known(stores: &Stores, round: u64) {
     stores.synced(round).await;
-    let _ = timeout(SECRETS, stores.credentials_known()).await;
+    let named = async {
+        tokio::join!(stores.credentials_known(), stores.nodes_known(round));
+    };
+    let _ = timeout(NAMED, named).await;
 }
 
 /// Waits until all kinds are installed.
@@ -339,7 +367,10 @@ async fn installed(client: &Client) {
                 client::installed::<Guest>(client),
                 client::installed::<GuestMigration>(client),
                 client::installed::<HostDrain>(client),
+                client::installed::<GuestPlacement>(client),
+                client::installed::<RebalancePolicy>(client),
                 client::installed::<MigrationProfile>(client),
+                client::installed::<Fleet>(client),
             )
         });
         let error = match found.await {

@@ -1,109 +1,42 @@
-//! The Secrets that Hosts name, each followed by itself: others of the namespace are never read.
+//! The Secrets that Hosts name: others of the namespace are never read.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use evenkeel_crds::reason::{Cause, Reason};
 use evenkeel_engine::credentials::{Credentials, KEYS};
-use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, Client, ResourceExt,
-    api::{WatchEvent, WatchParams},
-};
-use tokio::{task::JoinHandle, time::sleep};
+use kube::ResourceExt;
 
-use crate::{
-    client::{CALL, call},
-    error::Error,
-    stores::Stores,
-};
+use crate::{error::Error, followed::Named, stores::Stores};
 
 /// The hosts that a Secret serves, by their names with commas between them.
 const HOSTS: &str = "evenkeel.dev/hosts";
-/// After so many seconds a watch is opened anew even if nothing seems wrong.
-const REOPEN: u32 = 55;
-/// How soon a Secret that is not there, or can't be read, is looked for again.
-const PAUSE: Duration = Duration::from_secs(3);
 
-/// Follows the Secrets that the hosts in the stores name. Returns only where the stores are gone.
-pub(crate) async fn follow(client: Client, namespace: String, stores: Arc<Stores>) {
-    let api: Api<Secret> = Api::namespaced(client, &namespace);
-    let mut revision = stores.revision();
-    let mut followed: BTreeMap<String, Followed> = BTreeMap::new();
-    loop {
-        revision.mark_unchanged();
-        let named = stores.named_credentials();
-        followed.retain(|name, _| named.contains(name));
-        stores.keep_credentials(&named);
-        for name in named {
-            followed
-                .entry(name.clone())
-                .or_insert_with(|| Followed(tokio::spawn(one(api.clone(), name, stores.clone()))));
-        }
-        if revision.changed().await.is_err() {
-            return;
-        }
+/// The Secrets that the Hosts in the stores name.
+#[derive(Clone)]
+pub(crate) struct Secrets(pub(crate) Arc<Stores>);
+
+impl Named for Secrets {
+    type Object = Secret;
+
+    fn names(&self) -> BTreeSet<String> {
+        let named = self.0.named_credentials();
+        self.0.keep_credentials(&named);
+        named
     }
-}
 
-/// A task that ends with it.
-struct Followed(JoinHandle<()>);
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        self.0.abort();
+    fn found(&self, _: u64, name: &str, secret: Option<Secret>) {
+        let found = secret.map(|secret| Ok(Arc::new(credentials(secret))));
+        self.0.put_credentials(name, found);
     }
-}
 
-/// Follows one Secret for ever.
-async fn one(api: Api<Secret>, name: String, stores: Arc<Stores>) {
-    loop {
-        match call(CALL, api.get_opt(&name)).await {
-            Ok(Some(secret)) => {
-                let version = secret.resource_version().unwrap_or_default();
-                stores.put_credentials(&name, Some(Ok(Arc::new(credentials(secret)))));
-                if let Err(error) = watch(&api, &name, &version, &stores).await {
-                    tracing::debug!(name, %error, "the watch of a Secret was interrupted");
-                    sleep(PAUSE).await;
-                }
-            }
-            Ok(None) => {
-                stores.put_credentials(&name, None);
-                sleep(PAUSE).await;
-            }
-            Err(error) => {
-                // What is known of it stays, but not against a refusal.
-                if !error.may_pass() || !stores.knows_credentials(&name) {
-                    let cause = unreadable(&name, &error);
-                    stores.put_credentials(&name, Some(Err(cause)));
-                }
-                sleep(PAUSE).await;
-            }
+    /// What is known of it stays, but not against a refusal.
+    fn failed(&self, _: u64, name: &str, error: &Error) {
+        if !error.may_pass() || !self.0.knows_credentials(name) {
+            let cause = unreadable(name, error);
+            self.0.put_credentials(name, Some(Err(cause)));
         }
     }
-}
-
-/// Follows a Secret from a version on until the watch ends or it is gone.
-async fn watch(api: &Api<Secret>, name: &str, version: &str, stores: &Stores) -> Result<(), Error> {
-    let params = WatchParams::default()
-        .fields(&format!("metadata.name={name}"))
-        .timeout(REOPEN);
-    let mut events = std::pin::pin!(call(CALL, api.watch(&params, version)).await?);
-    while let Some(event) = events.try_next().await? {
-        match event {
-            WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
-                stores.put_credentials(name, Some(Ok(Arc::new(credentials(secret)))));
-            }
-            WatchEvent::Deleted(_) => {
-                stores.put_credentials(name, None);
-                return Ok(());
-            }
-            WatchEvent::Bookmark(_) => {}
-            // Too old a version, mostly: it is read anew.
-            WatchEvent::Error(_) => return Ok(()),
-        }
-    }
-    Ok(())
 }
 
 /// What a Secret holds for us, and for which hosts.

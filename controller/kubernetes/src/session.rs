@@ -17,6 +17,7 @@ use crate::{
     error::Error,
     events::{Note, Publisher},
     lease::Guard,
+    nodes,
     stores::{Change, Stores},
     writes::{Writes, writer},
 };
@@ -61,13 +62,14 @@ impl Parts {
 }
 
 impl Session {
-    /// Starts the engine. The stores have to be fresh.
+    /// Starts the engine. The stores have to be fresh: as of that round.
     pub(crate) fn start(
         options: Options,
         hypervisors: Arc<dyn Hypervisors>,
         client: Client,
         stores: Arc<Stores>,
         guard: Guard,
+        round: u64,
     ) -> Self {
         let mut parts = Parts::default();
         let revision = stores.revision();
@@ -76,6 +78,9 @@ impl Session {
         let holder = options.holder.clone();
         let engine = Engine::start(options, hypervisors, told, happenings);
         parts.start("the wishes", pump(stores.clone(), revision, wishes));
+        let writes = Writes::new(client.clone(), guard.clone());
+        let drains = nodes::keep(writes, stores.clone(), round);
+        parts.start("the drains of cordoned nodes", drains);
         follow(
             &mut parts,
             &holder,

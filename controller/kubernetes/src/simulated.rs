@@ -1,6 +1,8 @@
 //! An API server in memory, on tokio's time, for simulations: what goes between it and an engine (stores, desk, writer)
 //! is what runs in a cluster. It loses answers, refuses writes, drops watches and lists what was so a while ago.
 
+mod nodes;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -8,7 +10,8 @@ use std::{
 };
 
 use evenkeel_crds::{
-    GuestMigration, GuestMigrationSpec, Host, HostDrain, MigrationProfile,
+    Fleet, GuestMigration, GuestMigrationSpec, GuestPlacement, Host, HostDrain, HostSpec,
+    MigrationProfile, RebalancePolicy,
     shared::{MOVE_FINALIZER, Time},
 };
 use evenkeel_engine::{Clock, View, Wishes};
@@ -22,10 +25,11 @@ use tokio::{
 use crate::{
     desk::{Act, Errand, Outcome, our_finalizer},
     kinds::{Declared, Key, Kind, Object, Wanted},
+    nodes::{self as drains, Node},
     objects,
     session::pump,
     stores::Stores,
-    writes::{Courier, writer},
+    writes::{self, Courier, writer},
 };
 
 /// Changes that are kept, for whoever watches or lists late.
@@ -52,6 +56,10 @@ struct State {
     base: (u64, BTreeMap<Key, Object>),
     /// Changes by version; nothing where the object went.
     changes: VecDeque<(u64, Key, Option<Object>)>,
+    /// Nodes by name.
+    nodes: BTreeMap<String, Node>,
+    /// Whether the controller may not make and delete drains.
+    drains_refused: bool,
     /// Objects that are made as soon as their names are free.
     waiting: BTreeMap<Key, Object>,
     /// Of a hundred requests, how many go wrong.
@@ -90,7 +98,10 @@ fn meta_mut(object: &mut Object) -> &mut ObjectMeta {
         Object::Guest(own) => &mut Arc::make_mut(own).metadata,
         Object::Migration(own) => &mut Arc::make_mut(own).metadata,
         Object::Drain(own) => &mut Arc::make_mut(own).metadata,
+        Object::Placement(own) => &mut Arc::make_mut(own).metadata,
+        Object::Policy(own) => &mut Arc::make_mut(own).metadata,
         Object::Profile(own) => &mut Arc::make_mut(own).metadata,
+        Object::Fleet(own) => &mut Arc::make_mut(own).metadata,
     }
 }
 
@@ -108,7 +119,16 @@ fn apply_status(object: &mut Object, wanted: &Wanted) {
         (Object::Drain(own), Wanted::Drain(status)) => {
             Arc::make_mut(own).status = Some((**status).clone());
         }
+        (Object::Placement(own), Wanted::Placement(status)) => {
+            Arc::make_mut(own).status = Some((**status).clone());
+        }
+        (Object::Policy(own), Wanted::Policy(status)) => {
+            Arc::make_mut(own).status = Some((**status).clone());
+        }
         (Object::Profile(own), Wanted::Profile(status)) => {
+            Arc::make_mut(own).status = Some((**status).clone());
+        }
+        (Object::Fleet(own), Wanted::Fleet(status)) => {
             Arc::make_mut(own).status = Some((**status).clone());
         }
         _ => {}
@@ -208,9 +228,42 @@ impl Server {
         self.put(host);
     }
 
+    /// A user changes what a Host's manifest says.
+    pub fn change_host(&self, name: &str, change: impl FnOnce(&mut HostSpec)) {
+        let key = Key::new(Kind::Host, name);
+        self.write(|state| {
+            if let Some(Object::Host(own)) = state.objects.get(&key) {
+                let mut own = (**own).clone();
+                change(&mut own.spec);
+                *own.metadata.generation.get_or_insert(0) += 1;
+                state.commit(key.clone(), Some(own.object()));
+            }
+        });
+    }
+
+    /// A user deletes a Host.
+    pub fn delete_host(&self, name: &str) {
+        self.delete(Kind::Host, name);
+    }
+
     /// A user makes a profile.
     pub fn put_profile(&self, profile: MigrationProfile) {
         self.put(profile);
+    }
+
+    /// A user makes or changes a placement.
+    pub fn put_placement(&self, placement: GuestPlacement) {
+        self.put(placement);
+    }
+
+    /// A user makes or changes a policy.
+    pub fn put_policy(&self, policy: RebalancePolicy) {
+        self.put(policy);
+    }
+
+    /// A user makes the Fleet.
+    pub fn put_fleet(&self, fleet: Fleet) {
+        self.put(fleet);
     }
 
     /// A user makes a drain: once the name is free, where one of that name is still going.
@@ -256,11 +309,12 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(pump(stores.clone(), revision, wishes));
         tasks.spawn(self.clone().watch(stores.clone(), seen));
+        tasks.spawn(self.clone().watch_nodes(stores.clone()));
         let session = Session {
             server: self.clone(),
             stores,
             tasks,
-            writer: None,
+            writers: Vec::new(),
         };
         (session, told)
     }
@@ -379,9 +433,21 @@ impl Server {
     /// Does a write.
     fn serve(&self, errand: &Errand) -> Outcome {
         let key = &errand.key;
+        let of_node =
+            matches!(errand.act, Act::Declare(_) | Act::Delete) && key.kind == Kind::Drain;
+        if of_node && self.state().drains_refused {
+            return Outcome::Refused("the cluster refuses".to_owned());
+        }
         let found = self.state().objects.get(key).cloned();
         match (&errand.act, found) {
             (Act::Create(wanted), found) => self.make(key, wanted, found),
+            (Act::Declare(drain), None) => self.declare((**drain).clone().object()),
+            (Act::Declare(drain), Some(Object::Drain(found)))
+                if found.metadata.labels == drain.metadata.labels =>
+            {
+                Outcome::Object(Object::Drain(found))
+            }
+            (Act::Declare(_), Some(_)) => Outcome::Refused("it exists already".to_owned()),
             (_, None) => Outcome::Gone,
             (Act::AddFinalizer(known), Some(mut object)) => {
                 let meta = meta_mut(&mut object);
@@ -406,8 +472,16 @@ impl Server {
                 }
                 self.store(key, object)
             }
+            (Act::Delete, Some(object)) => {
+                if object.uid() != errand.uid {
+                    return self.conflict();
+                }
+                let now = Time(self.shared.clock.now());
+                self.write(|state| state.delete(key, now));
+                Outcome::Deleted
+            }
             (Act::Status(wanted), Some(mut object)) => {
-                let bound = matches!(key.kind, Kind::Migration | Kind::Drain);
+                let bound = writes::is_bound(key.kind);
                 if bound && object.uid() != errand.uid {
                     self.state().counts.conflicts += 1;
                     return Outcome::Gone;
@@ -459,15 +533,18 @@ impl Server {
         read: impl FnOnce(serde_json::Value) -> serde_json::Result<Object>,
     ) -> Outcome {
         match read(body) {
-            Ok(mut object) => {
-                let meta = meta_mut(&mut object);
-                meta.uid = Some(self.shared.clock.id().to_string());
-                meta.generation = Some(1);
-                meta.creation_timestamp = Some(Time(self.shared.clock.now()));
-                self.store(&object.key(), object)
-            }
+            Ok(object) => self.declare(object),
             Err(error) => Outcome::Refused(error.to_string()),
         }
+    }
+
+    /// The controller makes an object.
+    fn declare(&self, mut object: Object) -> Outcome {
+        let meta = meta_mut(&mut object);
+        meta.uid = Some(self.shared.clock.id().to_string());
+        meta.generation = Some(1);
+        meta.creation_timestamp = Some(Time(self.shared.clock.now()));
+        self.store(&object.key(), object)
     }
 }
 
@@ -508,7 +585,8 @@ pub struct Session {
     server: Server,
     stores: Arc<Stores>,
     tasks: JoinSet<String>,
-    writer: Option<AbortHandle>,
+    /// Everything that writes.
+    writers: Vec<AbortHandle>,
 }
 
 impl Session {
@@ -516,13 +594,13 @@ impl Session {
     pub fn follow(&mut self, views: watch::Receiver<Arc<View>>) {
         let (known, changes) = self.stores.subscribe();
         let run = writer::run(self.server.clone(), views, known, changes);
-        self.writer = Some(self.tasks.spawn(run));
+        self.writers.push(self.tasks.spawn(run));
+        let keep = drains::keep(self.server.clone(), self.stores.clone(), 0);
+        self.writers.push(self.tasks.spawn(keep));
     }
 
     /// Writes nothing any more: the lease is another's.
     pub fn silence(&self) {
-        if let Some(writer) = &self.writer {
-            writer.abort();
-        }
+        self.writers.iter().for_each(AbortHandle::abort);
     }
 }

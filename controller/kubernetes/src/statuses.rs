@@ -61,7 +61,13 @@ fn paces(kind: Kind) -> &'static [(Duration, &'static [&'static str])] {
             PROGRESS,
             &["progress", "bytes", "rate", "eta", "throttle", CONDITIONS],
         )],
+        Kind::Placement => &[(PROGRESS, &[CONDITIONS, "violations/*/message"])],
+        Kind::Policy => &[
+            (FIGURES, &["imbalance", "skipped", "skippedTotal"]),
+            (PROGRESS, &[CONDITIONS, "plan/moves/*/waits"]),
+        ],
         Kind::Profile => &[(PROGRESS, &["guests"])],
+        Kind::Fleet => &[(PROGRESS, &["moving"])],
         Kind::Drain => &[
             (FIGURES, &["hosts/*/observedTime"]),
             (PROGRESS, &["progress", "eta", CONDITIONS]),

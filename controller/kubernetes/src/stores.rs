@@ -5,11 +5,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use evenkeel_crds::reason::Cause;
+use evenkeel_crds::{kinds::fleet::FLEET_NAME, reason::Cause};
 use evenkeel_engine::{Wishes, credentials::Credentials};
 use tokio::sync::{mpsc, watch};
 
-use crate::kinds::{Key, Kind, Object};
+use crate::{
+    desk::Errand,
+    kinds::{Key, Kind, Object},
+    nodes::{Node, Scene, drain_name, drains_on_cordon},
+};
 
 /// One object came, changed or went.
 #[derive(Debug, Clone)]
@@ -49,6 +53,10 @@ struct Inner {
     listeners: Vec<mpsc::UnboundedSender<Change>>,
     /// What was found of each Secret that a Host names; nothing within where there is none.
     credentials: BTreeMap<String, Option<Found>>,
+    /// How each node that Hosts name is, and the round in which that was seen.
+    nodes: BTreeMap<String, (u64, Node)>,
+    /// Why drains of nodes could not be made or deleted, by the drain's name.
+    node_refusals: BTreeMap<String, Cause>,
 }
 
 /// Credentials as a Secret has them, or why it can't be read.
@@ -61,6 +69,35 @@ impl Inner {
             Object::Host(host) => Some(host.spec.credentials.as_ref()?.secret_name.as_str()),
             _ => None,
         })
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        let all = self.objects.range(Key::new(kind, "")..);
+        all.take_while(move |(key, _)| key.kind == kind)
+            .map(|(_, object)| object)
+    }
+
+    /// Hosts that a cordon drains, all drains, and the nodes as they were seen in that round or later.
+    fn nodes_scene(&self, round: u64) -> Scene<'_> {
+        let mut scene = Scene::default();
+        for object in self.of_kind(Kind::Host) {
+            if let Object::Host(host) = object
+                && let Some(node) = drains_on_cordon(host)
+            {
+                scene.hosts.entry(node).or_default().push(host);
+            }
+        }
+        for object in self.of_kind(Kind::Drain) {
+            if let Object::Drain(drain) = object {
+                let name = drain.metadata.name.as_deref().unwrap_or_default();
+                scene.drains.insert(name, drain);
+            }
+        }
+        let fresh = self.nodes.iter().filter(|(_, (seen, _))| *seen >= round);
+        scene.nodes = fresh
+            .map(|(name, (_, node))| (name.as_str(), node))
+            .collect();
+        scene
     }
 
     fn tell(&mut self, change: &Change) {
@@ -214,6 +251,73 @@ impl Stores {
         }
     }
 
+    /// How a node was in that round. What a later one saw stays.
+    pub(crate) fn put_node(&self, name: &str, round: u64, node: Node) {
+        let mut inner = self.lock();
+        let before = inner.nodes.get(name);
+        if before.is_some_and(|(seen, _)| *seen > round) {
+            return;
+        }
+        let same = before.is_some_and(|before| *before == (round, node.clone()));
+        inner.nodes.insert(name.to_owned(), (round, node));
+        if !same {
+            self.revision.send_modify(|revision| *revision += 1);
+        }
+    }
+
+    /// Whether anything is known of a node.
+    pub(crate) fn knows_node(&self, name: &str) -> bool {
+        self.lock().nodes.contains_key(name)
+    }
+
+    /// The nodes that a cordon of drains a Host.
+    pub(crate) fn named_nodes(&self) -> BTreeSet<String> {
+        let inner = self.lock();
+        let hosts = inner.of_kind(Kind::Host);
+        let named = hosts.filter_map(|object| match object {
+            Object::Host(host) => drains_on_cordon(host),
+            _ => None,
+        });
+        named.map(str::to_owned).collect()
+    }
+
+    /// Forgets every node but these.
+    pub(crate) fn keep_nodes(&self, names: &BTreeSet<String>) {
+        self.lock().nodes.retain(|name, _| names.contains(name));
+    }
+
+    /// Waits until every node that a Host names was looked for in that round or later.
+    pub(crate) async fn nodes_known(&self, round: u64) {
+        let mut revision = self.revision();
+        loop {
+            let known = {
+                let inner = self.lock();
+                let scene = inner.nodes_scene(round);
+                scene
+                    .hosts
+                    .keys()
+                    .all(|node| scene.nodes.contains_key(node))
+            };
+            if known || revision.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Drains of nodes that have to be deleted or made, by what was seen of the nodes in that round or later.
+    pub(crate) fn nodes_due(&self, round: u64) -> Vec<Errand> {
+        self.lock().nodes_scene(round).due()
+    }
+
+    /// Why drains of nodes could not be made or deleted, by the drain's name.
+    pub(crate) fn put_node_refusals(&self, refusals: BTreeMap<String, Cause>) {
+        let mut inner = self.lock();
+        if inner.node_refusals != refusals {
+            inner.node_refusals = refusals;
+            self.revision.send_modify(|revision| *revision += 1);
+        }
+    }
+
     /// Everything declared, as the engine reads it.
     pub(crate) fn wishes(&self) -> Wishes {
         let inner = self.lock();
@@ -224,6 +328,13 @@ impl Stores {
                 .collect(),
             ..Wishes::default()
         };
+        let scene = inner.nodes_scene(0);
+        for (node, hosts) in &scene.hosts {
+            let refused = inner.node_refusals.get(&drain_name(node));
+            let word = scene.word(node, refused);
+            let names = hosts.iter().filter_map(|host| host.metadata.name.clone());
+            wishes.nodes.extend(names.map(|name| (name, word.clone())));
+        }
         for (key, object) in &inner.objects {
             let name = key.name.as_ref().to_owned();
             match object {
@@ -233,12 +344,25 @@ impl Stores {
                     drop(wishes.migrations.insert(name, migration.clone()));
                 }
                 Object::Drain(drain) => drop(wishes.drains.insert(name, drain.clone())),
+                Object::Placement(placement) => {
+                    drop(wishes.placements.insert(name, placement.clone()));
+                }
+                Object::Policy(policy) => drop(wishes.policies.insert(name, policy.clone())),
                 Object::Profile(profile) => {
                     drop(wishes.profiles.insert(name, profile.clone()));
                 }
+                Object::Fleet(fleet) => drop(wishes.fleets.insert(name, fleet.clone())),
             }
         }
         wishes
+    }
+
+    /// The fleet's name in claims and journals, where the Fleet says one.
+    pub(crate) fn fleet_id(&self) -> Option<String> {
+        match self.find(&Key::new(Kind::Fleet, FLEET_NAME)) {
+            Some(Object::Fleet(fleet)) => fleet.spec.id.clone(),
+            _ => None,
+        }
     }
 
     /// Changes whenever the wishes did.

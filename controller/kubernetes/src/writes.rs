@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use evenkeel_crds::{
-    Guest, GuestMigration, Host, HostDrain, MigrationProfile,
-    shared::{API_VERSION, MOVE_FINALIZER},
+    Fleet, Guest, GuestMigration, GuestPlacement, Host, HostDrain, MigrationProfile,
+    RebalancePolicy,
+    shared::{API_VERSION, LABEL_NODE, MOVE_FINALIZER},
 };
 use evenkeel_engine::MigrationView;
 use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     core::PartialObjectMeta,
 };
 use serde_json::{Value, json};
@@ -47,11 +48,14 @@ impl Writes {
             Kind::Guest => self.apply_status::<Guest>(errand, wanted).await,
             Kind::Migration => self.apply_status::<GuestMigration>(errand, wanted).await,
             Kind::Drain => self.apply_status::<HostDrain>(errand, wanted).await,
+            Kind::Placement => self.apply_status::<GuestPlacement>(errand, wanted).await,
+            Kind::Policy => self.apply_status::<RebalancePolicy>(errand, wanted).await,
             Kind::Profile => self.apply_status::<MigrationProfile>(errand, wanted).await,
+            Kind::Fleet => self.apply_status::<Fleet>(errand, wanted).await,
         }
     }
 
-    /// Applies a status. What tells of a move or a drain must not end up on a younger object of the same name, where
+    /// Applies a status. What tells of a move or a wish must not end up on a younger object of the same name, where
     /// it would be believed: there the version is a condition. (A UID is not looked at in a status, measured.)
     async fn apply_status<K: Declared>(
         &self,
@@ -68,7 +72,7 @@ impl Writes {
             "metadata": { "name": name },
             "status": wanted.status(),
         });
-        if matches!(K::KIND, Kind::Migration | Kind::Drain) {
+        if is_bound(K::KIND) {
             body["metadata"]["resourceVersion"] = errand.version.to_string().into();
         }
         let apply = async |body: &Value| {
@@ -130,6 +134,43 @@ impl Writes {
         }
     }
 
+    async fn make_drain(&self, drain: &HostDrain) -> Result<Outcome, Error> {
+        let api: Api<HostDrain> = Api::all(self.client.clone());
+        let params = PostParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        match self.guard.call(CALL, api.create(&params, drain)).await {
+            Err(Error::AlreadyExists(message)) => {
+                // Ours, if an earlier request got through unheard.
+                let found = self.guard.call(CALL, api.get(&drain.name_any())).await?;
+                if found.labels().get(LABEL_NODE) == drain.labels().get(LABEL_NODE) {
+                    Ok(Outcome::Object(known(found)))
+                } else {
+                    Err(Error::AlreadyExists(message))
+                }
+            }
+            made => Ok(Outcome::Object(known(made?))),
+        }
+    }
+
+    /// Only the very object that was meant.
+    async fn remove<K: Declared>(&self, errand: &Errand) -> Result<Outcome, Error> {
+        let api: Api<PartialObjectMeta<K>> = Api::all(self.client.clone());
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(errand.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        self.guard
+            .call(CALL, api.delete(&errand.key.name, &params))
+            .await?;
+        tracing::debug!(object = %errand.key, "an object that is of no use any more is deleted");
+        Ok(Outcome::Deleted)
+    }
+
     async fn patch(&self, object: &Object, patch: &Value) -> Result<Outcome, Error> {
         let name = object.meta().name.as_deref().unwrap_or_default();
         let api: Api<GuestMigration> = Api::all(self.client.clone());
@@ -161,9 +202,10 @@ impl Courier for Writes {
                 self.make_guest(&objects::new_guest(name, view)).await
             }
             Act::Create(Wanted::Migration(view)) => self.make_migration(name, view).await,
-            Act::Create(Wanted::Host(_) | Wanted::Drain(_) | Wanted::Profile(_)) => {
-                Ok(Outcome::Refused("only users make those".to_owned()))
-            }
+            Act::Create(_) => Ok(Outcome::Refused("only users make those".to_owned())),
+            Act::Delete if errand.key.kind == Kind::Drain => self.remove::<HostDrain>(errand).await,
+            Act::Delete => self.remove::<GuestMigration>(errand).await,
+            Act::Declare(drain) => self.make_drain(drain).await,
             Act::AddFinalizer(object) => self.patch(object, &adding(object)).await,
             Act::RemoveFinalizer(object) => match our_finalizer(object) {
                 Some(position) => self.patch(object, &removing(object, position)).await,
@@ -179,6 +221,14 @@ impl Courier for Writes {
             error => Outcome::Failed(error.to_string()),
         })
     }
+}
+
+/// Whether a status of this kind is written only on the very object that it tells of.
+pub(crate) fn is_bound(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Migration | Kind::Drain | Kind::Placement | Kind::Policy
+    )
 }
 
 fn known<K: Declared>(mut object: K) -> Object {

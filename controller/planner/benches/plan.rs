@@ -32,17 +32,16 @@ fn timed<T>(mut run: impl FnMut() -> T) -> (T, Duration) {
     (made, best)
 }
 
-/// No schedule ends earlier: each link has its bytes to carry, in and out together, since moves share it; and a drain's
-/// moves share its slots.
+/// No schedule ends earlier: each link has its bytes to carry, out and in; and a drain's moves share its slots.
 fn lower_bound(fleet: &Fleet, wishes: &[Wish], plan: &Plan) -> Duration {
-    let mut loads = vec![0u64; fleet.hosts.len()];
+    let mut loads = vec![[0u64; 2]; fleet.hosts.len()];
     let mut least = Duration::ZERO;
     for step in &plan.moves {
         let rate = |host: HostId| fleet.hosts[host.at()].bandwidth.map_or(1, |rate| rate.0);
         let rate = rate(step.source).min(rate(step.target));
         least = least.max(Duration::from_secs_f64(step.bytes.0 as f64 / rate as f64));
-        loads[step.source.at()] += step.bytes.0;
-        loads[step.target.at()] += step.bytes.0;
+        loads[step.source.at()][0] += step.bytes.0;
+        loads[step.target.at()][1] += step.bytes.0;
     }
     for wish in wishes {
         if let What::Drain { parallel, .. } = &wish.what {
@@ -55,7 +54,8 @@ fn lower_bound(fleet: &Fleet, wishes: &[Wish], plan: &Plan) -> Duration {
             least = least.max(Duration::from_secs_f64(all / f64::from(*parallel)));
         }
     }
-    for (host, load) in fleet.hosts.iter().zip(loads) {
+    for (host, [out, into]) in fleet.hosts.iter().zip(loads) {
+        let load = out.max(into);
         let rate = host.bandwidth.map_or(u64::MAX, |rate| rate.0);
         least = least.max(Duration::from_secs_f64(load as f64 / rate as f64));
     }
@@ -136,6 +136,7 @@ fn balances() {
         if let What::Balance(balance) = &mut wish.what {
             balance.stop = 3;
             balance.parallel = 1000;
+            balance.stops_over = true;
         }
         let name = format!("level {hosts}");
         report(&name, &fleet, std::slice::from_ref(&wish));

@@ -63,6 +63,7 @@ pub fn admit(
         overrides: pools,
         kind: For::Explicit,
         strictness: Strictness::default(),
+        room_for: None,
     };
     let mut refused = None;
     fits(
@@ -91,6 +92,14 @@ pub fn admit(
             Err(Cause::new(Reason::SlotsTaken, message))
         }
     };
+    let (under_way, most) = (ledger.in_flight.len(), fleet.limits.parallel);
+    if let Some(most) = most.filter(|most| under_way >= *most as usize) {
+        let message = format!(
+            "{under_way} of {most} moves of the whole fleet are under way: {} waits",
+            facts.name
+        );
+        return Err(Cause::new(Reason::ParallelLimit, message));
+    }
     let source = facts.host;
     let most = (
         fleet.hosts[source.at()].max_outbound,

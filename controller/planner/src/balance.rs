@@ -9,11 +9,12 @@ use evenkeel_crds::shared::RequestedBy;
 use crate::board::Board;
 use crate::bytes::travels;
 use crate::explain;
+use crate::headroom;
 use crate::level::{Bounds, Level, Shares};
 use crate::model::{Balance, Balanced, Fleet, Guest, GuestId, HostId, Violation, What, Wish};
 use crate::rules::Strictness;
 use crate::view::View;
-use crate::wishes::{Ask, Asked, For, Limit, NO_HOSTS, NO_OVERRIDES, at_source};
+use crate::wishes::{self, Ask, Asked, For, Limit, NO_HOSTS, NO_OVERRIDES};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -51,6 +52,43 @@ pub(crate) fn policies<'a>(
         }
     };
     all.into_iter().map(own).collect()
+}
+
+impl<'a> Policy<'a> {
+    /// Whether it is this one that asks.
+    pub(crate) fn is(&self, by: &RequestedBy) -> bool {
+        self.by == by
+    }
+
+    /// The label by whose values it keeps headroom.
+    pub(crate) fn headroom(&self) -> Option<&'a str> {
+        let headroom = self.balance.headroom.as_ref();
+        let headroom = headroom.filter(|headroom| headroom.failures == 1);
+        headroom.map(|headroom| headroom.topology_key.as_str())
+    }
+
+    /// The hosts that are its own.
+    pub(crate) fn hosts(&self) -> &[HostId] {
+        &self.hosts
+    }
+
+    /// Whether it moves nothing whatever is found.
+    pub(crate) fn is_barred(&self) -> bool {
+        barred(self).is_some()
+    }
+
+    /// Whether it may still move so much.
+    pub(crate) fn allows(&self, moves: usize, bytes: u128) -> bool {
+        let most = self.balance.bytes.map_or(u128::MAX, |most| most.0.into());
+        moves <= self.balance.moves.map_or(usize::MAX, |most| most as usize) && bytes <= most
+    }
+}
+
+/// The hosts at which guests of each policy may stop over: its own, if it lets them.
+pub(crate) fn stopovers<'a>(policies: &[Policy<'a>]) -> BTreeSet<(&'a RequestedBy, HostId)> {
+    let all = policies.iter().filter(|policy| policy.balance.stops_over);
+    all.flat_map(|policy| policy.hosts.iter().map(|host| (policy.by, *host)))
+        .collect()
 }
 
 /// For each host the policy that has it.
@@ -117,8 +155,9 @@ pub(crate) fn ask<'a>(view: &View<'a>, policies: &[Policy<'a>], asked: &mut Aske
                 kind: For::Balance,
                 strictness: Strictness {
                     preferred: true,
-                    mends: false,
+                    ..Strictness::default()
                 },
+                room_for: None,
             });
         }
     }
@@ -144,9 +183,7 @@ fn stays(view: &View<'_>, balance: &Balance, id: GuestId) -> Option<Cause> {
     if view.flies(id) {
         return flight();
     }
-    at_source(view.fleet, guest)
-        .or_else(|| guest.immovable.clone())
-        .or_else(|| guest.held.clone())
+    wishes::stays(view.fleet, guest)
         .or_else(|| balance.leaves.get(&id).cloned())
         .or_else(rests)
 }
@@ -207,6 +244,13 @@ fn measure(board: &Board<'_, '_>, policies: &[Policy<'_>]) -> Vec<Level> {
         .collect()
 }
 
+/// How far each policy's fullest host lies above the mean, with what is placed so far.
+pub(crate) fn imbalances(board: &Board<'_, '_>, policies: &[Policy<'_>]) -> Vec<u32> {
+    let levels = measure(board, policies);
+    let all = levels.iter();
+    all.map(|level| hundredths(level.imbalance())).collect()
+}
+
 /// Weights, the greatest of them 1.
 fn weights(balance: &Balance) -> Shares {
     let weights = [
@@ -261,14 +305,18 @@ pub(crate) fn level<'a>(
         if cause.is_none() && (now < f64::from(goal) || now <= f64::from(balance.stop)) {
             cause = Some(enough(now, balance));
         } else if cause.is_none() {
+            let own = asks.iter().enumerate();
+            let own = own.filter(|(_, ask)| ask.kind == For::Balance && policy.is(ask.by));
+            let own: Vec<usize> = own.map(|(index, _)| index).collect();
+            let (moves, bytes) = headroom::moved(board, asks, own.iter());
             let bounds = Bounds {
                 enough: f64::from(balance.stop),
-                moves: balance
-                    .moves
-                    .map_or(usize::MAX >> 1, |moves| moves as usize),
-                gib: balance
-                    .bytes
-                    .map_or(f64::INFINITY, |bytes| bytes.0 as f64 / GIB),
+                moves: balance.moves.map_or(usize::MAX >> 1, |most| {
+                    (most as usize).saturating_sub(moves)
+                }),
+                gib: balance.bytes.map_or(f64::INFINITY, |most| {
+                    (most.0 as f64 - bytes as f64).max(0.0) / GIB
+                }),
                 steps: balance.steps.unwrap_or_else(|| steps(level.items.len())),
             };
             level.search(board, asks, bounds);
@@ -282,6 +330,7 @@ pub(crate) fn level<'a>(
             predicted: hundredths(now),
             cause,
             skipped,
+            short: Vec::new(),
         });
     }
     told
@@ -292,6 +341,7 @@ pub(crate) fn predict(
     board: &Board<'_, '_>,
     asks: &[Ask<'_>],
     policies: &[Policy<'_>],
+    limited: &BTreeSet<&RequestedBy>,
     told: &mut [Balanced],
 ) {
     let placed = asks.iter().zip(&board.placed);
@@ -300,8 +350,11 @@ pub(crate) fn predict(
     let levels = measure(board, policies);
     for ((level, policy), told) in levels.iter().zip(policies).zip(told) {
         told.predicted = hundredths(level.imbalance());
-        if told.cause.is_none() && !move_something.contains(policy.by) {
-            told.cause = Some(nothing_found(level.imbalance(), policy.balance));
+        if move_something.contains(policy.by) {
+            told.cause = None;
+        } else if told.cause.is_none() {
+            let limited = limited.contains(policy.by);
+            told.cause = Some(nothing_found(level.imbalance(), policy.balance, limited));
         }
     }
 }
@@ -319,7 +372,15 @@ fn points(points: f64) -> String {
 fn barred(policy: &Policy<'_>) -> Option<Cause> {
     let balance = policy.balance;
     let none = || (balance.parallel == 0).then(|| explain::no_parallel(policy.by));
-    balance.halted.clone().or_else(none)
+    let headroom = balance.headroom.as_ref();
+    let failures = headroom.map_or(0, |headroom| headroom.failures);
+    let many = || {
+        let message = format!(
+            "headroom for {failures} domains at once is not supported by this version; 1 is"
+        );
+        (failures > 1).then(|| Cause::new(Reason::NotSupportedYet, message))
+    };
+    balance.halted.clone().or_else(none).or_else(many)
 }
 
 fn enough(now: f64, balance: &Balance) -> Cause {
@@ -337,8 +398,9 @@ fn enough(now: f64, balance: &Balance) -> Cause {
     )
 }
 
-fn nothing_found(now: f64, balance: &Balance) -> Cause {
-    let spent = balance.moves == Some(0) || balance.bytes.is_some_and(|bytes| bytes.0 == 0);
+fn nothing_found(now: f64, balance: &Balance, limited: bool) -> Cause {
+    let spent =
+        limited || balance.moves == Some(0) || balance.bytes.is_some_and(|bytes| bytes.0 == 0);
     let (reason, why) = if spent {
         (
             Reason::ParallelLimit,

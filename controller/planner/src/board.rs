@@ -76,6 +76,8 @@ pub(crate) struct Board<'v, 'a> {
     roomiest: Vec<i128>,
     /// For each host the guests that are planned to leave it, or are leaving.
     pub(crate) departing: Vec<u32>,
+    /// Hosts that are emptied together, as far as this board is asked: nothing goes there.
+    pub(crate) emptied: Vec<HostId>,
     /// Guests placed, and by which ask.
     moving: BTreeMap<GuestId, usize>,
     /// Domain names that arrive, where they matter.
@@ -97,6 +99,7 @@ impl<'v, 'a> Board<'v, 'a> {
             shelf: Shelf::new(hosts),
             roomiest: vec![i128::MIN; hosts],
             departing: view.outbound.clone(),
+            emptied: Vec::new(),
             moving: BTreeMap::new(),
             arriving: BTreeMap::new(),
         };
@@ -252,11 +255,11 @@ impl<'v, 'a> Board<'v, 'a> {
         self.departing[host.at()] > 0 || self.view.rules.of(guest).any(apart)
     }
 
-    /// The rule that the guest's going to the host would break.
+    /// The rule that the guest's going from the one host, where it is, to the other would break.
     pub(crate) fn forbids(
         &self,
         guest: GuestId,
-        host: HostId,
+        (from, host): (HostId, HostId),
         when: When,
         strictness: Strictness,
     ) -> Option<Refusal> {
@@ -264,7 +267,14 @@ impl<'v, 'a> Board<'v, 'a> {
             return None;
         }
         let later = when == When::Later;
-        let rule = rules::forbids(self.view, &self.counts, guest, host, later, strictness)?;
+        let rule = rules::forbids(
+            self.view,
+            &self.counts,
+            guest,
+            (from, host),
+            later,
+            strictness,
+        )?;
         let lasting = self.view.rules.all[rule].domain(host).is_none();
         Some(Refusal::Rule { rule, lasting })
     }
@@ -297,6 +307,14 @@ impl<'v, 'a> Board<'v, 'a> {
     pub(crate) fn bytes(&self, guest: GuestId, target: HostId) -> Bytes {
         let guest = self.view.guest(guest);
         travels(guest, rate(self.view.fleet, guest.host, target))
+    }
+
+    /// What is expected to travel for the guest from one host to another.
+    pub(crate) fn bytes_between(&self, guest: GuestId, source: HostId, target: HostId) -> Bytes {
+        travels(
+            self.view.guest(guest),
+            rate(self.view.fleet, source, target),
+        )
     }
 
     /// Places an ask.

@@ -195,10 +195,10 @@ impl Room {
             .source(fleet, layout, &fleet.guests[guest.at()], sign);
     }
 
-    /// The guest has left its host: what it held there is free.
-    pub(crate) fn left(&mut self, fleet: &Fleet, layout: &Layout, guest: GuestId) {
+    /// The guest has left its host (1), and what it held there is free; or it has not after all (-1).
+    pub(crate) fn left(&mut self, fleet: &Fleet, layout: &Layout, guest: GuestId, sign: i128) {
         self.held
-            .source(fleet, layout, &fleet.guests[guest.at()], -1);
+            .source(fleet, layout, &fleet.guests[guest.at()], -sign);
     }
 
     /// CPU promised at a host.

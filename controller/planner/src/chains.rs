@@ -1,9 +1,10 @@
-//! Room where there is none: a guest that nobody asked to move makes way for one that a drain has to place, and if it
-//! finds no room either, another for that one. The chain with the smallest first guest is tried first.
+//! Room where there is none: a guest that nobody asked to move makes way for one that a drain has to place, or two where
+//! one is not enough, and if they find no room either, others for those. What moves least is tried first. Guests that
+//! placements send to each other's hosts find their places in the same way.
 
 use crate::board::{Board, Bulk};
-use crate::capacity::When;
-use crate::choose::{Aim, about_room, open, put};
+use crate::capacity::{When, demand};
+use crate::choose::{Aim, lacks_only_room, open, put};
 use crate::fit::fits;
 use crate::model::{GuestId, HostId};
 use crate::rules::Strictness;
@@ -16,6 +17,8 @@ const DEPTH: usize = 3;
 const TRIES: usize = 400;
 /// Hosts that are looked at for one guest.
 const HOSTS: usize = 64;
+/// Guests of a host, those that move least, of which two may make way together.
+const PAIRED: usize = 12;
 
 /// Adds an ask for each guest that could make way for the guest of a drain. Who asks is said when it does.
 pub(crate) fn ask<'a>(view: &View<'a>, asked: &mut Asked<'a>) {
@@ -52,6 +55,7 @@ pub(crate) fn ask<'a>(view: &View<'a>, asked: &mut Asked<'a>) {
                 overrides: &NO_OVERRIDES,
                 kind: For::Room,
                 strictness: Strictness::default(),
+                room_for: None,
             });
         }
     }
@@ -70,82 +74,124 @@ pub(crate) fn make_way<'a>(board: &mut Board<'_, 'a>, asks: &mut [Ask<'a>], want
     }
     for index in wanted {
         if open(board, asks, *index) {
-            let mut tries = TRIES;
-            chain(board, asks, &residents, *index, DEPTH, &mut tries);
+            find(board, asks, &residents, *index);
         }
     }
 }
 
-/// Places the ask, with others making way if need be. Changes nothing if it can't.
-fn chain<'a>(
+/// Places the ask, with some of these others making way: for each host the asks of guests there. Changes nothing if it
+/// can't.
+pub(crate) fn find<'a>(
     board: &mut Board<'_, 'a>,
     asks: &mut [Ask<'a>],
     residents: &[Vec<usize>],
     index: usize,
-    depth: usize,
-    tries: &mut usize,
 ) -> bool {
-    if put(board, asks, index, Aim::Tight) {
-        return true;
-    }
-    if depth == 0 {
-        return false;
-    }
-    for (_, host, other) in ways(board, asks, residents, index) {
-        if *tries == 0 {
-            return false;
-        }
-        *tries -= 1;
-        let guest = asks[other].guest;
-        board.departs(guest);
-        let mut pools = Vec::new();
-        let fits = fits(
-            board,
-            &asks[index],
-            host,
-            When::Later,
-            &mut pools,
-            &mut |_| false,
-        );
-        board.stays(guest);
-        if !fits {
-            continue;
-        }
-        board.place(index, &asks[index], host, pools);
-        asks[other].by = asks[index].by;
-        if chain(board, asks, residents, other, depth - 1, tries) {
-            return true;
-        }
-        board.remove(index, &asks[index]);
-    }
-    false
+    let mut search = Search {
+        residents,
+        tries: TRIES,
+        placed: Vec::new(),
+    };
+    search.chain(board, asks, index, DEPTH)
 }
 
-/// Hosts that only lack room for the ask's guest, each with a guest there that could make way: what moves least first.
+struct Search<'r> {
+    residents: &'r [Vec<usize>],
+    /// Tries that are left.
+    tries: usize,
+    /// What is placed on trial.
+    placed: Vec<usize>,
+}
+
+impl Search<'_> {
+    /// Places the ask, with others making way if need be. Changes nothing if it can't.
+    fn chain<'a>(
+        &mut self,
+        board: &mut Board<'_, 'a>,
+        asks: &mut [Ask<'a>],
+        index: usize,
+        depth: usize,
+    ) -> bool {
+        if !open(board, asks, index) {
+            // It has made way for another of these meanwhile.
+            return true;
+        }
+        if put(board, asks, index, Aim::Tight) {
+            self.placed.push(index);
+            return true;
+        }
+        if depth == 0 {
+            return false;
+        }
+        let mark = self.placed.len();
+        for way in ways(board, asks, self.residents, index) {
+            if self.tries == 0 {
+                return false;
+            }
+            self.tries -= 1;
+            let Some(pools) = place_without(board, asks, index, &way) else {
+                continue;
+            };
+            board.place(index, &asks[index], way.host, pools);
+            self.placed.push(index);
+            let mut others = way.others.iter();
+            let all = others.all(|other| {
+                if asks[*other].kind == For::Room {
+                    asks[*other].by = asks[index].by;
+                    asks[*other].room_for = asks[index].room_for.or(Some(asks[index].guest));
+                }
+                self.chain(board, asks, *other, depth - 1)
+            });
+            if all {
+                return true;
+            }
+            for placed in self.placed.drain(mark..) {
+                board.remove(placed, &asks[placed]);
+            }
+        }
+        false
+    }
+}
+
+/// Pools for the ask's guest at the way's host if those who make way there have left.
+fn place_without(
+    board: &mut Board<'_, '_>,
+    asks: &[Ask<'_>],
+    index: usize,
+    way: &Way,
+) -> Option<Vec<usize>> {
+    for other in &way.others {
+        board.departs(asks[*other].guest);
+    }
+    let mut pools = Vec::new();
+    let (ask, host) = (&asks[index], way.host);
+    let fits = fits(board, ask, host, When::Later, &mut pools, &mut |_| false);
+    for other in &way.others {
+        board.stays(asks[*other].guest);
+    }
+    fits.then_some(pools)
+}
+
+/// A host that only lacks room, and the asks of guests there that could make way: one, or two where neither is enough.
+struct Way {
+    bytes: u64,
+    host: HostId,
+    others: Vec<usize>,
+}
+
+/// Ways for the ask's guest: what moves least first.
 fn ways(
     board: &Board<'_, '_>,
     asks: &[Ask<'_>],
     residents: &[Vec<usize>],
     index: usize,
-) -> Vec<(u64, HostId, usize)> {
+) -> Vec<Way> {
     let ask = &asks[index];
     let own = board.view.guest(ask.guest).host;
     let bulk = Bulk::of(board.view.guest(ask.guest));
     let mut hosts: Vec<(i128, usize, HostId)> = Vec::new();
     for host in board.view.open.iter().copied().filter(|host| *host != own) {
-        let mut room_only = true;
-        fits(
-            board,
-            ask,
-            host,
-            When::Later,
-            &mut Vec::new(),
-            &mut |refusal| {
-                room_only &= about_room(refusal);
-                room_only
-            },
-        );
-        if room_only {
+        if lacks_only_room(board, ask, host, &mut Vec::new()) {
             hosts.push((board.lacks(&bulk, host), board.view.rank[host.at()], host));
         }
     }
@@ -153,12 +199,56 @@ fn ways(
     hosts.sort_unstable();
     let mut ways = Vec::new();
     for (_, _, host) in hosts.into_iter().take(HOSTS) {
-        for other in residents[host.at()].iter().copied() {
-            if open(board, asks, other) {
-                ways.push((board.bytes(asks[other].guest, host).0, host, other));
+        let all = residents[host.at()].iter().copied();
+        let mut single: Vec<(u64, usize)> = all
+            .filter(|other| open(board, asks, *other))
+            .map(|other| (board.bytes(asks[other].guest, host).0, other))
+            .collect();
+        single.sort_unstable();
+        let missing = missing(board, ask, host);
+        let frees = |others: &[usize]| {
+            let sum = others
+                .iter()
+                .map(|other| demand(board.view.guest(asks[*other].guest)));
+            let sum = sum.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            sum.0 >= missing.0 && sum.1 >= missing.1
+        };
+        let small = &single[..single.len().min(PAIRED)];
+        for (place, (bytes, one)) in small.iter().enumerate() {
+            for (more, other) in &small[place + 1..] {
+                let others = vec![*one, *other];
+                if frees(&others) && !frees(&others[..1]) && !frees(&others[1..]) {
+                    let bytes = bytes.saturating_add(*more);
+                    ways.push(Way {
+                        bytes,
+                        host,
+                        others,
+                    });
+                }
             }
         }
+        ways.extend(single.into_iter().map(|(bytes, other)| Way {
+            bytes,
+            host,
+            others: vec![other],
+        }));
     }
-    ways.sort_by_key(|(bytes, _, other)| (*bytes, *other));
+    ways.sort_by(|one, other| {
+        let key = |way: &Way| (way.bytes, way.others.len());
+        key(one)
+            .cmp(&key(other))
+            .then_with(|| one.others.cmp(&other.others))
+    });
     ways
+}
+
+/// How much CPU and memory the host lacks for the ask's guest.
+fn missing(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId) -> (i128, i128) {
+    let facts = board.view.host(host);
+    let (cpu, memory) = demand(board.view.guest(ask.guest));
+    let free = |limit: u64, held: i128| i128::from(limit) - held;
+    (
+        cpu - free(facts.cpu_limit_milli, board.room.cpu(host, When::Later)),
+        memory - free(facts.memory_limit.0, board.room.memory(host, When::Later)),
+    )
 }

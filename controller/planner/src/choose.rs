@@ -272,6 +272,21 @@ fn greatest_share(board: &Board<'_, '_>, ask: &Ask<'_>) -> i128 {
         .max(share(disks, space))
 }
 
+/// Whether the host only lacks room for the ask's guest, if anything.
+pub(crate) fn lacks_only_room(
+    board: &Board<'_, '_>,
+    ask: &Ask<'_>,
+    host: HostId,
+    scratch: &mut Vec<usize>,
+) -> bool {
+    let mut room_only = true;
+    fits(board, ask, host, When::Later, scratch, &mut |refusal| {
+        room_only &= about_room(refusal);
+        room_only
+    });
+    room_only
+}
+
 /// Whether a refusal is about room, which a move elsewhere could make.
 pub(crate) fn about_room(refusal: Refusal) -> bool {
     use crate::pools::DiskWhy;

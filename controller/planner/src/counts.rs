@@ -92,13 +92,34 @@ impl Counts {
         }
     }
 
-    /// The guest has left its host.
-    pub(crate) fn left(&mut self, view: &View<'_>, guest: GuestId) {
+    /// The guest has left its host (1), or has not after all (-1).
+    pub(crate) fn left(&mut self, view: &View<'_>, guest: GuestId, sign: i64) {
         if view.guest(guest).active {
             for (index, rule) in view.rules.of(guest) {
                 if let Some(domain) = rule.domain(view.guest(guest).host) {
-                    self.leaving[index][domain] -= 1;
-                    self.held[index][domain] -= 1;
+                    self.leaving[index][domain] -= sign;
+                    self.held[index][domain] -= sign;
+                }
+            }
+        }
+    }
+
+    /// The guest is about to go on from the host where it has stopped over.
+    pub(crate) fn goes_on(&mut self, view: &View<'_>, guest: GuestId, host: HostId) {
+        self.leaves_stop(view, guest, host, 1);
+    }
+
+    /// It has gone on.
+    pub(crate) fn gone_on(&mut self, view: &View<'_>, guest: GuestId, host: HostId) {
+        self.leaves_stop(view, guest, host, -1);
+        self.arrive(view, guest, host, -1);
+    }
+
+    fn leaves_stop(&mut self, view: &View<'_>, guest: GuestId, host: HostId, sign: i64) {
+        if view.guest(guest).active {
+            for (index, rule) in view.rules.of(guest) {
+                if let Some(domain) = rule.domain(host) {
+                    self.leaving[index][domain] += sign;
                 }
             }
         }

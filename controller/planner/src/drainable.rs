@@ -1,7 +1,6 @@
 //! Whether hosts could be emptied now, and if not, which guests are in the way and why.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use evenkeel_crds::reason::{Cause, Reason};
@@ -14,7 +13,7 @@ use crate::model::{Drainable, Fleet, GuestId, HostId, Ledger, Rejection, What, W
 use crate::plan::plan;
 use crate::rules::{Kind, Rule, Strictness};
 use crate::view::View;
-use crate::wishes::{self, Ask, Asked, For, NO_OVERRIDES, at_source, rejection, size};
+use crate::wishes::{self, Ask, Asked, For, NO_OVERRIDES, rejection, size, stays};
 
 /// For each of these hosts whether all its running guests could go elsewhere now, as if nothing else moved but what is
 /// in flight. Of the wishes only what binds everybody counts: drained hosts and placements.
@@ -31,49 +30,90 @@ pub fn drainable(
     hosts: &[HostId],
     now: Duration,
 ) -> Vec<Drainable> {
+    let binding = binding(wishes);
+    let each: Vec<&[HostId]> = hosts.iter().map(std::slice::from_ref).collect();
+    let blockers = together(fleet, &binding, ledger, &each, now);
+    let all = hosts.iter().zip(blockers);
+    all.map(|(host, blockers)| Drainable {
+        host: *host,
+        blockers,
+    })
+    .collect()
+}
+
+/// What of the wishes binds everybody, asking for nothing itself.
+pub(crate) fn binding(wishes: &[Wish]) -> Vec<Wish> {
     let binding = |wish: &&Wish| matches!(wish.what, What::Drain { .. } | What::Place(_));
-    let binding: Vec<Wish> = wishes.iter().filter(binding).map(halted).collect();
-    let by = RequestedBy {
-        kind: "HostDrain".to_owned(),
-        ..RequestedBy::default()
-    };
+    wishes.iter().filter(binding).map(halted).collect()
+}
+
+/// For each of these groups of hosts what is in the way of emptying it as a whole.
+pub(crate) fn together(
+    fleet: &Fleet,
+    binding: &[Wish],
+    ledger: &Ledger,
+    groups: &[&[HostId]],
+    now: Duration,
+) -> Vec<Vec<Rejection>> {
+    let by = nobody();
     let mut on: Vec<Vec<GuestId>> = vec![Vec::new(); fleet.hosts.len()];
     for (guest, id) in fleet.guests.iter().zip((0..).map(GuestId)) {
         if guest.active {
             on[guest.host.at()].push(id);
         }
     }
-    let besides: Vec<GuestId> = hosts
-        .iter()
-        .flat_map(|host| &on[host.at()])
-        .copied()
-        .collect();
+    let of = |group: &[HostId]| -> Vec<GuestId> {
+        let all = group.iter().flat_map(|host| &on[host.at()]);
+        all.copied().collect()
+    };
+    let besides: Vec<GuestId> = groups.iter().flat_map(|group| of(group)).collect();
     let asked = Asked {
-        draining: wishes::sort(fleet, &binding, ledger).draining,
+        draining: wishes::sort(fleet, binding, ledger).draining,
         ..Asked::default()
     };
-    let view = View::new(fleet, &binding, ledger, &asked, &besides, now);
+    let view = View::new(fleet, binding, ledger, &asked, &besides, now);
     let none = Banned::new();
-    let most = on.iter().map(Vec::len).max().unwrap_or(0);
-    let mut board = Board::new(&view, &none, most);
-    let each = hosts.iter().map(|host| {
-        // What these rules say depends on the host's being closed and on who else leaves.
-        let group =
+    let most = groups.iter().map(|group| of(group).len()).max();
+    let mut board = Board::new(&view, &none, most.unwrap_or(0));
+    let each = groups.iter().map(|group| {
+        let guests = of(group);
+        // What these rules say depends on the hosts' being closed and on who else leaves.
+        let grouped =
             |(_, rule): (usize, &Rule<'_>)| matches!(rule.kind, Kind::Spread(_) | Kind::Together);
-        let blockers = if on[host.at()]
+        if guests
             .iter()
-            .any(|guest| view.rules.of(*guest).any(group))
+            .any(|guest| view.rules.of(*guest).any(grouped))
         {
-            exactly(fleet, &binding, ledger, *host, now)
-        } else {
-            blockers(&mut board, &by, &on[host.at()])
-        };
-        Drainable {
-            host: *host,
-            blockers,
+            return exactly(fleet, binding, ledger, group, now);
         }
+        board.emptied = group.to_vec();
+        let found = blockers(&mut board, &by, &guests);
+        board.emptied.clear();
+        found
     });
     each.collect()
+}
+
+/// Who asks where nobody does.
+pub(crate) fn nobody() -> RequestedBy {
+    RequestedBy {
+        kind: "HostDrain".to_owned(),
+        ..RequestedBy::default()
+    }
+}
+
+/// The wish that empties these hosts.
+pub(crate) fn emptying(hosts: &[HostId], makes_way: bool) -> Wish {
+    Wish {
+        by: nobody(),
+        what: What::Drain {
+            hosts: hosts.iter().copied().collect(),
+            stopped: false,
+            parallel: u32::MAX,
+            makes_way,
+            halted: None,
+        },
+    }
 }
 
 /// The wish as it binds others, asking for nothing itself.
@@ -102,10 +142,7 @@ fn blockers<'a>(
     let mut movable = Vec::new();
     for guest in guests.iter().copied().filter(|guest| !view.flies(*guest)) {
         let facts = view.guest(guest);
-        let own = at_source(view.fleet, facts)
-            .or_else(|| facts.immovable.clone())
-            .or_else(|| facts.held.clone());
-        match own {
+        match stays(view.fleet, facts) {
             Some(cause) => blockers.push(rejection(by, guest, cause)),
             None => movable.push(guest),
         }
@@ -123,6 +160,7 @@ fn blockers<'a>(
         overrides: &NO_OVERRIDES,
         kind: For::Drain,
         strictness: Strictness::default(),
+        room_for: None,
     };
     let asks: Vec<Ask<'a>> = movable.into_iter().map(ask).collect();
     let all: Vec<usize> = (0..asks.len()).collect();
@@ -153,24 +191,13 @@ fn exactly(
     fleet: &Fleet,
     binding: &[Wish],
     ledger: &Ledger,
-    host: HostId,
+    group: &[HostId],
     now: Duration,
 ) -> Vec<Rejection> {
-    let by = RequestedBy {
-        kind: "HostDrain".to_owned(),
-        ..RequestedBy::default()
-    };
+    let wish = emptying(group, false);
+    let by = wish.by.clone();
     let mut wishes = binding.to_vec();
-    wishes.push(Wish {
-        by: by.clone(),
-        what: What::Drain {
-            hosts: BTreeSet::from([host]),
-            stopped: false,
-            parallel: u32::MAX,
-            makes_way: false,
-            halted: None,
-        },
-    });
+    wishes.push(wish);
     let mut blockers = plan(fleet, &wishes, ledger, now).rejections;
     // Who is in flight is leaving.
     blockers.retain(|rejection| rejection.by == by && rejection.cause.reason != Reason::GuestBusy);

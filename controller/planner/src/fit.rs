@@ -68,7 +68,8 @@ pub(crate) fn fits(
         fits = false;
         found(refusal)
     };
-    if let Some(refusal) = view.gate(host)
+    let emptied = || board.emptied.contains(&host).then_some(Refusal::Draining);
+    if let Some(refusal) = view.gate(host).or_else(emptied)
         && !says(refusal)
     {
         return false;
@@ -76,7 +77,7 @@ pub(crate) fn fits(
     if view.avoids(id, host).is_some() && !says(Refusal::Avoided) {
         return false;
     }
-    if let Some(refusal) = board.forbids(id, host, when, ask.strictness)
+    if let Some(refusal) = board.forbids(id, (guest.host, host), when, ask.strictness)
         && !says(refusal)
     {
         return false;

@@ -6,8 +6,9 @@
 //! The way of a plan: `wishes` turns what is asked into asks and refuses what can't be tried; `choose` gives each ask
 //! a target on a `board` of what is held, `targeted`, `repair` and `chains` help where room is short; `places` sends
 //! guests where the `rules` of placements want them; `schedule` lets the chosen moves run on virtual time, so that
-//! slots, links and room are right at every instant, and finds `rings` that can't be put in an order; `balance` levels
-//! what is uneven after all that, by the search in `level`; `explain` says it in sentences. Whether a guest may go to a
+//! slots, links and room are right at every instant; `order` breaks rings of moves that wait for each other by guests that
+//! stop over (`bounces`, `shuffle`), and `rings` names those that nothing breaks; `balance` levels
+//! what is uneven after all that, by the search in `level`, and `headroom` keeps room to empty any one domain; `explain` says it in sentences. Whether a guest may go to a
 //! host is decided in one place, `fit`, for [`plan`], for [`admit`] and for [`drainable`].
 
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@
 mod admit;
 mod balance;
 mod board;
+mod bounces;
 mod bytes;
 mod capacity;
 mod chains;
@@ -23,8 +25,11 @@ mod counts;
 mod drainable;
 mod explain;
 mod fit;
+mod headroom;
+mod jobs;
 mod level;
 pub mod model;
+mod order;
 mod places;
 mod plan;
 mod pools;
@@ -34,6 +39,7 @@ mod rings;
 mod rules;
 mod schedule;
 mod shelf;
+mod shuffle;
 mod targeted;
 mod view;
 mod waits;

@@ -44,6 +44,19 @@ pub struct Fleet {
     pub hosts: Vec<Host>,
     /// Guests, by name.
     pub guests: Vec<Guest>,
+    /// What holds for all moves together.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What holds for all moves together, whoever asks for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Limits {
+    /// Moves at once, those in flight counted; absent: no such limit.
+    pub parallel: Option<u32>,
+    /// What one move may have, in bytes per second; absent: what its links carry.
+    pub share: Option<Bytes>,
 }
 
 /// A host as a place for guests.
@@ -279,9 +292,24 @@ pub struct Balance {
     pub leaves: BTreeMap<GuestId, Cause>,
     /// Why nothing is moved for its sake: suspended. The imbalance is told all the same.
     pub halted: Option<Cause>,
+    /// Whether guests may stop over at a third host where two trade places: two moves of one guest.
+    pub stops_over: bool,
+    /// What it keeps free beside.
+    pub headroom: Option<Headroom>,
     /// Steps that its search may take; absent: as the number of guests asks for, a second at the most. More steps find
     /// better plans; the same number finds the same plan.
     pub steps: Option<u64>,
+}
+
+/// That any domain of hosts could be emptied: no balance makes one that could be one that could not, and guests are moved
+/// until all can be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Headroom {
+    /// The label by whose values hosts belong together. [`HOST_KEY`]: each host by itself.
+    pub topology_key: String,
+    /// How many at once. 0: none; more than 1 is not supported, and told so.
+    pub failures: u32,
 }
 
 /// How much each resource counts in a balance.
@@ -313,6 +341,9 @@ pub struct Placement {
     pub apart: Option<String>,
     /// All in one domain of this key.
     pub together: Option<String>,
+    /// Guests that are left where they are, and why: its own move aborted by a user, moved by other hands just now. They
+    /// are bound by it all the same.
+    pub leaves: BTreeMap<GuestId, Cause>,
     /// Why nothing is moved for its sake: suspended. It binds other moves all the same.
     pub halted: Option<Cause>,
 }
@@ -464,6 +495,11 @@ pub struct Move {
     pub duration: Option<Duration>,
     /// What it waits for; absent: it starts now.
     pub waits: Option<Cause>,
+    /// The drained guest for which it makes way: nobody asked for this move itself.
+    pub makes_way_for: Option<GuestId>,
+    /// Where the guest goes on to by another move of this plan, if it only stops over at `target`: hosts whose guests
+    /// trade places may have no room for both.
+    pub onward: Option<HostId>,
 }
 
 /// Something asked for that can't be done now.
@@ -495,6 +531,18 @@ pub struct Balanced {
     pub cause: Option<Cause>,
     /// Guests on hosts above the mean that it may not move, and why.
     pub skipped: Vec<Violation>,
+    /// Where it keeps headroom: what could not be emptied after its moves, by name.
+    pub short: Vec<Short>,
+}
+
+/// A domain of hosts that could not be emptied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Short {
+    /// The label's value; a host's name for [`HOST_KEY`].
+    pub domain: String,
+    /// Guests that could not leave, and why, with each host's reason counted. `by` means nothing here.
+    pub blockers: Vec<Rejection>,
 }
 
 /// How a placement is kept as things are now, moves in flight counted where they go.

@@ -6,12 +6,13 @@ use evenkeel_crds::reason::{Cause, Reason};
 use evenkeel_crds::shared::RequestedBy;
 
 use crate::board::Board;
+use crate::chains;
 use crate::choose::{Aim, open, put};
 use crate::explain::{list, who};
 use crate::model::{GuestId, HOST_KEY, HostId, Kept, Placement, Violation, What, Wish};
 use crate::rules::{Kind, Strictness, broken};
 use crate::view::View;
-use crate::wishes::{Ask, Asked, For, NO_OVERRIDES, at_source, rejection, size};
+use crate::wishes::{Ask, Asked, For, NO_OVERRIDES, rejection, size, stays};
 
 /// Adds what placements ask for. `empty` is the board before any move.
 pub(crate) fn ask<'a>(empty: &Board<'_, 'a>, wishes: &'a [Wish], asked: &mut Asked<'a>) {
@@ -24,13 +25,11 @@ pub(crate) fn ask<'a>(empty: &Board<'_, 'a>, wishes: &'a [Wish], asked: &mut Ask
                 continue;
             }
             let facts = view.guest(guest);
-            let own = || {
-                at_source(view.fleet, facts)
-                    .or_else(|| facts.immovable.clone())
-                    .or_else(|| facts.held.clone())
-            };
+            let own = || stays(view.fleet, facts);
             let halted = placement.halted.clone();
-            match halted.or_else(|| clashes.get(&guest).cloned()).or_else(own) {
+            let left = || placement.leaves.get(&guest).cloned();
+            let clash = || clashes.get(&guest).cloned();
+            match halted.or_else(clash).or_else(left).or_else(own) {
                 Some(cause) => asked.stuck.push(rejection(by, guest, cause)),
                 None => asks.push(Ask {
                     by,
@@ -42,7 +41,9 @@ pub(crate) fn ask<'a>(empty: &Board<'_, 'a>, wishes: &'a [Wish], asked: &mut Ask
                     strictness: Strictness {
                         preferred: true,
                         mends: true,
+                        passes: false,
                     },
+                    room_for: None,
                 }),
             }
         }
@@ -90,7 +91,7 @@ pub(crate) fn settled(board: &Board<'_, '_>, ask: &Ask<'_>) -> bool {
 }
 
 /// Places what can be placed of these asks, which placements make.
-pub(crate) fn mend<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>], wanted: &[usize]) {
+pub(crate) fn mend<'a>(board: &mut Board<'_, 'a>, asks: &mut [Ask<'a>], wanted: &[usize]) {
     for index in wanted {
         let ask = &asks[*index];
         if !open(board, asks, *index) || settled(board, ask) {
@@ -101,6 +102,33 @@ pub(crate) fn mend<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>], wanted: &[us
             let mut required = asks.to_vec();
             required[*index].strictness.preferred = false;
             put(board, &required, *index, Aim::Level);
+        }
+    }
+    trade(board, asks, wanted);
+}
+
+/// Has guests trade places that sit where others of them belong.
+fn trade<'a>(board: &mut Board<'_, 'a>, asks: &mut [Ask<'a>], wanted: &[usize]) {
+    let wrong = |board: &Board<'_, 'a>, asks: &[Ask<'a>], index: usize| {
+        open(board, asks, index) && !settled(board, &asks[index])
+    };
+    let left = wanted.iter().copied();
+    let left: Vec<usize> = left.filter(|index| wrong(board, asks, *index)).collect();
+    if left.len() < 2 {
+        return;
+    }
+    let mut residents: Vec<Vec<usize>> = vec![Vec::new(); board.view.fleet.hosts.len()];
+    for index in &left {
+        residents[board.view.guest(asks[*index].guest).host.at()].push(*index);
+    }
+    for index in left {
+        if !wrong(board, asks, index) || chains::find(board, asks, &residents, index) {
+            continue;
+        }
+        if requires(board.view, &asks[index]) {
+            asks[index].strictness.preferred = false;
+            chains::find(board, asks, &residents, index);
+            asks[index].strictness.preferred = true;
         }
     }
 }

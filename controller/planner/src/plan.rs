@@ -1,5 +1,6 @@
 //! A plan from beginning to end: sort, place, run, and again without the rings that were found.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -8,20 +9,18 @@ use evenkeel_crds::reason::{Cause, Reason};
 use evenkeel_crds::shared::RequestedBy;
 
 use crate::balance::{self, Policy};
-use crate::board::{Banned, Board, Placed};
+use crate::board::{Banned, Board};
 use crate::chains;
 use crate::choose::{Aim, best, spread};
 use crate::explain;
-use crate::model::{Fleet, GuestId, Ledger, Move, Plan, Rejection, What, Wish};
+use crate::headroom::Keeper;
+use crate::jobs::{Leg, jobs};
+use crate::model::{Balanced, Fleet, GuestId, HostId, Ledger, Move, Plan, Rejection, What, Wish};
+use crate::order::{Ordered, is_leg, order};
 use crate::places;
-use crate::rings;
-use crate::schedule::{self, Job, Outcome, Run};
 use crate::targeted;
 use crate::view::View;
 use crate::wishes::{self, Ask, Asked, For, rejection};
-
-/// Orders that are tried before moves that wait for each other count as a ring.
-const ORDERS: usize = 3;
 
 /// What shall be done now, what waits and for what, and what can't be done and why.
 ///
@@ -30,7 +29,8 @@ const ORDERS: usize = 3;
 /// What can be relied on:
 /// - The moves that wait for nothing may all start at once: with all that is in flight no host and no pool is over a
 ///   limit. The same holds at every later instant if moves start as planned.
-/// - At most one move per guest. A guest of a drain has a move, or a rejection by each drain of its host, or is in
+/// - At most one move per guest, or two where it stops over (`Move::onward`) because hosts whose guests trade places have
+///   no room for both. A guest of a drain has a move, or a rejection by each drain of its host, or is in
 ///   flight for it. A guest in flight for another wish is rejected with `GuestBusy`.
 /// - Where guests of a drain find no room, others that nobody asked to move may make way for them, by the drain, if it
 ///   allows that and it places more of them.
@@ -72,7 +72,7 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
 }
 
 /// A plan in which guests that nobody asks to move may make way for those of these drains.
-fn attempt(
+pub(crate) fn attempt(
     fleet: &Fleet,
     wishes: &[Wish],
     ledger: &Ledger,
@@ -95,19 +95,21 @@ fn attempt(
     }
     balance::ask(&view, &policies, &mut asked);
     let placements = places::kept(&before, wishes);
+    let own = balance::stopovers(&policies);
+    let may_pass =
+        |ask: &Ask<'_>, host: HostId| ask.kind != For::Balance || own.contains(&(ask.by, host));
     let mut banned = Banned::new();
     loop {
         let empty = Board::new(&view, &banned, asked.asks.len());
         let board = place(empty.clone(), &mut asked.asks, roomy);
-        let fixed = fixed_pools(&board, &asked.asks);
-        let jobs = jobs(&board, &asked.asks, &fixed);
-        match order(&empty, jobs, &asked) {
+        let jobs = jobs(&board, &asked.asks);
+        match order(&empty, jobs, &asked, &may_pass) {
             Ok(ordered) => {
                 let rejections = rejections(&board, &asked);
                 let plan = if policies.is_empty() {
                     assemble(ordered)
                 } else {
-                    level(&empty, board, &asked, &policies, ordered)
+                    level(&empty, board, &asked, &policies, ordered, wishes, &may_pass)
                 };
                 return Plan {
                     rejections,
@@ -129,30 +131,48 @@ fn level<'a>(
     asked: &Asked<'a>,
     policies: &[Policy<'a>],
     without: Ordered<'_>,
+    wishes: &[Wish],
+    may_pass: &dyn Fn(&Ask<'_>, HostId) -> bool,
 ) -> Plan {
-    let mut balances = balance::level(&mut board, &asked.asks, policies);
+    let asks = &asked.asks;
+    let now = balance::imbalances(&board, policies);
+    let keepers = policies.iter();
+    let keepers: Vec<Keeper<'_, 'a>> = keepers
+        .filter_map(|policy| Keeper::new(&mut board, asks, wishes, policy))
+        .collect();
+    let mut balances = balance::level(&mut board, asks, policies);
+    // Those whose limits have no room for all ways of guests that stop over.
+    let mut limited: BTreeSet<&RequestedBy> = BTreeSet::new();
     loop {
-        let fixed = fixed_pools(&board, &asked.asks);
-        let jobs = jobs(&board, &asked.asks, &fixed);
-        match order(empty, jobs, asked) {
+        let jobs = jobs(&board, &asked.asks);
+        match order(empty, jobs, asked, may_pass) {
             Ok(ordered) => {
-                balance::predict(&board, &asked.asks, policies, &mut balances);
+                balance::predict(&board, asks, policies, &limited, &mut balances);
                 // Without those that were left out the others may do harm.
                 let harm = balances.iter().filter(|told| told.predicted > told.now);
                 let harm: Vec<&RequestedBy> = harm.map(|told| &told.by).collect();
-                let asks = asked.asks.iter().enumerate();
-                let back = asks.filter(|(index, ask)| {
+                let back = asks.iter().enumerate().filter(|(index, ask)| {
                     ask.kind == For::Balance
                         && harm.contains(&ask.by)
+                        && keepers.iter().all(|keeper| !keeper.made(*index))
                         && board.placed[*index].is_some()
                 });
-                let back: Vec<usize> = back.map(|(index, _)| index).collect();
+                let mut back: Vec<usize> = back.map(|(index, _)| index).collect();
+                if back.is_empty() {
+                    back = beyond_limits(&board, &ordered, policies);
+                    limited.extend(back.iter().map(|index| asks[*index].by));
+                }
+                if back.is_empty() {
+                    let spoilers = |keeper: &Keeper<'_, 'a>| keeper.spoilers(&board, asks);
+                    back = keepers.iter().flat_map(spoilers).collect();
+                }
                 if !back.is_empty() {
                     for index in back {
                         board.remove(index, &asked.asks[index]);
                     }
                     continue;
                 }
+                tell(&keepers, &board, asks, &now, &mut balances);
                 let plan = assemble(ordered);
                 return Plan { balances, ..plan };
             }
@@ -170,6 +190,7 @@ fn level<'a>(
                         .collect();
                 }
                 if left_out.is_empty() {
+                    tell(&keepers, &board, asks, &now, &mut balances);
                     let plan = assemble(without);
                     return Plan { balances, ..plan };
                 }
@@ -179,6 +200,60 @@ fn level<'a>(
             }
         }
     }
+}
+
+/// Notes how things were before any move of a policy, and what of the headroom that it keeps is missing all the same.
+fn tell<'a>(
+    keepers: &[Keeper<'_, 'a>],
+    board: &Board<'_, 'a>,
+    asks: &[Ask<'a>],
+    now: &[u32],
+    balances: &mut [Balanced],
+) {
+    for (told, now) in balances.iter_mut().zip(now) {
+        told.now = *now;
+    }
+    for keeper in keepers {
+        let own = balances.iter_mut();
+        for told in own.filter(|told| keeper.policy().is(&told.by)) {
+            told.short = keeper.tell(board, asks);
+        }
+    }
+}
+
+/// Balances' moves of guests that stop over, where all legs are more than the balance may move: as many as are too many, those
+/// with the most bytes first.
+fn beyond_limits(
+    board: &Board<'_, '_>,
+    ordered: &Ordered<'_>,
+    policies: &[Policy<'_>],
+) -> Vec<usize> {
+    let mut back = Vec::new();
+    for policy in policies {
+        let own = ordered.jobs.iter();
+        let own = own.filter(|job| job.ask.kind == For::Balance && policy.is(job.ask.by));
+        let (mut moves, mut bytes) = (0, 0);
+        let mut ways: BTreeMap<GuestId, (u128, usize)> = BTreeMap::new();
+        for job in own {
+            moves += 1;
+            bytes += u128::from(job.bytes);
+            if is_leg(job) {
+                let (sum, legs) = ways.entry(job.ask.guest).or_default();
+                *sum += u128::from(job.bytes);
+                *legs += 1;
+            }
+        }
+        let mut ways: Vec<_> = ways.into_iter().collect();
+        ways.sort_by_key(|(guest, (bytes, _))| (*bytes, Reverse(*guest)));
+        while !policy.allows(moves, bytes)
+            && let Some((guest, (sum, legs))) = ways.pop()
+        {
+            moves -= legs;
+            bytes -= sum;
+            back.extend(board.mover(guest));
+        }
+    }
+    back
 }
 
 /// Times that groups which have to stay together are placed anew in all.
@@ -221,120 +296,6 @@ fn place<'v, 'a>(
     }
 }
 
-/// For each ask that is placed, its pools by name.
-fn fixed_pools(board: &Board<'_, '_>, asks: &[Ask<'_>]) -> Vec<BTreeMap<String, String>> {
-    let view = board.view;
-    let by_name = |(ask, placed): (&Ask<'_>, &Option<Placed>)| {
-        let Some(placed) = placed else {
-            return BTreeMap::new();
-        };
-        let pools = &view.host(placed.target).pools;
-        let name = |pool: usize| pools[view.layout.index(placed.target, pool)].name.clone();
-        let disks = view.guest(ask.guest).disks.iter().zip(&placed.pools);
-        disks
-            .map(|(disk, pool)| (disk.target.clone(), name(*pool)))
-            .collect()
-    };
-    asks.iter().zip(&board.placed).map(by_name).collect()
-}
-
-/// The jobs of all asks that are placed, in the order in which they are asked to start.
-fn jobs<'a>(
-    board: &Board<'_, '_>,
-    asks: &[Ask<'a>],
-    fixed: &'a [BTreeMap<String, String>],
-) -> Vec<Job<'a>> {
-    let view = board.view;
-    let placed = board.placed.iter().enumerate();
-    placed
-        .filter_map(|(index, placed)| Some((index, placed.as_ref()?)))
-        .map(|(index, placed)| {
-            let mut ask = asks[index].clone();
-            ask.overrides = &fixed[index];
-            let guest = ask.guest;
-            let rest = view.rest(guest);
-            Job {
-                ask,
-                source: view.guest(guest).host,
-                target: placed.target,
-                pools: placed.pools.clone(),
-                bytes: board.bytes(guest, placed.target).0,
-                rest: rest.map_or(0, |rest| {
-                    schedule::micros(rest.until.saturating_sub(view.now))
-                }),
-            }
-        })
-        .collect()
-}
-
-/// Jobs in an order in which all of them run.
-struct Ordered<'a> {
-    jobs: Vec<Job<'a>>,
-    runs: Vec<Run>,
-    makespan: Option<Duration>,
-}
-
-/// Jobs of which some never start.
-struct Stuck<'a> {
-    jobs: Vec<Job<'a>>,
-    stuck: Vec<usize>,
-}
-
-impl Stuck<'_> {
-    fn guests(&self) -> Vec<GuestId> {
-        let stuck = self.stuck.iter();
-        stuck.map(|job| self.jobs[*job].ask.guest).collect()
-    }
-
-    /// The rings that are in the way: their members may not go where they were to go.
-    fn bans(&self, view: &View<'_>) -> Banned {
-        let mut found = Banned::new();
-        for ring in rings::find(&self.jobs, &self.stuck) {
-            for member in &ring {
-                let sentence = rings::sentence(view, &self.jobs, &ring, *member);
-                let job = &self.jobs[*member];
-                found.insert((job.ask.guest, job.target), sentence);
-            }
-        }
-        found
-    }
-}
-
-/// Puts the jobs in an order in which all of them run.
-fn order<'a>(
-    empty: &Board<'_, 'a>,
-    mut jobs: Vec<Job<'a>>,
-    asked: &Asked<'a>,
-) -> Result<Ordered<'a>, Stuck<'a>> {
-    let mut stuck = Vec::new();
-    for _ in 0..ORDERS {
-        match schedule::run(empty.clone(), &jobs, &asked.limits) {
-            Outcome::Done(runs, makespan) => {
-                return Ok(Ordered {
-                    jobs,
-                    runs,
-                    makespan,
-                });
-            }
-            Outcome::Stuck(waiting) => {
-                let in_front = (0..waiting.len()).eq(waiting.iter().copied());
-                stuck = waiting;
-                if in_front {
-                    break;
-                }
-                // What was left waiting goes first: it may be that something took its room on the way.
-                let (first, rest): (Vec<_>, Vec<_>) = jobs
-                    .into_iter()
-                    .enumerate()
-                    .partition(|(index, _)| stuck.contains(index));
-                stuck = (0..first.len()).collect();
-                jobs = first.into_iter().chain(rest).map(|(_, job)| job).collect();
-            }
-        }
-    }
-    Err(Stuck { jobs, stuck })
-}
-
 fn assemble(ordered: Ordered<'_>) -> Plan {
     let Ordered {
         jobs,
@@ -354,11 +315,16 @@ fn assemble(ordered: Ordered<'_>) -> Plan {
             guest: job.ask.guest,
             source: job.source,
             target: job.target,
-            pools: job.ask.overrides.clone(),
+            pools: job.named.clone(),
             bytes: Bytes(job.bytes),
             start: run.start,
             duration: run.duration,
             waits: run.waits,
+            makes_way_for: job.ask.room_for,
+            onward: match job.leg {
+                Leg::Out { onward } => Some(onward),
+                Leg::Whole | Leg::On { .. } => None,
+            },
         });
     }
     plan

@@ -1,7 +1,7 @@
 //! Which jobs wait for what, so that an event looks only at those that it may let start.
 
+use crate::jobs::Job;
 use crate::model::HostId;
-use crate::schedule::Job;
 use crate::view::View;
 
 /// What an event frees.
@@ -11,6 +11,8 @@ pub(crate) struct Freed {
     pub(crate) hosts: Vec<HostId>,
     /// Limits that were reached and are no longer.
     pub(crate) limits: Vec<usize>,
+    /// Jobs that were to come after one that has ended.
+    pub(crate) jobs: Vec<usize>,
     /// Rules under which something has left a domain.
     pub(crate) rules: Vec<usize>,
 }

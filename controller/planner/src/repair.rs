@@ -4,9 +4,7 @@
 //! is ours to choose. The work is bounded; what does not succeed changes nothing.
 
 use crate::board::Board;
-use crate::capacity::When;
-use crate::choose::{Aim, about_room, open, put};
-use crate::fit::fits;
+use crate::choose::{Aim, lacks_only_room, open, put};
 use crate::model::HostId;
 use crate::wishes::{Ask, size};
 
@@ -51,19 +49,7 @@ fn make_way<'a>(
         .collect();
     let mut scratch = Vec::new();
     for host in hosts {
-        let mut room_only = true;
-        fits(
-            board,
-            ask,
-            host,
-            When::Later,
-            &mut scratch,
-            &mut |refusal| {
-                room_only &= about_room(refusal);
-                room_only
-            },
-        );
-        if !room_only {
+        if !lacks_only_room(board, ask, host, &mut scratch) {
             continue;
         }
         let free = |other: &usize| asks[*other].target.is_none();

@@ -175,9 +175,11 @@ pub(crate) struct Strictness {
     pub(crate) preferred: bool,
     /// What is broken has to be mended by the move.
     pub(crate) mends: bool,
+    /// It only stops over: what it breaks already it may go on breaking there.
+    pub(crate) passes: bool,
 }
 
-/// The first rule that the guest's going to the host would break, or break further.
+/// The first rule that the guest's going from the one host, where it is, to the other would break, or break further.
 ///
 /// `later`: what is planned to leave is gone. A guest in flight counts at both ends for `apart`, and at its target for
 /// the others.
@@ -185,7 +187,7 @@ pub(crate) fn forbids(
     view: &View<'_>,
     counts: &Counts,
     guest: GuestId,
-    host: HostId,
+    (from, host): (HostId, HostId),
     later: bool,
     strictness: Strictness,
 ) -> Option<usize> {
@@ -194,14 +196,15 @@ pub(crate) fn forbids(
         if !rule.required && !strictness.preferred {
             return false;
         }
+        let source = rule.domain(from);
         let Some(target) = rule.domain(host) else {
-            return true;
+            return !strictness.passes || source.is_some();
         };
         if !facts.active {
             return false;
         }
-        let source = rule.domain(facts.host);
-        let counted = |domain: usize| !counts.departed(guest) && source == Some(domain);
+        let gone = from == facts.host && counts.departed(guest);
+        let counted = |domain: usize| !gone && source == Some(domain);
         // Each guest once, without this one.
         let others = |domain: usize| counts.planned(index, domain) - i64::from(counted(domain));
         match rule.kind {
@@ -227,7 +230,9 @@ pub(crate) fn forbids(
             Kind::Together => {
                 let elsewhere = counts.anchor(index).is_some_and(|anchor| anchor != target);
                 let stays = source == Some(target) && !strictness.mends;
-                (elsewhere || counts.shut(index, target)) && !stays
+                // It is not with the others, and comes to them by the next move.
+                let comes = strictness.passes && counts.anchor(index) != source;
+                (elsewhere || counts.shut(index, target)) && !stays && !comes
             }
         }
     };

@@ -1,7 +1,7 @@
 //! When each move starts and ends, by running the plan on virtual time.
 //!
-//! The model: a link's bandwidth is shared equally by the moves on it, in and out; a move goes at the lesser share of
-//! its two ends; a link of unknown bandwidth does not count. Where neither end's is known, a nominal rate puts the
+//! The model: a link carries its bandwidth out and the same in, each shared equally by the moves that way; a move goes at
+//! the lesser share of its two ends; a link of unknown bandwidth does not count. Where neither end's is known, a nominal rate puts the
 //! moves in an order, but no time that depends on it is told: durations are absent, and what starts after the end of
 //! such a move is told to start when the last known thing happens (zero if nothing is known). Times are whole
 //! microseconds, so that what starts at the end of another move starts at exactly that time.
@@ -20,28 +20,15 @@ use evenkeel_crds::shared::RequestedBy;
 use crate::board::Board;
 use crate::capacity::When;
 use crate::fit::{self, Refusal};
+use crate::jobs::{Job, Leg};
 use crate::model::{GuestId, HostId};
 use crate::queues::{Freed, Queues};
-use crate::rules::Strictness;
 use crate::view::View;
 use crate::waits;
-use crate::wishes::{Ask, For, Limit, covering};
+use crate::wishes::{For, Limit, covering};
 
 /// Bytes per second of a link that nobody knows; for the order of moves only.
 pub(crate) const NOMINAL_RATE: u64 = 100 << 20;
-
-/// A move to be scheduled.
-#[derive(Debug, Clone)]
-pub(crate) struct Job<'a> {
-    /// The ask, its pools fixed.
-    pub(crate) ask: Ask<'a>,
-    pub(crate) source: HostId,
-    pub(crate) target: HostId,
-    pub(crate) pools: Vec<usize>,
-    pub(crate) bytes: u64,
-    /// Microseconds until it may start at all.
-    pub(crate) rest: u64,
-}
 
 /// When a job runs.
 #[derive(Debug, Clone)]
@@ -55,21 +42,34 @@ pub(crate) struct Run {
 }
 
 /// How a schedule came out.
-pub(crate) enum Outcome {
+pub(crate) enum Outcome<'v, 'a> {
     /// Every job, in the order in which they start; and the time of the last end, where known.
     Done(Vec<Run>, Option<Duration>),
-    /// These never start.
-    Stuck(Vec<usize>),
+    /// Some never start.
+    Stuck(Box<Stall<'v, 'a>>),
+}
+
+/// Where a schedule came to a stop.
+pub(crate) struct Stall<'v, 'a> {
+    /// The jobs that never start.
+    pub(crate) waiting: Vec<usize>,
+    /// What is held everywhere by then.
+    pub(crate) board: Board<'v, 'a>,
+    /// When, in microseconds.
+    pub(crate) time: u64,
 }
 
 /// What keeps a job from starting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Block {
     Rest,
+    /// Another has to have ended before.
+    Turn,
     Room(Refusal),
     Outbound,
     Inbound,
     Parallel(usize),
+    Fleet(u32),
 }
 
 /// Something under way.
@@ -78,6 +78,8 @@ struct Active {
     job: Option<(usize, usize)>,
     /// Whose room at the source comes back at its end.
     frees: Option<GuestId>,
+    /// If the source is where it stopped over: the pools that it holds there.
+    stopover: Option<Vec<usize>>,
     source: HostId,
     target: HostId,
     limits: Vec<usize>,
@@ -111,6 +113,12 @@ pub(crate) struct Simulation<'s, 'v, 'a> {
     ends: BinaryHeap<Reverse<(u64, usize)>>,
     /// Planned moves under way.
     going: usize,
+    /// For each job whether it has ended.
+    ended: Vec<bool>,
+    /// Jobs that start after another has ended.
+    turns: Vec<usize>,
+    /// All moves under way.
+    pub(crate) under_way: u32,
     queues: Queues,
     runs: Vec<Run>,
     time: u64,
@@ -140,7 +148,11 @@ pub(crate) fn micros(time: Duration) -> u64 {
 }
 
 /// Runs these jobs, asked in their order, on a board on which only what is in flight is held.
-pub(crate) fn run<'v, 'a>(board: Board<'v, 'a>, jobs: &[Job<'a>], limits: &[Limit<'a>]) -> Outcome {
+pub(crate) fn run<'v, 'a>(
+    board: Board<'v, 'a>,
+    jobs: &[Job<'a>],
+    limits: &[Limit<'a>],
+) -> Outcome<'v, 'a> {
     Simulation::new(board, jobs, limits).run()
 }
 
@@ -167,6 +179,11 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             links: vec![Vec::new(); hosts],
             ends: BinaryHeap::new(),
             going: 0,
+            ended: vec![false; jobs.len()],
+            turns: (0..jobs.len())
+                .filter(|job| jobs[*job].after.is_some())
+                .collect(),
+            under_way: 0,
             queues,
             runs: Vec::new(),
             time: 0,
@@ -196,6 +213,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             self.begin(Active {
                 job: None,
                 frees: (guest.host == flight.source).then_some(flight.guest),
+                stopover: None,
                 source: flight.source,
                 target: flight.target,
                 limits,
@@ -211,6 +229,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
 
     fn begin(&mut self, active: Active) {
         let index = self.moves.len();
+        self.under_way += 1;
         self.outbound[active.source.at()] += 1;
         self.inbound[active.target.at()] += 1;
         self.links[active.source.at()].push(index);
@@ -228,7 +247,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         self.share(target);
     }
 
-    fn run(mut self) -> Outcome {
+    fn run(mut self) -> Outcome<'v, 'a> {
         let mut moved = Vec::new();
         for index in 0..self.jobs.len() {
             self.start(index, &mut moved);
@@ -243,7 +262,11 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         while self.queues.waiting() > 0 || self.going > 0 {
             let rest = self.queues.next_rest(self.time);
             let Some(next) = rest.into_iter().chain(self.next_end()).min() else {
-                return Outcome::Stuck(self.queues.all_waiting());
+                return Outcome::Stuck(Box::new(Stall {
+                    waiting: self.queues.all_waiting(),
+                    board: self.board,
+                    time: self.time,
+                }));
             };
             let freed = self.advance(next);
             self.start_after(&freed);
@@ -272,25 +295,26 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         None
     }
 
-    /// Shares the host's link anew among the moves on it: each goes at the lesser share of its two ends.
+    /// Shares the host's link anew among the moves on it, out and in: each goes at the lesser share of its two ends.
     fn share(&mut self, host: HostId) {
         let view = self.board.view;
+        let most = view.fleet.limits.share.map(|share| share.0.max(1) as f64);
         for index in &self.links[host.at()] {
             let active = &mut self.moves[*index];
             let Some(left) = active.left else { continue };
-            let share = |host: HostId| {
+            let share = |host: HostId, moves: u32| {
                 let bandwidth = view.host(host).bandwidth?.0.max(1);
-                Some(bandwidth as f64 / self.links[host.at()].len() as f64)
+                Some(bandwidth as f64 / f64::from(moves))
             };
-            let rate = match (share(active.source), share(active.target)) {
+            let out = self.outbound[active.source.at()];
+            let into = self.inbound[active.target.at()];
+            let rate = match (share(active.source, out), share(active.target, into)) {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
             };
+            let rate = rate.into_iter().chain(most).reduce(f64::min);
             active.nominal = rate.is_none();
-            let rate = rate.unwrap_or_else(|| {
-                let on = |host: HostId| self.links[host.at()].len();
-                NOMINAL_RATE as f64 / on(active.source).max(on(active.target)) as f64
-            });
+            let rate = rate.unwrap_or_else(|| NOMINAL_RATE as f64 / f64::from(out.max(into)));
             if rate == active.rate {
                 continue;
             }
@@ -330,6 +354,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
     fn end(&mut self, index: usize, freed: &mut Freed) {
         let active = &self.moves[index];
         let (source, target) = (active.source.at(), active.target.at());
+        self.under_way -= 1;
         self.outbound[source] -= 1;
         self.inbound[target] -= 1;
         for host in [source, target] {
@@ -343,15 +368,26 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             self.parallel[*limit] -= 1;
         }
         let view = self.board.view;
+        if let (Some(guest), Some(pools)) = (active.frees, &active.stopover) {
+            let facts = view.guest(guest);
+            let room = &mut self.board.room;
+            room.hold(&view.layout, facts, active.source, pools, -1);
+            self.board.counts.gone_on(view, guest, active.source);
+        } else if let Some(guest) = active.frees {
+            self.board.room.left(view.fleet, &view.layout, guest, 1);
+            self.board.counts.left(view, guest, 1);
+        }
         if let Some(guest) = active.frees {
-            self.board.room.left(view.fleet, &view.layout, guest);
-            self.board.counts.left(view, guest);
-            freed
-                .rules
-                .extend(view.rules.of(guest).map(|(rule, _)| rule));
+            let rules = view.rules.of(guest).map(|(rule, _)| rule);
+            freed.rules.extend(rules);
         }
         if let Some((job, run)) = active.job {
             self.going -= 1;
+            self.ended[job] = true;
+            let next = self.turns.iter().copied();
+            freed
+                .jobs
+                .extend(next.filter(|next| self.jobs[*next].after == Some(job)));
             let length = Duration::from_micros(active.ends - active.started);
             self.runs[run].duration = (!active.nominal).then_some(length);
             self.board.into[target].retain(|other| *other != job);
@@ -361,6 +397,11 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
     /// Starts what can start now that this is free, the more important first.
     fn start_after(&mut self, freed: &Freed) {
         let mut candidates = self.queues.rested(self.time);
+        candidates.extend(&freed.jobs);
+        if self.board.view.fleet.limits.parallel.is_some() {
+            // What ended has freed a place for any of them.
+            candidates.extend(self.queues.all_waiting());
+        }
         for rule in &freed.rules {
             self.queues.kin(*rule, &mut candidates);
         }
@@ -417,7 +458,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
 
     /// Starts the job if nothing keeps it. Notes the rules that it is under.
     fn start(&mut self, index: usize, moved: &mut Vec<usize>) {
-        if !self.queues.waits(index) || self.block(index, false).is_some() {
+        if !self.queues.waits(index) || self.full() || self.block(index, false).is_some() {
             return;
         }
         let job = &self.jobs[index];
@@ -428,7 +469,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             .room
             .hold(&view.layout, guest, job.target, &job.pools, 1);
         self.board.into[job.target.at()].push(index);
-        self.board.counts.leave(view, job.ask.guest, 1);
+        match job.leg {
+            Leg::On { .. } => self.board.counts.goes_on(view, job.ask.guest, job.source),
+            Leg::Whole | Leg::Out { .. } => self.board.counts.leave(view, job.ask.guest, 1),
+        }
         moved.extend(view.rules.of(job.ask.guest).map(|(rule, _)| rule));
         self.board.counts.arrive(view, job.ask.guest, job.target, 1);
         let start = match &mut self.frozen {
@@ -448,6 +492,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         self.begin(Active {
             job: Some((index, self.runs.len() - 1)),
             frees: Some(job.ask.guest),
+            stopover: match &job.leg {
+                Leg::On { pools } => Some(pools.clone()),
+                Leg::Whole | Leg::Out { .. } => None,
+            },
             source: job.source,
             target: job.target,
             limits: limits_of(&self.covering, &self.own, job).to_vec(),
@@ -460,12 +508,21 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         });
     }
 
+    /// Whether as many moves are under way as the whole fleet may have.
+    fn full(&self) -> bool {
+        let most = self.board.view.fleet.limits.parallel;
+        most.is_some_and(|most| self.under_way >= most)
+    }
+
     /// What keeps the job from starting now. Room is looked at first where the answer is told, last where it is not,
     /// since it costs most.
     fn block(&self, index: usize, told: bool) -> Option<Block> {
         let job = &self.jobs[index];
         if job.rest > self.time {
             return Some(Block::Rest);
+        }
+        if job.after.is_some_and(|after| !self.ended[after]) {
+            return Some(Block::Turn);
         }
         if told && let Some(refusal) = self.no_room(index) {
             return Some(Block::Room(refusal));
@@ -478,15 +535,16 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         if self.inbound[target.at()] >= view.host(target).max_inbound {
             return Some(Block::Inbound);
         }
+        if let Some(most) = view.fleet.limits.parallel.filter(|_| self.full()) {
+            return Some(Block::Fleet(most));
+        }
         let full = |limit: &&usize| self.parallel[**limit] >= self.limits[**limit].parallel;
         let limits = limits_of(&self.covering, &self.own, job);
         if let Some(limit) = limits.iter().find(full) {
             return Some(Block::Parallel(*limit));
         }
         let guest = view.guest(job.ask.guest);
-        let forbids = self
-            .board
-            .forbids(job.ask.guest, target, When::Now, Strictness::default());
+        let forbids = self.forbids(job);
         if told || forbids.is_none() && self.board.holds(guest, target, &job.pools, When::Now) {
             None
         } else {
@@ -494,19 +552,22 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         }
     }
 
+    fn forbids(&self, job: &Job<'_>) -> Option<Refusal> {
+        let ends = (job.source, job.target);
+        self.board
+            .forbids(job.ask.guest, ends, When::Now, job.strictness())
+    }
+
     fn no_room(&self, index: usize) -> Option<Refusal> {
         let job = &self.jobs[index];
-        let (guest, target) = (job.ask.guest, job.target);
-        let forbids = self
-            .board
-            .forbids(guest, target, When::Now, Strictness::default());
+        let forbids = self.forbids(job);
         if forbids.is_some() {
             return forbids;
         }
         let mut refused = None;
         fit::room(
             &self.board,
-            &job.ask,
+            &job.fixed(),
             job.target,
             When::Now,
             &mut Vec::new(),

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::board::Board;
 use crate::capacity::When;
-use crate::choose::{about_room, open};
-use crate::fit::fits;
+use crate::choose::{lacks_only_room, open};
 use crate::model::HostId;
 use crate::wishes::Ask;
 
@@ -18,19 +17,7 @@ pub(crate) fn place<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>], wanted: &[u
     for index in wanted {
         let ask = &asks[*index];
         let Some(target) = ask.target else { continue };
-        let mut room_only = true;
-        fits(
-            board,
-            ask,
-            target,
-            When::Later,
-            &mut scratch,
-            &mut |refusal| {
-                room_only &= about_room(refusal);
-                room_only
-            },
-        );
-        if room_only && seen.insert(ask.guest) {
+        if lacks_only_room(board, ask, target, &mut scratch) && seen.insert(ask.guest) {
             board.departs(ask.guest);
             hopeful.push((*index, target));
         }

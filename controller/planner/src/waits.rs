@@ -24,10 +24,32 @@ pub(crate) fn cause(world: &Simulation<'_, '_, '_>, index: usize, block: Block) 
                 ),
             )
             .hint(rest.cause.hint.clone()),
-            None => Cause::new(Reason::BackingOff, format!("{guest} rests")),
+            None => Cause::new(
+                Reason::Waiting,
+                format!(
+                    "{guest} goes to {} for a while once other moves have ended",
+                    target.name
+                ),
+            ),
         },
+        Block::Turn => {
+            let before = job.after.map_or(job, |after| &world.jobs[after]);
+            let message = if before.ask.guest == job.ask.guest {
+                format!(
+                    "{guest} comes to {} first and goes on to {} from there",
+                    source.name, target.name
+                )
+            } else {
+                format!(
+                    "{guest} waits for {} to be on {}: they trade places one after the other",
+                    view.guest(before.ask.guest).name,
+                    view.host(before.target).name
+                )
+            };
+            Cause::new(Reason::Waiting, message)
+        }
         Block::Room(refused) => {
-            let mut cause = refusal(&world.board, &job.ask, job.target, refused);
+            let mut cause = refusal(&world.board, &job.fixed(), job.target, refused);
             if let Refusal::Rule { .. } = refused {
                 cause.message = format!("{}: it waits until that is over", cause.message);
                 return cause;
@@ -63,6 +85,14 @@ pub(crate) fn cause(world: &Simulation<'_, '_, '_>, index: usize, block: Block) 
                 target.name
             ),
         ),
+        Block::Fleet(most) => Cause::new(
+            Reason::ParallelLimit,
+            format!(
+                "{} of {most} moves of the whole fleet are under way: {guest} waits for one of them to end",
+                world.under_way
+            ),
+        )
+        .hint("raise `parallel` of the Fleet, or its `bandwidth`"),
         Block::Parallel(limit) => Cause::new(
             Reason::ParallelLimit,
             format!(

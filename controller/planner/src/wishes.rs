@@ -26,6 +26,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) overrides: &'a BTreeMap<String, String>,
     pub(crate) kind: For,
     pub(crate) strictness: Strictness,
+    /// The guest of a drain that this one makes way for.
+    pub(crate) room_for: Option<GuestId>,
 }
 
 /// What a guest is to be moved for. What comes first is served first.
@@ -170,6 +172,7 @@ impl<'a> Asked<'a> {
                 overrides: pools,
                 kind: For::Explicit,
                 strictness: Strictness::default(),
+                room_for: None,
             }),
         }
     }
@@ -222,9 +225,7 @@ impl<'a> Asked<'a> {
             }
             return;
         }
-        let own = at_source(fleet, guest)
-            .or_else(|| guest.immovable.clone())
-            .or_else(|| guest.held.clone());
+        let own = stays(fleet, guest);
         let mut asks: Vec<&'a RequestedBy> = Vec::new();
         for limit in drains.iter().map(|index| &self.limits[*index]) {
             let parallel = || (limit.parallel == 0).then(|| explain::no_parallel(limit.by));
@@ -255,6 +256,7 @@ impl<'a> Asked<'a> {
                 overrides: &NO_OVERRIDES,
                 kind: For::Drain,
                 strictness: Strictness::default(),
+                room_for: None,
             });
         }
     }
@@ -269,6 +271,13 @@ pub(crate) fn covering(fleet: &Fleet, limits: &[Limit<'_>]) -> Vec<Vec<usize>> {
         }
     }
     covering
+}
+
+/// Why the guest is left where it is by all but explicit moves.
+pub(crate) fn stays(fleet: &Fleet, guest: &Guest) -> Option<Cause> {
+    at_source(fleet, guest)
+        .or_else(|| guest.immovable.clone())
+        .or_else(|| guest.held.clone())
 }
 
 /// Why nothing leaves the guest's host.

@@ -384,6 +384,7 @@ fn a_ring_of_full_hosts_is_refused_by_its_members_names() {
         guest("a", 0, 6 * GI),
         guest("b", 1, 6 * GI),
         guest("c", 0, GI),
+        guest("d", 2, 3 * GI),
     ];
     let fleet = fleet(hosts, guests);
     let wishes = [

@@ -186,6 +186,11 @@ fn asked(dice: &mut Dice, fleet: &Fleet, hosts: u64, guests: u64) -> (Vec<Wish>,
             balance.bytes = dice.one_in(3).then(|| Bytes(dice.roll(30) * GI));
             balance.start = dice.roll(20) as u32;
             balance.steps = Some(3000);
+            balance.stops_over = dice.one_in(2);
+            balance.headroom = dice.one_in(5).then(|| Headroom {
+                topology_key: if dice.one_in(2) { "rack" } else { HOST_KEY }.into(),
+                failures: 1,
+            });
             balance.halted = dice.one_in(8).then(|| cause(Reason::Suspended));
             if dice.one_in(3) {
                 balance

@@ -78,7 +78,7 @@ pub struct HostDrainSpec {
     /// What becomes of guests that can't be moved for reasons of their own.
     #[serde(default)]
     pub stuck: StuckGuests,
-    /// How long a guest may take to shut down.
+    /// How long a guest may take to shut down. Past it it runs on and is named in the status: it is never destroyed.
     #[serde(default = "five_minutes")]
     pub shutdown_timeout: Span,
     /// What becomes of copies under way when the drain ends.
@@ -158,7 +158,8 @@ pub struct HostDrainStatus {
     pub guests: DrainCounts,
     /// Percent of the guests that have left.
     pub progress: i32,
-    /// Until the last one has left, as planned.
+    /// Until the last one has left, as planned, moves under way included. Absent where nobody can tell: a guest that can't
+    /// leave, a drain that starts nothing, a link of unknown rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<Span>,
     /// When it was first acted on.

@@ -58,6 +58,7 @@ use crate::{quantity::Bytes, shared::conditions_schema};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("!has(oldSelf.uuid) || (has(self.uuid) && self.uuid == oldSelf.uuid)", "uuid is set once: delete this Guest and write another to bind another domain"),
+    validation = ("!has(self.evacuation) || self.evacuation != 'Shutdown' || has(self.restart)", "evacuation: Shutdown needs restart: AfterDrain or Never"),
 )]
 pub struct GuestSpec {
     /// The domain's UUID; set once. Without it a manifest binds by name, if exactly one domain bears it.
@@ -74,6 +75,9 @@ pub struct GuestSpec {
     /// What a drain does with it.
     #[serde(default)]
     pub evacuation: Evacuation,
+    /// What becomes of it once the drain that had it shut down is over; absent: Never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
     /// Higher moves first.
     #[serde(default)]
     #[schemars(range(min = -1000000, max = 1000000))]
@@ -96,9 +100,18 @@ pub enum Evacuation {
     /// Moves it.
     #[default]
     Migrate,
-    /// Shuts it down.
+    /// Shuts it down, gracefully, once what can be moved has left its host.
     Shutdown,
     /// Leaves it, and so is not done.
+    Never,
+}
+
+/// What becomes of a guest that a drain had shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Restart {
+    /// It is started where it is, once no drain wants its host empty.
+    AfterDrain,
+    /// It stays off.
     Never,
 }
 

@@ -229,9 +229,13 @@ fn five() -> i32 {
 #[serde(rename_all = "camelCase")]
 pub struct NodeRef {
     /// The Node's name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    )]
     pub name: String,
-    /// What drains the host.
+    /// What drains the host: a HostDrain `node-<name>` is there for as long as it is so. Absent: nothing on the node does. Only
+    /// under the controller: without a cluster nobody sees nodes.
     #[serde(default)]
     #[schemars(length(max = 4))]
     pub drain_on: BTreeSet<DrainOn>,
@@ -253,7 +257,8 @@ pub struct HostStatus {
     /// The manifest's generation that this tells of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Reachable, MigrationReady, Reconciling, Stalled; ClaimedByOther when true.
+    /// Ready, Reachable, MigrationReady, Drainable, Reconciling, Stalled; ClaimedByOther when true; NodeFollowed where `node.drainOn`
+    /// says something.
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
     /// The hypervisor's UUID.

@@ -28,6 +28,9 @@ pub fn unrest(
     for (host, claim) in fleet.claims() {
         wrong.push(format!("{host} is claimed by {}", claim.holder));
     }
+    for host in fleet.unsettled_secrets() {
+        wrong.push(format!("a secret that a move brought is left on {host}"));
+    }
     if fleet.moving() > 0 {
         wrong.push(format!("{} migrations are under way", fleet.moving()));
     }

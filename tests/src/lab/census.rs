@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Lab;
 use super::guest::{Guest, GuestCopy};
@@ -40,6 +40,28 @@ impl Lab {
             (guest.name().to_owned(), copies)
         });
         Ok(guests.collect())
+    }
+
+    /// The host on which each guest runs, by the guests' names.
+    ///
+    /// # Errors
+    /// Fails if one runs nowhere or on several.
+    pub fn places(&self) -> Result<BTreeMap<String, String>> {
+        let all = self.census()?.into_iter();
+        all.map(|(guest, copies)| {
+            let host = place(&guest, &copies)?.to_owned();
+            Ok((guest, host))
+        })
+        .collect()
+    }
+}
+
+/// The one host whose libvirt says that the guest runs there.
+pub(super) fn place<'a>(guest: &str, copies: &'a [GuestCopy]) -> Result<&'a str> {
+    let running = copies.iter().filter(|copy| copy.is_running());
+    match running.collect::<Vec<_>>().as_slice() {
+        [one] => Ok(&one.host),
+        others => bail!("{guest:?} runs on {} hosts: {copies:?}", others.len()),
     }
 }
 

@@ -66,6 +66,8 @@ pub struct DiskSpec {
     pub file: Option<String>,
     /// A base image under it, for a qcow2 disk only; the data is then in the base.
     pub backing: Option<Backing>,
+    /// The UUID of the secret that opens it, where it is encrypted (LUKS): the lab defines it on the guest's host.
+    pub secret: Option<String>,
 }
 
 impl Default for DiskSpec {
@@ -78,6 +80,7 @@ impl Default for DiskSpec {
             data,
             file: None,
             backing: None,
+            secret: None,
         }
     }
 }
@@ -115,6 +118,33 @@ impl DiskSpec {
             everywhere: true,
         });
         self
+    }
+
+    /// Encrypts it, to be opened by the secret of this UUID; other disks may share it.
+    #[must_use]
+    pub fn encrypted(mut self, secret: impl Into<String>) -> Self {
+        self.secret = Some(secret.into());
+        self
+    }
+
+    /// How its image is given to QEMU's tools that only read it: the key, and what to open.
+    fn opened(&self, path: &str) -> Vec<String> {
+        let format = self.format.name();
+        match (&self.secret, self.format) {
+            (None, _) => ["-f", format, path].map(str::to_owned).to_vec(),
+            (Some(secret), DiskFormat::Raw) => vec![
+                format!("--object=secret,id=key,data={}", passphrase(secret)),
+                "--image-opts".to_owned(),
+                format!("driver=luks,key-secret=key,file.filename={path}"),
+            ],
+            (Some(secret), DiskFormat::Qcow2) => vec![
+                format!("--object=secret,id=key,data={}", passphrase(secret)),
+                "--image-opts".to_owned(),
+                format!(
+                    "driver=qcow2,encrypt.format=luks,encrypt.key-secret=key,file.filename={path}"
+                ),
+            ],
+        }
     }
 
     fn file_name(&self, guest: &str, target: &str) -> String {
@@ -196,6 +226,27 @@ impl DiskReport {
     }
 }
 
+/// The value of a secret of the lab.
+#[must_use]
+pub fn passphrase(secret: &str) -> String {
+    format!("evk-{secret}")
+}
+
+/// Defines what opens the guest's disks on its host, where that is not there yet.
+pub(crate) fn define_secrets(host: &Host<'_>, guest: &GuestRecord) -> Result<()> {
+    for secret in guest
+        .spec
+        .disks
+        .iter()
+        .filter_map(|disk| disk.secret.as_deref())
+    {
+        if host.virsh(&["secret-dumpxml", "--secret", secret]).is_err() {
+            host.define_secret(secret, "private='no'", &passphrase(secret))?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes all disks of a guest on its host; their paths.
 pub(crate) fn make_disks(host: &Host<'_>, guest: &GuestRecord) -> Result<Vec<String>> {
     let mut paths = Vec::new();
@@ -214,8 +265,8 @@ pub(crate) fn make_disks(host: &Host<'_>, guest: &GuestRecord) -> Result<Vec<Str
             None => write_image(host, &path, &scratch, disk, seed)?,
             Some(backing) => {
                 ensure!(
-                    disk.format == DiskFormat::Qcow2,
-                    "disk {target} of {name:?}: only qcow2 has a base"
+                    disk.format == DiskFormat::Qcow2 && disk.secret.is_none(),
+                    "disk {target} of {name:?}: only plain qcow2 has a base"
                 );
                 let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
                 let base = format!("{directory}/{}", backing.file);
@@ -255,11 +306,38 @@ fn write_image(
     pattern::fill(&mut file, seed, RING, disk.data)?;
     let fresh = format!("{path}.{scratch}");
     let source = raw.display().to_string();
-    let made = match disk.format {
-        DiskFormat::Qcow2 => host.files(&[
-            "qemu-img", "convert", "-f", "raw", "-O", "qcow2", &source, &fresh,
+    let key = |secret: &String| format!("--object=secret,id=key,data={}", passphrase(secret));
+    // Few iterations over the passphrase: those cost seconds of a processor on purpose.
+    let convert = |words: &[&str]| {
+        let start = ["qemu-img", "convert", "-f", "raw"];
+        let words = [&start, words, &[&source, &fresh]].concat();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match host.files(&words) {
+                // On a busy machine it may take a moment for none when it measures how fast keys can be derived.
+                Err(error) if tries < 10 && format!("{error:#}").contains("CPU usage") => {}
+                made => return made,
+            }
+        }
+    };
+    let made = match (disk.format, &disk.secret) {
+        (DiskFormat::Qcow2, None) => convert(&["-O", "qcow2"]),
+        (DiskFormat::Raw, None) => host.files(&["cp", "--sparse=always", &source, &fresh]),
+        (DiskFormat::Qcow2, Some(secret)) => convert(&[
+            &key(secret),
+            "-O",
+            "qcow2",
+            "-o",
+            "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10",
         ]),
-        DiskFormat::Raw => host.files(&["cp", "--sparse=always", &source, &fresh]),
+        (DiskFormat::Raw, Some(secret)) => convert(&[
+            &key(secret),
+            "-O",
+            "luks",
+            "-o",
+            "key-secret=key,iter-time=10",
+        ]),
     };
     fs::remove_file(&raw)?;
     made?;
@@ -267,6 +345,35 @@ fn write_image(
 }
 
 impl Host<'_> {
+    /// Defines a secret with a value, `private='yes'` or whatever else its element is to say.
+    ///
+    /// # Errors
+    /// Fails if libvirt refuses it.
+    pub fn define_secret(&self, uuid: &str, attributes: &str, value: &str) -> Result<()> {
+        let description = format!(
+            "<secret ephemeral='no' {attributes}><uuid>{uuid}</uuid><description>of the lab</description>\
+             <usage type='volume'><volume>/lab/{uuid}</volume></usage></secret>"
+        );
+        let scratch = self.lab().layout().scratch();
+        let file = scratch.join(format!("secret-{}", uuid::Uuid::new_v4().simple()));
+        let path = file.display().to_string();
+        fs::write(&file, description)?;
+        let defined = self.virsh(&["secret-define", "--file", &path]);
+        let set = defined.and_then(|_| {
+            fs::write(&file, value)?;
+            self.virsh(&[
+                "secret-set-value",
+                "--secret",
+                uuid,
+                "--file",
+                &path,
+                "--plain",
+            ])
+        });
+        fs::remove_file(&file)?;
+        set.map(drop)
+    }
+
     /// Runs a tool among the host's files, also while its power is off.
     pub(crate) fn files(&self, words: &[&str]) -> Result<String> {
         let target = format!("--target={}", self.holder()?.pid);
@@ -318,16 +425,16 @@ impl Guest<'_> {
             .find(|(_, name)| name == target);
         let (spec, _) =
             spec.with_context(|| format!("guest {:?} was made without {target}", self.name()))?;
-        let format = spec.format.name();
         let raw = host
             .lab()
             .layout()
             .scratch()
             .join(format!("check-{}", uuid::Uuid::new_v4().simple()));
         let copy = raw.display().to_string();
-        let converted = host.files(&[
-            "qemu-img", "convert", "-U", "-f", format, "-O", "raw", path, &copy,
-        ]);
+        let opened = spec.opened(path);
+        let opened: Vec<&str> = opened.iter().map(String::as_str).collect();
+        let start = ["qemu-img", "convert", "-U", "-O", "raw"];
+        let converted = host.files(&[&start, opened.as_slice(), &[&copy]].concat());
         let checked = converted.and_then(|_| {
             let mut file = File::open(&raw)?;
             let seed = spec.seed(self.name(), target);

@@ -150,12 +150,18 @@ impl GuestSpec {
                 .zip(targets())
                 .map(|((disk, path), target)| {
                     let format = disk.format.name();
+                    let encryption = disk.secret.as_ref().map(|secret| {
+                        format!(
+                            "<encryption format='luks'><secret type='passphrase' uuid='{secret}'/></encryption>"
+                        )
+                    });
                     render(
                         DISK,
                         &[
                             ("FORMAT", format),
                             ("PATH", &escaped(path)),
                             ("TARGET", &target),
+                            ("ENCRYPTION", &encryption.unwrap_or_default()),
                         ],
                     )
                 });

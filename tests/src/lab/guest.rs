@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::Lab;
-use super::census::Census;
+use super::census::{self, Census};
 use super::disk;
 use super::domain::GuestSpec;
 use super::host::Host;
@@ -77,6 +77,7 @@ impl<'lab> Guest<'lab> {
         let home = self.home()?;
         let context = || format!("guest {:?} on {}", self.name(), home.name());
         let paths = disk::make_disks(&home, &self.record).with_context(context)?;
+        disk::define_secrets(&home, &self.record).with_context(context)?;
         let file = self
             .lab
             .layout()
@@ -133,16 +134,7 @@ impl<'lab> Guest<'lab> {
     /// # Errors
     /// Fails if none or several say so.
     pub fn host(&self) -> Result<Host<'lab>> {
-        let copies = self.copies()?;
-        let running = copies.iter().filter(|copy| copy.is_running());
-        match running.collect::<Vec<_>>().as_slice() {
-            [one] => self.lab.host(&one.host),
-            others => bail!(
-                "{:?} runs on {} hosts: {copies:?}",
-                self.name(),
-                others.len()
-            ),
-        }
+        self.lab.host(census::place(self.name(), &self.copies()?)?)
     }
 
     /// The hosts on which it counts during `time`: where it really runs, whatever anybody says.

@@ -15,6 +15,8 @@ use super::record::HostRecord;
 /// How long a call of `virsh` may take unless said otherwise: longer than libvirt's own patience with a busy job.
 const VIRSH_LIMIT: Duration = Duration::from_secs(90);
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a service manager does for libvirtd.
+const LIBVIRTD: &str = include_str!("../../lab/libvirtd.sh");
 
 /// A libvirt host of a lab.
 #[derive(Debug, Clone)]
@@ -183,7 +185,8 @@ impl<'lab> Host<'lab> {
     /// Fails if the host is off or libvirtd does not answer within a minute.
     pub fn start_libvirtd(&self) -> Result<()> {
         if self.libvirtd()?.is_none() {
-            self.exec(&["libvirtd", "--daemon", "--listen"])?;
+            let unit = format!("({LIBVIRTD}) < /dev/null > /dev/null 2>&1 &");
+            self.exec(&["setsid", "sh", "-c", &unit])?;
         }
         let end = Instant::now() + PATIENCE;
         loop {
@@ -205,6 +208,14 @@ impl<'lab> Host<'lab> {
         let log = self.outside("/var/log/libvirt/libvirtd.log");
         log.and_then(|path| Ok(std::fs::read_to_string(path)?))
             .unwrap_or_default()
+    }
+
+    /// How many times its libvirtd crashed without anybody's doing, and was started again.
+    #[must_use]
+    pub fn libvirtd_crashes(&self) -> usize {
+        let file = self.outside("/var/log/libvirt/crashes");
+        file.and_then(|path| Ok(std::fs::read_to_string(path)?))
+            .map_or(0, |text| text.lines().count())
     }
 
     /// Kills its libvirtd at once; its QEMUs stay.

@@ -1,18 +1,20 @@
-//! The guests' kernel and initramfs: a Debian cloud kernel and a busybox with one script.
+//! The guests' kernel and initramfs: a Debian cloud kernel, a busybox with one script, and the program that counts.
 //!
-//! Kept in `${EVENKEEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/evenkeel}/guest`, made once per kernel and script.
+//! Kept in `${EVENKEEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/evenkeel}/guest`, made once per kernel and sources.
 //! Nothing is installed into the machine.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::command::{command, output, run};
 
 const INIT: &str = include_str!("../../lab/init");
+const COUNTER: &str = include_str!("../../lab/counter.rs");
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 /// What the guest loads, if the kernel does not have it built in; what these need comes along.
 const MODULES: [&str; 6] = [
@@ -110,7 +112,7 @@ fn kernel_image(kernel: &Path) -> Result<PathBuf> {
     )
 }
 
-/// Changes with the kernel and with the script.
+/// Changes with the kernel, the script and the program.
 fn fingerprint(kernel: &Path) -> Result<String> {
     let image = kernel_image(kernel)?;
     let version = image
@@ -121,7 +123,7 @@ fn fingerprint(kernel: &Path) -> Result<String> {
     let busybox = fs::metadata("/usr/bin/busybox")
         .or_else(|_| fs::metadata("/bin/busybox"))?
         .len();
-    let text = format!("{INIT} {MODULES:?} {busybox}");
+    let text = format!("{INIT} {COUNTER} {MODULES:?} {busybox}");
     Ok(format!(
         "{}-{:08x}",
         version.trim_start_matches("vmlinuz-"),
@@ -143,6 +145,7 @@ fn make_initramfs(kernel: &Path, target: &Path) -> Result<()> {
     symlink("busybox", tree.join("bin/sh"))?;
     fs::write(tree.join("init"), INIT)?;
     fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
+    compile(COUNTER, &tree.join("bin/counter"))?;
 
     let mut available = BTreeMap::new();
     find_modules(&kernel.join("lib/modules"), &mut available)?;
@@ -159,6 +162,25 @@ fn make_initramfs(kernel: &Path, target: &Path) -> Result<()> {
     )?;
     let pack = "find . -print0 | cpio --null --create --format=newc --quiet > ../initrd.img";
     output(command("sh", ["-c", pack]).current_dir(&tree))?;
+    Ok(())
+}
+
+/// Makes a program that needs no library at run time.
+fn compile(source: &str, target: &Path) -> Result<()> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let file = target.with_extension("rs");
+    fs::write(&file, source)?;
+    let words = [
+        "--edition=2024",
+        "-Copt-level=s",
+        "-Cpanic=abort",
+        "-Cstrip=symbols",
+        "-Ctarget-feature=+crt-static",
+        "-o",
+    ];
+    output(Command::new(rustc).args(words).arg(target).arg(&file))
+        .context("cannot compile the guests' program")?;
+    fs::remove_file(&file)?;
     Ok(())
 }
 

@@ -51,7 +51,7 @@ mod text;
 
 pub use authority::{Authority, Certificate, Identity, SECRET};
 pub use builder::{HostSpec, LabBuilder};
-pub use disk::{Backing, DiskFormat, DiskReport, DiskSpec, RingReport};
+pub use disk::{Backing, DiskFormat, DiskReport, DiskSpec, RingReport, passphrase};
 pub use domain::{GuestSpec, Load};
 pub use events::Events;
 pub use guest::{Guest, GuestCopy};
@@ -270,6 +270,12 @@ impl Drop for Lab {
         let Some(keeper) = self.keeper.take() else {
             return;
         };
+        for host in self.hosts() {
+            let crashes = host.libvirtd_crashes();
+            if crashes > 0 {
+                tracing::warn!("libvirtd of {} crashed by itself: {crashes} x", host.name());
+            }
+        }
         if std::env::var_os("EVENKEEL_LAB_KEEP").is_some() {
             tracing::warn!(
                 "lab {0} is kept; take it down with: lab down --lab {0}",

@@ -17,11 +17,16 @@ use crate::{
     evidence::{Seen, Verdict},
     journal::{FileOrigin, Found, Journal, JournalFile},
     mutation::{Rule, broken},
-    port::{Activity, Fault, Hypervisor, JournalEntry, LastMove, PortResult},
+    port::{Activity, Fault, Hypervisor, JournalEntry, LastMove, PortError, PortResult},
 };
 
 /// A file is taken for an empty one of ours only below this, where the journal does not say that we made it.
 const EMPTY: u64 = 1 << 20;
+/// What the keys of an encrypted one may occupy besides: eight slots, as LUKS has them.
+const KEYS: u64 = 4 << 20;
+
+/// What is said to be done when the move's traces are removed from a source that keeps its guest.
+const TAKING_BACK: &str = "taking the move back";
 
 /// How taking back ended.
 pub(super) enum TakenBack {
@@ -161,7 +166,7 @@ impl Attempt {
         is_finished(self.look().await.verdict)
     }
 
-    /// Autostart as it was, and the finished move in the guest's own metadata.
+    /// Autostart as it was, and the finished move in the guest's own metadata. What opens its disks is the host's own.
     async fn settle_target(&mut self, journal: &Journal) -> Result<(), Cause> {
         self.prove_claim(false).await?;
         let target = &self.order.target;
@@ -170,6 +175,7 @@ impl Attempt {
             time: self.lines.clock.now().to_string(),
             from: journal.source.host.clone(),
             by: format!("{}/{}", by.kind, by.name),
+            onward: journal.onward.clone(),
         };
         let autostart = async {
             if journal.autostart {
@@ -181,9 +187,10 @@ impl Attempt {
             autostart,
             target.hypervisor.set_last_move(journal.guest, &last),
         );
-        autostart
-            .and(marked)
-            .map_err(|error| failure(&target.host, "settling the guest", &error))
+        match autostart.and(marked) {
+            Ok(()) => self.keep_secrets(journal).await,
+            Err(error) => Err(unchanged(target, journal, "settling the guest", &error).await),
+        }
     }
 
     /// Removes the guest's files at the source. Whether the guest executes at the target; nothing where both ends no longer
@@ -272,18 +279,20 @@ impl Attempt {
         self.prove_claim(true).await?;
         let source = &self.order.source;
         let hypervisor = &source.hypervisor;
-        let undone = async {
+        let changed = async {
             ignore_missing(hypervisor.set_mark(journal.guest, None).await)?;
             if journal.autostart {
                 ignore_missing(hypervisor.set_autostart(journal.guest, true).await)?;
             }
-            hypervisor
-                .remove_journal(&journal.source.pool, journal.id)
-                .await
+            Ok(())
         };
-        undone
+        if let Err(error) = changed.await {
+            return Err(unchanged(source, journal, TAKING_BACK, &error).await);
+        }
+        hypervisor
+            .remove_journal(&journal.source.pool, journal.id)
             .await
-            .map_err(|error| failure(&source.host, "taking the move back", &error))
+            .map_err(|error| failure(&source.host, TAKING_BACK, &error))
     }
 
     /// Whether it was done: not where the target has a copy of the guest after all.
@@ -344,6 +353,7 @@ impl Attempt {
         if !journal.ran_twice {
             self.take_luggage_back(journal, written.as_ref(), |path| named.contains_key(path))
                 .await?;
+            self.take_secrets_back(journal).await?;
         }
         close_pools(target).await;
         hypervisor
@@ -365,9 +375,10 @@ impl Attempt {
             .volume(&disk.target_path)
             .await
             .map_err(|error| failure(&self.order.target.host, "looking at the file", &error))?;
+        let empty = EMPTY + disk.secret.map_or(0, |_| KEYS);
         Ok(
             found
-                .is_some_and(|file| file.capacity == disk.virtual_size && file.allocated.0 < EMPTY),
+                .is_some_and(|file| file.capacity == disk.virtual_size && file.allocated.0 < empty),
         )
     }
 
@@ -429,14 +440,7 @@ pub(super) fn unused(
 /// Removes what the source has of the guest alone. Whoever calls this has the proof. What a journal that can't be read
 /// tells of may be in these files.
 pub(super) async fn remove_own_files(journal: &Journal, source: &Place) -> Result<(), Cause> {
-    let written = source
-        .hypervisor
-        .journals()
-        .await
-        .map_err(|error| failure(&source.host, "reading the journals", &error))?;
-    if let Some(entry) = written.iter().find(|entry| is_unreadable(entry)) {
-        return Err(unreadable(&source.host, entry));
-    }
+    readable_journals(source).await?;
     let files = own_files(journal);
     let removed = join_all(files.iter().map(|path| source.hypervisor.remove_file(path))).await;
     for (path, removed) in files.iter().zip(removed) {
@@ -445,9 +449,21 @@ pub(super) async fn remove_own_files(journal: &Journal, source: &Place) -> Resul
     Ok(())
 }
 
-/// Whether nobody can tell what a journal is about.
-pub(crate) fn is_unreadable(entry: &JournalEntry) -> bool {
-    Journal::find(&entry.text) == Found::Unreadable
+/// All journals at a host, read now.
+///
+/// # Errors
+/// Fails where nobody can tell what one of them is about.
+pub(super) async fn readable_journals(place: &Place) -> Result<Vec<JournalEntry>, Cause> {
+    let written = place
+        .hypervisor
+        .journals()
+        .await
+        .map_err(|error| failure(&place.host, "reading the journals", &error))?;
+    let is_unreadable = |entry: &&JournalEntry| Journal::find(&entry.text) == Found::Unreadable;
+    match written.iter().find(is_unreadable) {
+        Some(entry) => Err(unreadable(&place.host, entry)),
+        None => Ok(written),
+    }
 }
 
 /// The cause for what a journal that can't be read keeps from being done.
@@ -514,6 +530,24 @@ async fn close_pools(place: &Place) {
 
 fn executes(seen: Seen) -> bool {
     matches!(seen, Seen::Present(copy) if matches!(copy.activity, Activity::Running | Activity::Suspended))
+}
+
+/// Why a guest could not be changed on a host. libvirt may hold it for a call of its own that never returns (met with 9.0:
+/// a migration whose connection to the other libvirtd broke), and answers all that only looks.
+async fn unchanged(place: &Place, journal: &Journal, doing: &str, error: &PortError) -> Cause {
+    let held = matches!(error.fault, Fault::TimedOut | Fault::Busy)
+        && matches!(place.hypervisor.glance(journal.guest).await, Ok(Some(glance)) if !glance.job);
+    if !held {
+        return failure(&place.host, doing, error);
+    }
+    let (host, domain) = (&place.host, &journal.domain);
+    Cause::new(
+        Reason::JobActive,
+        format!("{doing} on {host} failed: {error}: libvirt there holds {domain} for a job that it does not show"),
+    )
+    .hint(format!(
+        "if that stays so, restart libvirtd on {host}: guests run on, and this goes on by itself"
+    ))
 }
 
 fn ignore_missing(result: PortResult<()>) -> PortResult<()> {

@@ -1,5 +1,5 @@
 //! What a guest needs besides the disks that libvirt copies: kernel, initrd, firmware and its variables, media. It is
-//! brought to the target before the copy begins, and only where it is not there already.
+//! brought to the target before the copy begins, and only where it is not there already. Secrets go first (`secrets.rs`).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,7 +10,7 @@ use evenkeel_crds::{
 use futures::future::join_all;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::{Attempt, Place, Progress, Report, Stop, failure};
+use super::{Attempt, Place, Progress, Report, Stop, failure, secrets};
 use crate::{
     carrier::{self, Pace},
     journal::{FileOrigin, Journal, JournalFile},
@@ -100,6 +100,7 @@ impl Attempt {
 
     /// Brings what the journal names and the target has not, one after the other.
     pub(super) async fn bring_luggage(&mut self) -> Result<(), Stop> {
+        self.bring_secrets().await?;
         let count = self
             .journal
             .as_ref()
@@ -288,6 +289,13 @@ impl Attempt {
 
     /// That file as the journals of other moves to the same target have it, read now.
     async fn of_others(&self, journal: &Journal, path: &str) -> Result<Vec<JournalFile>, Cause> {
+        let others = self.other_journals(journal).await?.into_iter();
+        let files = others.flat_map(|other| other.files);
+        Ok(files.filter(|file| file.path == path).collect())
+    }
+
+    /// The journals of other moves to the same target, read now.
+    pub(super) async fn other_journals(&self, journal: &Journal) -> Result<Vec<Journal>, Cause> {
         let target = &self.order.target;
         let others = target
             .hypervisor
@@ -299,8 +307,6 @@ impl Attempt {
             .filter(|entry| entry.id != journal.id)
             .filter_map(|entry| Journal::parse(&entry.text))
             .filter(|other| other.target.uuid == journal.target.uuid)
-            .flat_map(|other| other.files)
-            .filter(|file| file.path == path)
             .collect())
     }
 
@@ -360,13 +366,16 @@ impl Attempt {
         Ok(())
     }
 
-    /// Keeps other moves of this process from the files that this one brought, in an order that no two can deadlock in.
+    /// Keeps other moves of this process from the files and secrets that this one brought, in an order that no two can
+    /// deadlock in.
     pub(super) async fn luggage_turns(&self, journal: &Journal) -> Vec<OwnedMutexGuard<()>> {
-        let paths: BTreeSet<&String> = journal.files.iter().map(|file| &file.path).collect();
+        let files = journal.files.iter().map(|file| file.path.clone());
+        let secrets = journal.secrets.iter().copied().map(secrets::spot);
+        let all: BTreeSet<String> = files.chain(secrets).collect();
         let mut turns = Vec::new();
-        for path in paths {
+        for spot in &all {
             let carrier = &self.lines.carrier;
-            turns.push(carrier.turn(self.order.target.uuid, path).await);
+            turns.push(carrier.turn(self.order.target.uuid, spot).await);
         }
         turns
     }

@@ -12,6 +12,7 @@ mod post_copy;
 mod prepare;
 mod progress;
 mod release;
+mod secrets;
 mod sharing;
 mod watch;
 
@@ -51,6 +52,7 @@ pub(crate) use course::Course;
 use prepare::Prepared;
 pub(crate) use progress::Progress;
 pub(crate) use release::{Kept, release};
+pub(crate) use watch::CALM;
 
 /// One end of a move.
 #[derive(Debug, Clone)]
@@ -74,6 +76,8 @@ pub(crate) struct Order {
     pub(crate) guest: Uuid,
     pub(crate) source: Place,
     pub(crate) target: Place,
+    /// Where the guest goes on to by another move, if it only stops over at the target.
+    pub(crate) onward: Option<HostName>,
     /// Which disks are copied.
     pub(crate) mode: MigrationMode,
     /// Disks whose pool the user named.

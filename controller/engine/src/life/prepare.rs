@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::{
     Attempt, Outcome, Report, Stop,
-    clean::{TakenBack, is_unreadable},
+    clean::{TakenBack, readable_journals},
     course, failure,
     luggage::DISK,
-    sharing, unreadable,
+    sharing,
 };
 use crate::{
     evidence::{Arrival, Verdict},
@@ -76,6 +76,7 @@ impl Attempt {
         }
         let mut disks = self.place(&facts, &pools)?;
         self.check_clashes(&facts, &disks).await?;
+        let secrets = self.survey_secrets(&facts).await?;
         let predicts = self.begin_prediction(&facts).await;
         let mut definition = None;
         let files = if facts.activity.active() {
@@ -110,9 +111,11 @@ impl Attempt {
                 uuid: target.uuid,
                 pool: journal_pool(&disks, &pools, &shared).ok_or_else(|| no_pool(&target.host))?,
             },
+            onward: self.order.onward.clone(),
             disks,
             shared: in_place,
             files,
+            secrets,
             definition,
             autostart: facts.autostart,
             running: facts.activity != Activity::Paused,
@@ -321,15 +324,8 @@ impl Attempt {
     /// show anything of it yet.
     async fn check_others(&self, facts: &DomainFacts) -> Result<(), Cause> {
         let source = &self.order.source;
-        let written = source
-            .hypervisor
-            .journals()
-            .await
-            .map_err(|error| failure(&source.host, "reading the journals", &error))?;
-        if let Some(entry) = written.iter().find(|entry| is_unreadable(entry)) {
-            return Err(unreadable(&source.host, entry));
-        }
-        let other = written
+        let other = readable_journals(source)
+            .await?
             .iter()
             .filter_map(|entry| Journal::parse(&entry.text))
             .find(|journal| journal.guest == self.order.guest && journal.id != self.order.id);
@@ -389,6 +385,7 @@ impl Attempt {
                 format: disk.format.clone(),
                 virtual_size: disk.virtual_size,
                 backing: None,
+                secret: disk.secret,
                 created: false,
             });
         }
@@ -499,6 +496,7 @@ impl Attempt {
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
                 backing: disk.backing.clone(),
+                secret: disk.secret,
             })
             .collect();
         let make = join_all(

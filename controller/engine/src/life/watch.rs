@@ -61,7 +61,7 @@ const SWITCH: Duration = Duration::from_secs(30);
 /// How long both ends may show what libvirt is still leaving before somebody is told that it does not.
 const SETTLING: Duration = Duration::from_secs(20);
 /// How long a move whose call may still be on its way must show no job before it is taken back.
-pub(super) const CALM: Duration = Duration::from_secs(5);
+pub(crate) const CALM: Duration = Duration::from_secs(5);
 
 /// Nothing copied for this long, and the link may be dead.
 const LIVELY: Duration = Duration::from_secs(2);

@@ -16,8 +16,8 @@ use crate::{
     claim::Claims,
     hosts::{Journals, Keeping, Link},
     journal::{End, Found, Journal},
-    life::{Known, failure, unreadable},
-    moves::MoveState,
+    life::{CALM, Known, failure, unreadable},
+    moves::{MoveState, running},
     port::{Hypervisor, JournalEntry},
 };
 
@@ -62,10 +62,7 @@ impl Reconciler {
 
     /// A host at rest whose journals were read long ago.
     fn long_unread(&self) -> Option<HostName> {
-        let is_busy = |host: &HostName| {
-            let mut under_way = self.moves.values().filter_map(|own| own.running.as_ref());
-            under_way.any(|running| running.source == *host || running.target == *host)
-        };
+        let is_busy = |host: &HostName| running(&self.moves).any(|running| running.is_on(host));
         let (host, _) = self.hosts.iter().find(|(host, state)| {
             self.options.act
                 && state.usable()
@@ -126,20 +123,15 @@ impl Reconciler {
         let kept = kept.filter_map(|journal| Keeping::of(&journal, now));
         state.kept = kept.collect();
         for entry in entries {
+            // Our own may be read at any moment of their lives, before their first word too.
+            let ours = running(&self.moves).any(|running| running.id == entry.id);
             match Journal::find(&entry.text) {
-                Found::Whole(journal) if journal.kept_until.is_some() => {}
+                Found::Whole(journal) if ours || journal.kept_until.is_some() => {}
+                Found::Unwritten if ours => {}
                 Found::Whole(journal) => {
-                    let ours = self.moves.values().any(|state| {
-                        state
-                            .running
-                            .as_ref()
-                            .is_some_and(|running| running.id == journal.id)
-                    });
-                    if !ours {
-                        self.orphans
-                            .entry(journal.id)
-                            .or_insert_with(|| (*journal, Instant::now()));
-                    }
+                    self.orphans
+                        .entry(journal.id)
+                        .or_insert_with(|| (*journal, Instant::now()));
                 }
                 Found::Unwritten => self.sweep(host.clone(), entry),
                 Found::Unreadable => {
@@ -152,8 +144,11 @@ impl Reconciler {
     }
 
     /// Removes a journal that was not written to its end: nothing was made after it. Only with the claim, which whoever
-    /// writes one holds.
+    /// writes one holds, and only after a while: a process that has just lost its claim may still be at it.
     fn sweep(&mut self, host: HostName, entry: JournalEntry) {
+        if !self.sweeping.insert((host.clone(), entry.id)) {
+            return;
+        }
         let Some(hypervisor) = self
             .hosts
             .get(&host)
@@ -161,19 +156,20 @@ impl Reconciler {
         else {
             return;
         };
-        let claims = self.claims.clone();
+        let (claims, inner) = (self.claims.clone(), self.inner.0.clone());
         self.tasks.spawn(async move {
             loop {
                 match sweep_one(&claims, &host, &hypervisor, &entry).await {
-                    Ok(()) => return,
+                    Ok(()) => break,
                     // It is read anew when the line comes up again.
-                    Err(cause) if cause.reason == Reason::HostUnreachable => return,
+                    Err(cause) if cause.reason == Reason::HostUnreachable => break,
                     Err(cause) => {
                         tracing::debug!(%host, id = %entry.id, %cause, "a journal is removed later");
                     }
                 }
                 tokio::time::sleep(AGAIN).await;
             }
+            let _ = inner.send(Inner::Swept(host, entry.id));
         });
     }
 
@@ -210,7 +206,7 @@ impl Reconciler {
     /// Whether everything that an earlier process left behind is known and in hand.
     pub(super) fn is_swept(&self) -> bool {
         !self.options.act
-            || (self.held || self.released())
+            || (self.held || self.released() && self.sweeping.is_empty())
                 && self
                     .hosts
                     .values()
@@ -331,11 +327,7 @@ impl Reconciler {
 
     /// Tells each move what its ends don't.
     pub(super) fn tell_moves(&self) {
-        for running in self
-            .moves
-            .values()
-            .filter_map(|state| state.running.as_ref())
-        {
+        for running in running(&self.moves) {
             let now = self.known(running.guest, &running.source, &running.target);
             running.beside.send_if_modified(|known| {
                 let changed = *known != now;
@@ -402,19 +394,22 @@ async fn sweep_one(
     entry: &JournalEntry,
 ) -> Result<(), Cause> {
     let guard = claims.hold(host, hypervisor).await?;
-    let now = hypervisor
-        .journals()
-        .await
-        .map_err(|error| failure(host, "reading the journals", &error))?;
-    let unwritten = now
-        .iter()
-        .any(|again| again.id == entry.id && Journal::find(&again.text) == Found::Unwritten);
-    if unwritten {
-        guard.prove().await?;
-        hypervisor
-            .remove_journal(&entry.pool, entry.id)
+    for pause in [CALM, Duration::ZERO] {
+        let now = hypervisor
+            .journals()
             .await
-            .map_err(|error| failure(host, "removing a journal", &error))?;
+            .map_err(|error| failure(host, "reading the journals", &error))?;
+        let unwritten = |again: &JournalEntry| {
+            again.id == entry.id && Journal::find(&again.text) == Found::Unwritten
+        };
+        if !now.iter().any(unwritten) {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
     }
-    Ok(())
+    guard.prove().await?;
+    hypervisor
+        .remove_journal(&entry.pool, entry.id)
+        .await
+        .map_err(|error| failure(host, "removing a journal", &error))
 }

@@ -7,21 +7,20 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Reconciler;
-use crate::circuit::Circuit;
-use crate::hosts::{HostState, Journals, Link, endpoint};
+use crate::{
+    circuit::Circuit,
+    hosts::{HostState, Journals, Link, endpoint},
+    moves::running,
+};
 
 impl Reconciler {
     /// Attaches hosts that are new or changed, lets go of those that are gone.
     pub(super) fn attach(&mut self) {
-        let busy = |host: &HostName, moves: &BTreeMap<_, crate::moves::MoveState>| {
-            moves
-                .values()
-                .filter_map(|state| state.running.as_ref())
-                .any(|running| running.source == *host || running.target == *host)
-        };
         let moves = &self.moves;
+        let busy = |host: &HostName| running(moves).any(|running| running.is_on(host));
         self.hosts
-            .retain(|name, _| self.declared.hosts.contains_key(name.as_str()) || busy(name, moves));
+            .retain(|name, _| self.declared.hosts.contains_key(name.as_str()) || busy(name));
+        self.uses.retain(|host| self.hosts.contains_key(host));
         for (name, declared) in &self.declared.hosts {
             let name: HostName = name.as_str().into();
             let (endpoint, refused) = endpoint(declared, &self.declared.credentials);
@@ -42,7 +41,7 @@ impl Reconciler {
                         state.link = link;
                         true
                     }
-                    _ => busy(&name, moves),
+                    _ => busy(&name),
                 };
                 if kept {
                     if !Arc::ptr_eq(&state.declared, declared) {

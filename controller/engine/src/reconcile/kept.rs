@@ -13,6 +13,7 @@ use super::{Inner, Pass, Reconciler};
 use crate::{
     hosts::Keeping,
     life::{Kept, Place, release},
+    moves::running,
 };
 
 /// How long before a removal that was not possible is tried again.
@@ -68,11 +69,7 @@ impl Reconciler {
         let state = self.hosts.get(host)?;
         let kept = state.kept.iter().find(|kept| kept.journal.id == id)?;
         let guest = kept.journal.guest;
-        let moving = self
-            .moves
-            .values()
-            .filter_map(|state| state.running.as_ref())
-            .any(|running| running.guest == guest);
+        let moving = running(&self.moves).any(|running| running.guest == guest);
         let unfinished = self
             .orphans
             .values()

@@ -4,8 +4,14 @@
 //! that reports back.
 
 mod adopt;
+mod asking;
 mod attach;
+mod emptying;
+mod evacuate;
+mod fleet;
 mod kept;
+mod placements;
+mod policies;
 mod profiles;
 mod show;
 mod shown;
@@ -19,10 +25,10 @@ use std::{
 };
 
 use evenkeel_crds::{
-    names::{HostName, MigrationName},
+    names::{GuestName, HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
-    shared::{RequestedBy, Timestamp},
+    shared::{Answer, RequestedBy, Timestamp},
 };
 use evenkeel_planner as planner;
 use tokio::{
@@ -37,12 +43,15 @@ use crate::{
     claim::{self, Claims},
     clock::Clock,
     guests::Guests,
+    hands::Hands,
     hosts::{Change, HostState, Link},
     journal::Journal,
+    levelling::Levelling,
     life::Report,
     model::{self, Model, Sources},
-    moves::MoveState,
+    moves::{MoveState, running},
     port::{Hypervisors, JournalEntry, News, Notice, PoolFacts},
+    usage::Uses,
     view::{Happening, View},
     wishes::{Options, Wishes},
 };
@@ -69,10 +78,18 @@ enum Inner {
     Journals(HostName, Option<Vec<JournalEntry>>),
     /// A host's pools, looked at because something waits for room.
     Pools(HostName, Vec<PoolFacts>),
+    /// A journal without a word at that host is gone, or was written after all.
+    Swept(HostName, Uuid),
     /// Disks that were kept at that host are removed, or why they are not.
     Released(HostName, Uuid, Result<(), Cause>),
+    /// What a drain wanted of that guest was done, or why not.
+    Evacuated(Uuid, GuestName, Result<(), Cause>),
     /// A host that another held is free.
     Free,
+    /// Whether hosts could be emptied was looked at.
+    Emptying(BTreeMap<HostName, (Answer, Cause)>),
+    /// Plans for policies were looked for.
+    Searched(Box<policies::Searched>),
     /// A guest that was seen on several hosts has had the time to be on one.
     Settled,
 }
@@ -155,6 +172,8 @@ pub(crate) struct Reconciler {
     claims_looked: Instant,
     /// Guests whose moves succeeded, until their hosts' own words show them.
     arrivals: BTreeMap<Uuid, Arrival>,
+    /// Journals without a word that are being removed.
+    sweeping: BTreeSet<(HostName, Uuid)>,
     /// Hosts whose journals are to be read again, and when.
     rereads: Vec<(Instant, HostName)>,
     /// Moves, sweeps, beats. They end with the reconciler: who has left must not act any more.
@@ -165,8 +184,24 @@ pub(crate) struct Reconciler {
     told: BTreeMap<(&'static str, String), (Reason, String)>,
     /// Moves that succeeded and were forgotten since, by drain.
     forgotten: BTreeMap<RequestedBy, i64>,
+    /// Which guests other hands have moved.
+    hands: Hands,
+    /// Guests whose move for a wish was given up or aborted by a user, as of the last pass.
+    spent: Vec<(RequestedBy, Uuid, Cause)>,
+    /// Whether each host could be emptied now.
+    emptying: emptying::Emptying,
+    /// What policies have in mind, by name.
+    levelling: BTreeMap<String, Levelling>,
+    /// What was measured of guests.
+    uses: Uses,
+    /// When policies were last gone through.
+    levelled_at: Instant,
+    /// The fleet as of the last pass.
+    fleet: planner::Fleet,
     /// Guests as they were last shown.
     shown: shown::Shown,
+    /// Guests that are being shut down for drains, or started again.
+    shutdowns: BTreeMap<Uuid, evacuate::Doing>,
 }
 
 /// A guest that a move has seen at its target.
@@ -185,7 +220,14 @@ pub(crate) struct Pass {
     model: Model,
     claimed: BTreeMap<HostName, Cause>,
     wanted: wanted::Wanted,
+    levelled: BTreeMap<String, policies::Levelled>,
     plan: planner::Plan,
+    /// Guests that are shut down for drains, or started again, and what is said of them.
+    shutdowns: BTreeMap<GuestName, Cause>,
+    /// When it was planned, in the ledger's time.
+    planned: Duration,
+    /// The plan, where policies have added to it.
+    lined_up: Option<planner::Plan>,
 }
 
 /// Waits for the next pass. Never over where none is due.
@@ -232,12 +274,21 @@ impl Reconciler {
             pools_looked: Instant::now(),
             claims_looked: Instant::now(),
             arrivals: BTreeMap::new(),
+            sweeping: BTreeSet::new(),
             rereads: Vec::new(),
             tasks: JoinSet::new(),
             crowded: BTreeMap::new(),
             told: BTreeMap::new(),
             forgotten: BTreeMap::new(),
+            hands: Hands::default(),
+            spent: Vec::new(),
+            emptying: emptying::Emptying::default(),
+            levelling: BTreeMap::new(),
+            uses: Uses::default(),
+            levelled_at: Instant::now(),
+            fleet: planner::Fleet::default(),
             shown: shown::Shown::default(),
+            shutdowns: BTreeMap::new(),
         }
     }
 
@@ -344,11 +395,7 @@ impl Reconciler {
 
     fn hear(&mut self, notice: Notice) -> Urge {
         if let News::Event(domain, event) = &notice.what {
-            for running in self
-                .moves
-                .values()
-                .filter_map(|state| state.running.as_ref())
-            {
+            for running in running(&self.moves) {
                 if running.guest == *domain {
                     let _ = running.events.send((notice.host.clone(), *event));
                 }
@@ -358,11 +405,12 @@ impl Reconciler {
         let Some(state) = self.hosts.get_mut(&notice.host) else {
             return Urge::None;
         };
-        let moves = self.moves.values();
-        let ours = |guest: &Uuid| {
-            let mut under_way = moves.filter_map(|state| state.running.as_ref());
-            under_way.any(|running| running.guest == *guest)
-        };
+        if let News::Usage(usage) = notice.what {
+            self.measured(&notice.host, usage);
+            return Urge::None;
+        }
+        let moves = &self.moves;
+        let ours = |guest: &Uuid| running(moves).any(|running| running.guest == *guest);
         let shown = match &notice.what {
             News::Load(_) => true,
             News::Domain(guest, _) => ours(guest),
@@ -421,8 +469,18 @@ impl Reconciler {
                     _ => false,
                 }
             }
+            Inner::Swept(host, id) => self.sweeping.remove(&(host, id)),
             Inner::Released(host, id, done) => {
                 self.was_released(&host, id, done);
+                true
+            }
+            Inner::Emptying(answers) => self.emptying.found(answers),
+            Inner::Searched(searched) => {
+                self.found(&searched);
+                true
+            }
+            Inner::Evacuated(guest, name, done) => {
+                self.was_evacuated(guest, &name, done);
                 true
             }
             Inner::Free | Inner::Settled => true,
@@ -442,6 +500,10 @@ impl Reconciler {
             .values()
             .any(|host| host.link == Link::Unheard || host.circuit.until().is_some_and(recent))
             || self.orphans.values().any(|(_, at)| recent(*at))
+            || self.strays_are_due(self.clock.now())
+            || self.search_is_due()
+            || self.emptying.is_due()
+            || self.shutdown_is_due()
             || self
                 .hosts
                 .values()
@@ -546,7 +608,9 @@ impl Reconciler {
                 (host, cause)
             })
             .collect();
-        let spent = self.spent(&guests);
+        self.look_for_other_hands(&guests, now);
+        self.spent = self.spent(&guests);
+        let spent = self.left_alone();
         let left: Vec<&Journal> = self.orphans.values().map(|(journal, _)| journal).collect();
         let mut model = model::build(&Sources {
             hosts: &self.hosts,
@@ -561,27 +625,69 @@ impl Reconciler {
         });
         self.know(&model);
         self.count_arrivals(&mut model);
+        model.fleet.limits = self.limits(&model.ledger);
+        self.abort_suspended();
         let wanted = self.wanted(&guests, &model, now);
-        let plan = planner::plan(
-            &model.fleet,
-            &wanted.wishes,
-            &model.ledger,
-            self.started.elapsed(),
-        );
+        let planned = self.started.elapsed();
+        let mut plan = planner::plan(&model.fleet, &wanted.wishes, &model.ledger, planned);
+        self.note_changes(&model);
+        self.look_at_emptying(&model, &wanted.wishes);
+        let bare = (!self.declared.policies.is_empty()).then(|| plan.clone());
+        let levelled = self.level(&guests, &model, &wanted, &mut plan, now);
+        let lined_up = bare.is_some_and(|bare| bare != plan).then(|| plan.clone());
+        self.close_windows(now);
         let mut pass = Pass {
             now,
+            levelled,
             guests,
             model,
             claimed,
             wanted,
             plan,
+            shutdowns: BTreeMap::new(),
+            planned,
+            lined_up,
         };
         self.tell_moves();
         self.adopt(&pass);
         self.release_kept(&pass);
         self.start(&mut pass);
+        self.withdraw(&pass);
+        self.evacuate(&mut pass);
         self.release(&pass);
         self.show(pass);
+    }
+
+    /// Works something out beside this task, which goes on meanwhile. On simulated time it is done at once, so that the
+    /// same story is told the same way again.
+    fn work_out(&mut self, work: impl FnOnce() -> Inner + Send + 'static) {
+        let inner = self.inner.0.clone();
+        match self.clock {
+            Clock::System => drop(self.tasks.spawn_blocking(move || {
+                let _ = inner.send(work());
+            })),
+            Clock::Simulated(_) => drop(inner.send(work())),
+        }
+    }
+
+    /// Notes whether the fleet is another than before, for those that look at it only then.
+    fn note_changes(&mut self, model: &Model) {
+        if self.fleet != model.fleet {
+            self.fleet.clone_from(&model.fleet);
+            self.emptying.fleet_changed = true;
+            for levelling in self.levelling.values_mut() {
+                levelling.fleet_changed = true;
+            }
+        }
+    }
+
+    /// Notes which guests are elsewhere than before, and not by a move of ours.
+    fn look_for_other_hands(&mut self, guests: &Guests, now: Timestamp) {
+        let moving = running(&self.moves).map(|running| running.guest);
+        let left = self.orphans.values().map(|(journal, _)| journal.guest);
+        let ours = moving.chain(left).chain(self.arrivals.keys().copied());
+        let ours = ours.collect();
+        self.hands.look(guests, &self.hosts, &ours, now);
     }
 
     /// Keeps with each move what its guest takes.
@@ -647,8 +753,21 @@ impl Reconciler {
         warning: bool,
         action: &'static str,
     ) {
+        self.tell_apart(kind, kind, name, cause, warning, action);
+    }
+
+    /// The same of one of an object's stories, each of which has its own news.
+    fn tell_apart(
+        &mut self,
+        story: &'static str,
+        kind: &'static str,
+        name: &str,
+        cause: &Cause,
+        warning: bool,
+        action: &'static str,
+    ) {
         let what = (cause.reason, cause.message.clone());
-        let key = (kind, name.to_owned());
+        let key = (story, name.to_owned());
         if self.told.get(&key) == Some(&what) {
             return;
         }

@@ -1,6 +1,6 @@
 //! Makes the view: every object's status, and what is worth an Event.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::{
     kinds::host::MoveCounts,
@@ -17,6 +17,7 @@ use crate::{
     guests::place,
     hosts::Link,
     model::{immovable, labels, under_way, unprofiled},
+    question::Asked,
     statuses,
     view::{GuestView, MigrationView, Problem, View},
 };
@@ -42,7 +43,12 @@ impl Reconciler {
         self.show_guests(&pass, &before, &mut view);
         self.show_moves(&pass, &before, &mut view);
         self.show_drains(&pass, &before, &mut view);
+        view.settled = view.settled && self.is_levelled(&pass) && self.emptying.is_known();
+        self.show_policies(&pass, &before, &mut view);
+        self.show_placements(&pass, &before, &mut view);
         self.show_profiles(&pass, &before, &mut view);
+        self.show_fleets(&pass, &before, &mut view);
+        view.shutdowns = pass.shutdowns;
         view.problems.sort();
         view.problems.dedup();
         view.plan = if *before.plan == pass.plan {
@@ -55,6 +61,12 @@ impl Reconciler {
         } else {
             Arc::new(pass.model.fleet)
         };
+        view.asked = Arc::new(Asked {
+            wishes: pass.wanted.wishes,
+            ledger: pass.model.ledger,
+            now: pass.planned,
+            levelled: pass.lined_up,
+        });
         if std::mem::take(&mut self.answer) || differ(&before, &view) {
             self.views.send_replace(Arc::new(view));
         }
@@ -64,6 +76,7 @@ impl Reconciler {
         let claims = self.claims.others();
         let stale = self.stale_copies(pass);
         let mut told = Vec::new();
+        let mut followed = Vec::new();
         for (name, state) in &self.hosts {
             let planned = pass.model.host(pass.model.hosts[name]);
             let id = pass.model.hosts[name];
@@ -83,6 +96,13 @@ impl Reconciler {
                 }
             }
             let old = before.hosts.get(name);
+            let stored = old.map(|old| &**old).or(state.declared.status.as_ref());
+            let node = statuses::node::followed(
+                &state.declared,
+                self.declared.nodes.get(name.as_str()),
+                self.options.from_files,
+                stored,
+            );
             let status = statuses::host::status(&statuses::host::Input {
                 state,
                 planned,
@@ -93,10 +113,13 @@ impl Reconciler {
                 held_pools,
                 moves,
                 managed_elsewhere: self.elsewhere(pass, name),
+                drainable: self.emptying.of(name),
                 stale: stale.get(name).map_or(&[], Vec::as_slice),
-                before: old.map(|old| &**old).or(state.declared.status.as_ref()),
+                node: node.as_ref(),
+                before: stored,
                 now: pass.now,
             });
+            followed.extend(node.map(|node| (name.to_string(), node)));
             if state.duplicate_of.is_some()
                 && let Some(cause) = &planned.out_of_reach
             {
@@ -116,6 +139,21 @@ impl Reconciler {
         for (name, ready) in told {
             self.tell_condition("Host", &name, &ready, "Observe");
         }
+        for (name, (answer, cause)) in followed {
+            self.tell_node(&name, answer, &cause);
+        }
+    }
+
+    /// Nothing while nobody has looked, nor at first where the node is not cordoned.
+    fn tell_node(&mut self, host: &str, answer: Answer, cause: &Cause) {
+        // Beside the Host's other story: one would make the other news again.
+        const STORY: &str = "Node";
+        let first = !self.told.contains_key(&(STORY, host.to_owned()));
+        if answer == Answer::Unknown || (first && cause.reason == Reason::AsExpected) {
+            return;
+        }
+        let warning = answer == Answer::False;
+        self.tell_apart(STORY, "Host", host, cause, warning, "Drain");
     }
 
     /// An Event where a condition says something new. Nothing at first where all is as it should be.
@@ -196,8 +234,9 @@ impl Reconciler {
         seen.under(&self.declared.profiles);
         seen.retain(|uuid| pass.guests.by_uuid.contains_key(uuid));
         for (&uuid, entry) in &pass.guests.by_uuid {
+            let stray = self.hands.of(uuid);
             let same = seen
-                .of(uuid, entry, &self.hosts)
+                .of(uuid, entry, &self.hosts, stray)
                 .filter(|_| !moving.contains_key(&uuid));
             // Whether it would really be the same is seen where the checks of a debug build are paid for.
             if let Some(same) = same.filter(|_| !cfg!(debug_assertions)) {
@@ -236,6 +275,7 @@ impl Reconciler {
                 hosts: &self.hosts,
                 immovable: immovable.as_ref(),
                 moving: moving.get(&uuid).copied(),
+                stray,
                 before: old.map(|old| &old.status).or(stored),
                 now: pass.now,
             });
@@ -258,7 +298,7 @@ impl Reconciler {
             if moving.contains_key(&uuid) || is_problem {
                 seen.forget(uuid);
             } else {
-                seen.keep(uuid, entry, &self.hosts, &shown);
+                seen.keep(uuid, entry, &self.hosts, stray, &shown);
             }
             view.guests.insert(entry.name.clone(), shown);
         }
@@ -383,6 +423,27 @@ impl Reconciler {
         }
     }
 
+    /// When the last guest will have left these hosts, whoever asked for its move; nothing where none is to leave, or where
+    /// for one of them nobody can tell.
+    fn eta(&self, pass: &Pass, hosts: &[HostName]) -> Option<Duration> {
+        let leaves =
+            |source: evenkeel_planner::HostId| hosts.contains(&pass.model.host(source).name);
+        let planned = pass.plan.moves.iter().filter(|one| leaves(one.source));
+        // Those that start now are both planned and under way; what is under way was not planned.
+        let under_way = self.moves.values().filter_map(|state| {
+            let running = state.running.as_ref()?;
+            let new = pass.plan.moves.iter().any(|one| {
+                pass.model.uuids[one.guest.at()] == running.guest && one.waits.is_none()
+            });
+            (hosts.contains(&running.source) && !new).then_some(running.eta)
+        });
+        let ends = planned
+            .map(|one| Some(one.start + one.duration?))
+            .chain(under_way);
+        let ends: Option<Vec<Duration>> = ends.collect();
+        ends?.into_iter().max()
+    }
+
     fn show_drains(&mut self, pass: &Pass, before: &View, view: &mut View) {
         let mut told = Vec::new();
         for (name, drain) in &self.declared.drains {
@@ -418,19 +479,7 @@ impl Reconciler {
                     )
                 })
                 .collect();
-            let eta = pass
-                .plan
-                .moves
-                .iter()
-                .filter(|planned| mine(&planned.by))
-                .filter_map(|planned| Some(planned.start + planned.duration?))
-                .chain(
-                    self.moves
-                        .values()
-                        .filter(|state| mine(&state.by))
-                        .filter_map(|state| state.running.as_ref()?.eta),
-                )
-                .max();
+            let eta = self.eta(pass, &resolved.hosts);
             let count = |test: &dyn Fn(&crate::moves::MoveState) -> bool| {
                 self.moves
                     .values()
@@ -440,7 +489,7 @@ impl Reconciler {
             let forgotten = self.forgotten.get(&by_drain(name, drain));
             let forgotten = forgotten.copied().unwrap_or(0);
             let old = before.drains.get(name.as_str());
-            let halted = resolved.halted.as_ref().or(resolved.unsupported.as_ref());
+            let halted = resolved.halted.as_ref();
             let status = statuses::drain::status(&statuses::drain::Input {
                 drain,
                 hosts: resolved.hosts.iter().collect(),
@@ -473,13 +522,6 @@ impl Reconciler {
                     kind: "HostDrain",
                     name: name.clone(),
                     cause,
-                });
-            }
-            if let Some(cause) = &resolved.unsupported {
-                view.problems.push(Problem {
-                    kind: "HostDrain",
-                    name: name.clone(),
-                    cause: cause.clone(),
                 });
             }
             let shown = find(&status.conditions, "Drained").cloned();
@@ -525,10 +567,15 @@ fn differ(before: &View, view: &View) -> bool {
     before.number == 0
         || before.settled != view.settled
         || before.problems != view.problems
+        || before.shutdowns != view.shutdowns
+        || before.outdated != view.outdated
+        || !same(&before.fleets, &view.fleets)
         || !same(&before.hosts, &view.hosts)
         || !same(&before.guests, &view.guests)
         || !same(&before.migrations, &view.migrations)
         || !same(&before.drains, &view.drains)
+        || !same(&before.placements, &view.placements)
+        || !same(&before.policies, &view.policies)
         || !same(&before.profiles, &view.profiles)
         || !Arc::ptr_eq(&before.plan, &view.plan)
         || !Arc::ptr_eq(&before.fleet, &view.fleet)

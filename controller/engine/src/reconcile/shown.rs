@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use evenkeel_crds::{Guest, MigrationProfile, names::HostName};
 use uuid::Uuid;
 
-use crate::{guests::Entry, hosts::HostState, port::DomainFacts, view::GuestView};
+use crate::{guests::Entry, hands::Stray, hosts::HostState, port::DomainFacts, view::GuestView};
 
 /// Guests as they were last shown, but for those with a move under way.
 #[derive(Debug, Default)]
@@ -21,6 +21,7 @@ struct Origin {
     entry: Entry,
     /// Of each host with a copy: its revision, and the copy.
     copies: Vec<Option<(u64, Arc<DomainFacts>)>>,
+    stray: Option<Stray>,
 }
 
 /// What a host tells of itself and of its copy.
@@ -42,7 +43,12 @@ fn same_object(one: Option<&Arc<Guest>>, other: Option<&Arc<Guest>>) -> bool {
 }
 
 impl Origin {
-    fn of(entry: &Entry, guest: Uuid, hosts: &BTreeMap<HostName, HostState>) -> Self {
+    fn of(
+        entry: &Entry,
+        guest: Uuid,
+        hosts: &BTreeMap<HostName, HostState>,
+        stray: Option<&Stray>,
+    ) -> Self {
         let copies = entry.hosts.iter().map(|host| {
             let (revision, facts) = copy(hosts, host, guest)?;
             Some((revision, facts.clone()))
@@ -50,11 +56,19 @@ impl Origin {
         Self {
             copies: copies.collect(),
             entry: entry.clone(),
+            stray: stray.cloned(),
         }
     }
 
-    fn is(&self, entry: &Entry, guest: Uuid, hosts: &BTreeMap<HostName, HostState>) -> bool {
+    fn is(
+        &self,
+        entry: &Entry,
+        guest: Uuid,
+        hosts: &BTreeMap<HostName, HostState>,
+        stray: Option<&Stray>,
+    ) -> bool {
         self.entry.settling == entry.settling
+            && self.stray.as_ref() == stray
             && same_object(self.entry.declared.as_ref(), entry.declared.as_ref())
             && self.entry.name == entry.name
             && self.entry.hosts == entry.hosts
@@ -91,9 +105,10 @@ impl Shown {
         guest: Uuid,
         entry: &Entry,
         hosts: &BTreeMap<HostName, HostState>,
+        stray: Option<&Stray>,
     ) -> Option<&Arc<GuestView>> {
         let (origin, shown) = self.guests.get(&guest)?;
-        origin.is(entry, guest, hosts).then_some(shown)
+        origin.is(entry, guest, hosts, stray).then_some(shown)
     }
 
     /// Keeps what is shown now.
@@ -102,9 +117,10 @@ impl Shown {
         guest: Uuid,
         entry: &Entry,
         hosts: &BTreeMap<HostName, HostState>,
+        stray: Option<&Stray>,
         shown: &Arc<GuestView>,
     ) {
-        let origin = Origin::of(entry, guest, hosts);
+        let origin = Origin::of(entry, guest, hosts, stray);
         self.guests.insert(guest, (origin, shown.clone()));
     }
 

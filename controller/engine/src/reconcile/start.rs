@@ -23,13 +23,13 @@ use crate::{
     journal::Journal,
     life::{self, Lines, Order, Outcome, Place},
     model::holds,
-    moves::{MoveState, Running},
+    moves::{MoveState, Running, running},
 };
 
 /// How an attempt begins.
 pub(super) enum Way {
-    /// Anew: for each disk the pool at the target, and the profile.
-    New(BTreeMap<String, String>, AppliedProfile),
+    /// Anew: for each disk the pool at the target, the profile, and where the guest goes on to, if it only stops over.
+    New(BTreeMap<String, String>, AppliedProfile, Option<HostName>),
     /// Where an earlier process left it.
     Adopted(Box<Journal>),
 }
@@ -37,9 +37,12 @@ pub(super) enum Way {
 impl Reconciler {
     /// Starts every move that waits for nothing.
     pub(super) fn start(&mut self, pass: &mut Pass) {
-        if !self.options.act || self.held {
+        if !self.options.act || self.held || self.suspended().is_some() {
             return;
         }
+        let most = pass.model.fleet.limits.parallel.map(|most| most as usize);
+        let ours = running(&self.moves).count();
+        let others = pass.model.ledger.in_flight.len().saturating_sub(ours);
         let ready: Vec<evenkeel_planner::Move> = pass
             .plan
             .moves
@@ -48,6 +51,9 @@ impl Reconciler {
             .cloned()
             .collect();
         for planned in ready {
+            if most.is_some_and(|most| running(&self.moves).count() + others >= most) {
+                return;
+            }
             let uuid = pass.model.uuids[planned.guest.at()];
             let source = pass.model.host(planned.source).name.clone();
             let target = pass.model.host(planned.target).name.clone();
@@ -61,11 +67,14 @@ impl Reconciler {
                 .orphans
                 .values()
                 .any(|(journal, _)| journal.guest == uuid);
-            let busy = self.moves.values().any(|state| {
-                let running = state.running.as_ref();
-                running.is_some_and(|running| running.guest == uuid)
-            });
-            if !known(&source) || !known(&target) || left || busy || self.releases(uuid) {
+            let busy = running(&self.moves).any(|running| running.guest == uuid);
+            if !known(&source)
+                || !known(&target)
+                || left
+                || busy
+                || self.releases(uuid)
+                || self.shuts_down(uuid)
+            {
                 continue;
             }
             let guest = pass.model.guest(planned.guest);
@@ -92,6 +101,10 @@ impl Reconciler {
                 });
                 name
             };
+            let way_for = planned.makes_way_for;
+            if let Some(state) = self.moves.get_mut(&name) {
+                state.makes_way_for = way_for.map(|guest| pass.model.uuids[guest.at()]);
+            }
             let Some(state) = self.moves.get(&name) else {
                 continue;
             };
@@ -112,12 +125,15 @@ impl Reconciler {
                     continue;
                 }
             };
+            let profile = self.shared_out(profile);
+            let onward = planned.onward;
+            let onward = onward.map(|host| pass.model.host(host).name.clone());
             self.launch(
                 &name,
                 source,
                 target,
                 uuid,
-                Way::New(planned.pools.clone(), profile),
+                Way::New(planned.pools.clone(), profile, onward),
                 pass.now,
             );
             if let Some(running) = self
@@ -141,9 +157,14 @@ impl Reconciler {
         way: Way,
         now: Timestamp,
     ) {
-        let (pools, profile, adopted) = match way {
-            Way::New(pools, profile) => (pools, profile, None),
-            Way::Adopted(journal) => (BTreeMap::new(), journal.profile.clone(), Some(*journal)),
+        let (pools, profile, onward, adopted) = match way {
+            Way::New(pools, profile, onward) => (pools, profile, onward, None),
+            Way::Adopted(journal) => (
+                BTreeMap::new(),
+                journal.profile.clone(),
+                journal.onward.clone(),
+                Some(*journal),
+            ),
         };
         // A move that is taken over may have an end that has not answered yet.
         let known = |end: fn(&Journal) -> &crate::journal::End| {
@@ -185,6 +206,7 @@ impl Reconciler {
             guest,
             source: from,
             target: to,
+            onward,
             mode: state.spec.mode,
             placed: placed.map(|disk| disk.target.clone()).collect(),
             pools,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evenkeel_crds::{
     GuestMigration, HostDrain, MigrationPhase,
     kinds::{
-        drain::{OnRelease, StoppedGuests, StuckGuests},
+        drain::{OnRelease, StoppedGuests},
         migration::{Evidence, MigrationMode, SourceFiles},
     },
     names::{HostName, MigrationName},
@@ -15,7 +15,7 @@ use evenkeel_crds::{
 use evenkeel_planner::{HostId, What, Wish};
 use uuid::Uuid;
 
-use super::{Pass, Reconciler};
+use super::{Pass, Reconciler, asking::is_withdrawn, placements::Placed};
 use crate::{
     guests::{Guests, incoming},
     hosts::{HostState, Journals, Link},
@@ -36,6 +36,7 @@ pub(crate) struct Wanted {
     pub(crate) refused: BTreeMap<MigrationName, Cause>,
     /// Hosts of each drain, names that no Host bears, and why nothing new starts.
     pub(crate) drains: BTreeMap<String, Drain>,
+    pub(crate) placements: BTreeMap<String, Placed>,
 }
 
 /// A drain, resolved.
@@ -44,8 +45,6 @@ pub(crate) struct Drain {
     pub(crate) hosts: Vec<HostName>,
     pub(crate) unknown: Vec<String>,
     pub(crate) halted: Option<Cause>,
-    /// Settings that this version does not have.
-    pub(crate) unsupported: Option<Cause>,
 }
 
 impl Reconciler {
@@ -147,12 +146,13 @@ impl Reconciler {
         }
     }
 
-    /// Guests that no drain moves again: its own move for them was given up or aborted by a user.
-    pub(super) fn spent(&self, guests: &Guests) -> BTreeMap<Uuid, Cause> {
-        let mut spent = BTreeMap::new();
+    /// Guests whose move for a wish was given up or aborted by a user, with that wish: it does not move them again.
+    pub(super) fn spent(&self, guests: &Guests) -> Vec<(RequestedBy, Uuid, Cause)> {
+        let mut spent = Vec::new();
         for (name, state) in &self.moves {
-            if state.by.kind != "HostDrain"
+            if state.by.kind == "GuestMigration"
                 || state.hidden
+                || is_withdrawn(state)
                 || !matches!(
                     state.status.phase,
                     MigrationPhase::Failed | MigrationPhase::Aborted
@@ -163,7 +163,7 @@ impl Reconciler {
             let Some((uuid, entry)) = guests.find(&state.spec.guest) else {
                 continue;
             };
-            // Only where the drain would make the very same move again.
+            // Only where the wish would make the very same move again.
             if self
                 .wish_move_name(&state.by, entry.name.as_str(), uuid)
                 .as_ref()
@@ -178,20 +178,29 @@ impl Reconciler {
                 None if state.status.phase == MigrationPhase::Failed => {
                     (Reason::AttemptsExhausted, format!("{name} failed"))
                 }
-                Some(cause) if cause.reason == Reason::WishGone => continue,
                 _ => (
                     Reason::AbortedByUser,
                     format!("{name} was aborted by a user"),
                 ),
             };
-            spent.insert(uuid, Cause::new(reason, message));
-        }
-        for (journal, _) in self.orphans.values() {
-            if let Some(cause) = self.unfinished(journal) {
-                spent.insert(journal.guest, cause);
-            }
+            spent.push((state.by.clone(), uuid, Cause::new(reason, message)));
         }
         spent
+    }
+
+    /// Guests that nothing but an explicit move touches: a drain has given them up, or an earlier process left a move of
+    /// them unfinished.
+    pub(super) fn left_alone(&self) -> BTreeMap<Uuid, Cause> {
+        let drained = self
+            .spent
+            .iter()
+            .filter(|(by, ..)| by.kind == "HostDrain")
+            .map(|(_, guest, cause)| (*guest, cause.clone()));
+        let unfinished = self
+            .orphans
+            .values()
+            .filter_map(|(journal, _)| Some((journal.guest, self.unfinished(journal)?)));
+        drained.chain(unfinished).collect()
     }
 
     /// Resolves what is declared into wishes.
@@ -212,6 +221,10 @@ impl Reconciler {
                     .find_map(|(journal, _)| self.unfinished(journal))
             });
             if let Some(cause) = stuck {
+                wanted.refused.insert(name.clone(), cause);
+                continue;
+            }
+            if let Some(cause) = self.suspended() {
                 wanted.refused.insert(name.clone(), cause);
                 continue;
             }
@@ -247,15 +260,14 @@ impl Reconciler {
                         hosts,
                         stopped: drain.spec.stopped == StoppedGuests::Move,
                         parallel: drain.spec.parallel.max(1).unsigned_abs(),
-                        // A move that was tried in vain counts as no longer wanted once its guest is on no host of
-                        // the drain, which is where a guest that makes way has been all the time.
-                        makes_way: false,
+                        makes_way: true,
                         halted: resolved.halted.clone(),
                     },
                 });
             }
             wanted.drains.insert(name.clone(), resolved);
         }
+        wanted.placements = self.want_placements(guests, model, now, &mut wanted.wishes);
         wanted
     }
 
@@ -292,6 +304,8 @@ impl Reconciler {
                 Reason::Waiting,
                 "not all hosts have answered yet",
             ));
+        } else if let Some(cause) = self.suspended() {
+            resolved.halted = Some(cause);
         } else if drain.spec.suspend {
             resolved.halted = Some(Cause::new(
                 Reason::Suspended,
@@ -306,42 +320,7 @@ impl Reconciler {
                 .hint("raise `deadline` to go on"),
             );
         }
-        if drain.spec.stuck == StuckGuests::Shutdown {
-            resolved.unsupported = Some(Cause::new(
-                Reason::NotSupportedYet,
-                "`stuck: Shutdown` is not supported by this version: such guests stay, and are listed",
-            ));
-        }
         resolved
-    }
-
-    /// The name of the move that a wish would make for a guest now. Nothing where the wish is gone.
-    pub(super) fn wish_move_name(
-        &self,
-        by: &RequestedBy,
-        guest: &str,
-        uuid: Uuid,
-    ) -> Option<MigrationName> {
-        let drain = self
-            .declared
-            .drains
-            .get(&by.name)
-            .filter(|_| by.kind == "HostDrain")?;
-        let by = by_drain(&by.name, drain);
-        let last = self
-            .hosts
-            .values()
-            .filter_map(|state| state.domains.get(&uuid)?.last_move.as_ref())
-            .map(|last| last.time.as_str())
-            .max()
-            .unwrap_or("");
-        Some(crate::moves::name_for(
-            &by,
-            drain.metadata.generation.unwrap_or(0),
-            guest,
-            uuid,
-            last,
-        ))
     }
 
     /// Ends what a wish that is gone had asked for: pending moves at once, copies as the drain said.
@@ -381,11 +360,13 @@ impl Reconciler {
                 Some(_)
                     if swept
                         && state.running.is_none()
-                        && has_left(&state.spec.guest, &state.by.name, pass) =>
+                        && !still_planned(state, pass)
+                        && has_left(drained(state, pass), &state.by.name, pass) =>
                 {
                     let message = format!(
                         "{} is on no host of HostDrain {} any more",
-                        state.spec.guest, state.by.name
+                        drained(state, pass),
+                        state.by.name
                     );
                     let cause = Cause::new(Reason::WishGone, message);
                     state.finish(MigrationPhase::Aborted, cause, pass.now);
@@ -409,7 +390,7 @@ impl Reconciler {
         });
     }
 
-    /// Moves of drains that are over and whose objects are gone, or were never made. What a drain gave up is kept for as
+    /// Moves of wishes that are over and whose objects are gone, or were never made. What a wish gave up is kept for as
     /// long as it would ask for the same again. From files nothing else remembers what was done.
     fn to_forget(&self, pass: &Pass) -> Vec<MigrationName> {
         if self.options.from_files {
@@ -420,25 +401,27 @@ impl Reconciler {
             end.is_some_and(|end| pass.now.as_second() - end.0.as_second() > REMEMBERED)
         };
         let over = self.moves.iter().filter(|(_, state)| {
-            state.by.kind == "HostDrain"
+            state.by.kind != "GuestMigration"
                 && state.is_final()
                 && !state.declared
                 && (state.had_object || late(state))
         });
-        let asked_again = |name: &MigrationName, state: &MoveState| {
-            state.status.phase != MigrationPhase::Succeeded
-                && match pass.guests.find(&state.spec.guest) {
-                    Some((uuid, entry)) => {
-                        self.wish_move_name(&state.by, entry.name.as_str(), uuid)
-                            .as_ref()
-                            == Some(name)
-                    }
-                    None => self.declared.drains.contains_key(&state.by.name),
-                }
-        };
-        over.filter(|(name, state)| !asked_again(name, state))
+        over.filter(|(name, state)| !self.asked_again(name, state, pass))
             .map(|(name, _)| name.clone())
             .collect()
+    }
+
+    /// Whether a wish would make the very same move for the same guest again: then this one tells it not to.
+    pub(super) fn asked_again(&self, name: &MigrationName, state: &MoveState, pass: &Pass) -> bool {
+        state.status.phase != MigrationPhase::Succeeded
+            && match pass.guests.find(&state.spec.guest) {
+                Some((uuid, entry)) => {
+                    self.wish_move_name(&state.by, entry.name.as_str(), uuid)
+                        .as_ref()
+                        == Some(name)
+                }
+                None => self.is_asked(&state.by),
+            }
     }
 
     fn forget(&mut self, name: &MigrationName) {
@@ -450,6 +433,25 @@ impl Reconciler {
             *self.forgotten.entry(state.by).or_default() += 1;
         }
     }
+}
+
+/// Whether the plan has the move: the guest may be on another host, from where it makes way for one of the drain.
+fn still_planned(state: &MoveState, pass: &Pass) -> bool {
+    let guest = pass.guests.find(&state.spec.guest);
+    let id = guest.and_then(|(uuid, _)| pass.model.guests.get(&uuid));
+    let moves = pass.plan.moves.iter();
+    id.is_some_and(|id| {
+        moves
+            .filter(|planned| planned.by == state.by)
+            .any(|planned| planned.guest == *id)
+    })
+}
+
+/// The guest that has to leave the drain's hosts by the move: its own, or the one that it makes way for.
+fn drained<'a>(state: &'a MoveState, pass: &'a Pass) -> &'a str {
+    let other = state.makes_way_for.as_ref();
+    let other = other.and_then(|uuid| pass.guests.by_uuid.get(uuid));
+    other.map_or(&state.spec.guest, |entry| entry.name.as_str())
 }
 
 /// Whether the guest is known to be elsewhere than on the drain's hosts.
@@ -580,7 +582,7 @@ fn settle_by_place(
         .spec
         .source
         .as_deref()
-        .filter(|source| *source != host.as_str())
+        .filter(|source| *source != host.as_str() && !stops_over(state, name, &place, source))
     {
         let cause = Cause::new(
             Reason::SourceMismatch,
@@ -588,6 +590,22 @@ fn settle_by_place(
         );
         state.finish(MigrationPhase::Failed, cause, now);
     }
+}
+
+/// Whether the guest has come from the source to where it is by this very move, and goes on from there.
+fn stops_over(
+    state: &MoveState,
+    name: &str,
+    place: &crate::guests::Place<'_>,
+    source: &str,
+) -> bool {
+    let last = place.facts.last_move.as_ref();
+    last.is_some_and(|last| {
+        let time = last.time.parse::<Timestamp>();
+        last.by == format!("GuestMigration/{name}")
+            && last.from.as_str() == source
+            && time.is_ok_and(|time| time >= whole_seconds(state.created))
+    })
 }
 
 /// What is seen of a move that an earlier process finished, journals and all, and did not live to tell: it had begun,
@@ -601,6 +619,14 @@ fn finished_before(
 ) -> Option<Evidence> {
     let last = place.facts.last_move.as_ref()?;
     state.status.start_time.as_ref()?;
+    if state
+        .spec
+        .target
+        .as_deref()
+        .is_some_and(|target| target != place.host.as_str())
+    {
+        return None;
+    }
     let ends = (
         state.status.source.as_deref()?,
         state.status.target.as_deref()?,

@@ -10,7 +10,7 @@ use evenkeel_crds::{
     },
     names::HostName,
     quantity::Span,
-    reason::{Cause, Reason},
+    reason::{Cause, Class, Reason},
     shared::{Answer, LIST_CAP, Time, Timestamp, condition, whole_seconds},
 };
 use evenkeel_planner::Rejection;
@@ -35,7 +35,7 @@ pub(crate) struct Input<'a> {
     pub(crate) moving: i64,
     /// What the planner says can't be done for it, with the guests' names.
     pub(crate) rejections: Vec<(String, &'a Rejection)>,
-    /// Planned end of its last move.
+    /// Planned end of its last move; nothing where that of any of them is not known.
     pub(crate) eta: Option<Duration>,
     /// Why nothing new starts.
     pub(crate) halted: Option<&'a Cause>,
@@ -63,19 +63,23 @@ pub(crate) fn status(input: &Input<'_>) -> HostDrainStatus {
     };
     let (drained, cause) = drained(input, &hosts, left);
     let finished = drained == Answer::True;
+    let halted = |reason| input.halted.is_some_and(|cause| cause.reason == reason);
+    // What can't be is said before anything is copied; what can leave leaves all the same.
+    let impossible = || blocked.iter().find(|guest| !may_pass(guest));
+    let idle = input.moving == 0 && !blocked.is_empty() && blocked.len() as i64 >= left;
     let stalled = !finished
-        && (input
-            .halted
-            .is_some_and(|cause| cause.reason == Reason::DeadlineExceeded)
-            || (input.moving == 0 && !blocked.is_empty() && blocked.len() as i64 >= left));
-    let shown = match (input.halted, blocked.first()) {
+        && !halted(Reason::Waiting)
+        && (halted(Reason::DeadlineExceeded)
+            || (input.halted.is_none() && impossible().is_some())
+            || (idle && !blocked.iter().any(is_shut_down)));
+    let shown = match (input.halted, impossible().or(blocked.first())) {
         _ if finished => cause.clone(),
         (Some(halt), _) => halt.clone(),
         (None, Some(first)) if stalled => Cause::new(
             Reason::Blocked,
             format!(
                 "{} of {left} guests can't leave; {}: {} {}",
-                blocked.len(),
+                blocked.iter().filter(|guest| !is_shut_down(guest)).count(),
                 first.guest,
                 first.reason,
                 first.message
@@ -116,7 +120,7 @@ pub(crate) fn status(input: &Input<'_>) -> HostDrainStatus {
         progress,
         eta: input
             .eta
-            .filter(|_| !finished)
+            .filter(|_| !finished && input.halted.is_none() && blocked.is_empty())
             .map(|eta| Span(Duration::from_secs(eta.as_secs().div_ceil(5) * 5))),
         start_time: before
             .start_time
@@ -262,6 +266,24 @@ fn drained(input: &Input<'_>, hosts: &[DrainedHost], left: i64) -> (Answer, Caus
             Reason::Completed,
             format!("no active guest is on {}", names.join(", ")),
         ),
+    )
+}
+
+fn reason(guest: &BlockedGuest) -> Option<Reason> {
+    Reason::parse(&guest.reason)
+}
+
+/// Whether what keeps the guest may go away by itself.
+fn may_pass(guest: &BlockedGuest) -> bool {
+    let class = reason(guest).map(Reason::class);
+    matches!(class, Some(Class::Retry | Class::AvoidTarget))
+}
+
+/// Whether it leaves by being shut down.
+fn is_shut_down(guest: &BlockedGuest) -> bool {
+    matches!(
+        reason(guest),
+        Some(Reason::ShutdownPending | Reason::ShuttingDown)
     )
 }
 

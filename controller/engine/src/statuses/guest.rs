@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{Standing, conditions, sentence};
 use crate::{
     guests::{Entry, Place},
+    hands::Stray,
     hosts::{HostState, Link},
     moves::MoveState,
     port::{Activity, DiskDevice, DomainFacts, InterfaceSource},
@@ -31,6 +32,8 @@ pub(crate) struct Input<'a> {
     /// Why it can't be moved now.
     pub(crate) immovable: Option<&'a Cause>,
     /// The move under way.
+    /// Its last move, where other hands made that.
+    pub(crate) stray: Option<&'a Stray>,
     pub(crate) moving: Option<(&'a MigrationName, &'a MoveState)>,
     pub(crate) before: Option<&'a GuestStatus>,
     pub(crate) now: Timestamp,
@@ -73,10 +76,12 @@ pub(crate) fn status(input: &Input<'_>) -> GuestStatus {
                 // Shown to the nearest ten, so that a long copy does not write the Guest all the time.
                 progress: state.status.progress / 10 * 10,
             }),
-        last_move: facts.last_move.as_ref().map(|last| LastMoveStatus {
-            time: last.time.clone(),
-            from: last.from.to_string(),
-            by: last.by.clone(),
+        last_move: input.stray.map(Stray::shown).or_else(|| {
+            facts.last_move.as_ref().map(|last| LastMoveStatus {
+                time: last.time.clone(),
+                from: last.from.to_string(),
+                by: last.by.clone(),
+            })
         }),
         ..GuestStatus::default()
     };

@@ -14,7 +14,7 @@ use evenkeel_crds::{
 };
 use evenkeel_planner as planner;
 
-use super::{Standing, conditions, sentence};
+use super::{Standing, conditions, node::NODE_FOLLOWED, sentence};
 use crate::{
     capacity::{budgets, kept_memory},
     hosts::{HostState, Link},
@@ -36,6 +36,10 @@ pub(crate) struct Input<'a> {
     pub(crate) managed_elsewhere: i64,
     /// Guests that it defines and that live on another host, with that host.
     pub(crate) stale: &'a [(&'a str, &'a HostName)],
+    /// Whether it could be emptied now, where that was looked at.
+    pub(crate) drainable: Option<&'a (Answer, Cause)>,
+    /// Whether its Kubernetes node is followed and how it is, where that may drain it.
+    pub(crate) node: Option<&'a (Answer, Cause)>,
     pub(crate) before: Option<&'a HostStatus>,
     pub(crate) now: Timestamp,
 }
@@ -122,6 +126,32 @@ pub(crate) fn status(input: &Input<'_>) -> HostStatus {
             input.now,
         ),
     ];
+    let drainable = match (&input.planned.out_of_reach, input.drainable) {
+        (Some(cause), _) => (Answer::Unknown, cause.clone()),
+        (None, Some(told)) => told.clone(),
+        (None, None) => (
+            Answer::Unknown,
+            Cause::new(Reason::InProgress, "not looked at yet"),
+        ),
+    };
+    own.push(condition(
+        "Drainable",
+        drainable.0,
+        drainable.1.reason,
+        sentence(&drainable.1),
+        generation,
+        input.now,
+    ));
+    if let Some((answer, cause)) = input.node {
+        own.push(condition(
+            NODE_FOLLOWED,
+            *answer,
+            cause.reason,
+            sentence(cause),
+            generation,
+            input.now,
+        ));
+    }
     if let Some(cause) = input.claimed {
         own.push(condition(
             "ClaimedByOther",

@@ -4,6 +4,9 @@ pub(crate) mod drain;
 pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod migration;
+pub(crate) mod node;
+pub(crate) mod placement;
+pub(crate) mod policy;
 pub(crate) mod profile;
 
 use evenkeel_crds::{

@@ -12,6 +12,8 @@ use anyhow::{Context as _, bail};
 
 /// A larger file is no manifest.
 const MAX_SIZE: u64 = 16 << 20;
+/// A larger file is no snapshot either.
+const MAX_SNAPSHOT: u64 = 1 << 30;
 
 /// A file to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,15 +130,46 @@ impl Found {
     /// # Errors
     /// Where it can't be read, is too large, or is not UTF-8.
     pub fn read(&self) -> anyhow::Result<String> {
+        let text = self.read_until(MAX_SIZE + 1)?;
+        self.check_size(text.len() as u64)?;
+        Ok(text)
+    }
+
+    /// Its text, which may be a snapshot: those are larger.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_snapshot(&self) -> anyhow::Result<String> {
+        let text = self.read_until(MAX_SNAPSHOT + 1)?;
+        if text.len() as u64 > MAX_SNAPSHOT {
+            bail!("{} is larger than 1 GiB and so no snapshot", self.name);
+        }
+        Ok(text)
+    }
+
+    /// Whether a manifest may have so many bytes.
+    ///
+    /// # Errors
+    /// With the sentence.
+    pub fn check_size(&self, bytes: u64) -> anyhow::Result<()> {
+        if bytes > MAX_SIZE {
+            bail!("{} is larger than 16 MiB and so no manifest", self.name);
+        }
+        Ok(())
+    }
+
+    fn read_until(&self, most: u64) -> anyhow::Result<String> {
         let mut bytes = Vec::new();
         let read = match &self.path {
-            None => io::stdin().take(MAX_SIZE + 1).read_to_end(&mut bytes),
-            Some(path) => fs::File::open(path)
-                .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes)),
+            None => io::stdin().take(most).read_to_end(&mut bytes),
+            Some(path) => {
+                fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes))
+            }
         };
         read.with_context(|| format!("can't read {}", self.name))?;
-        if bytes.len() as u64 > MAX_SIZE {
-            bail!("{} is larger than 16 MiB and so no manifest", self.name);
+        if bytes.len() as u64 == most {
+            // A character may have been cut in two; what it is does not matter any more.
+            return Ok(String::from_utf8_lossy(&bytes).into_owned());
         }
         String::from_utf8(bytes)
             .map_err(|_| anyhow::anyhow!("{} is not UTF-8 and so no manifest", self.name))

@@ -15,12 +15,17 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use evenkeel_crds::{Guest, GuestMigration, Host, HostDrain, MigrationProfile};
+use evenkeel_crds::{
+    Fleet, Guest, GuestMigration, GuestPlacement, Host, HostDrain, MigrationProfile,
+    RebalancePolicy, kinds::fleet::FLEET_NAME,
+};
 use evenkeel_engine::Wishes;
 
 pub use files::Stamp;
-use locate::{At, Fault};
+use locate::{At, Document, Fault};
 use object::{Checker, Outcome};
+
+use crate::snapshot;
 
 /// Made from the CRDs once.
 static CHECKER: LazyLock<Checker> = LazyLock::new(Checker::new);
@@ -84,8 +89,23 @@ pub enum Object {
     GuestMigration(Box<GuestMigration>),
     /// A drain.
     HostDrain(Box<HostDrain>),
+    /// Where guests belong.
+    GuestPlacement(Box<GuestPlacement>),
+    /// Hosts that are to be level.
+    RebalancePolicy(Box<RebalancePolicy>),
     /// How moves are done.
     MigrationProfile(Box<MigrationProfile>),
+    /// What holds for all moves together.
+    Fleet(Box<Fleet>),
+}
+
+/// What was read where it may be either.
+#[derive(Debug)]
+pub enum Read {
+    /// Manifests.
+    Manifests(Box<Manifests>),
+    /// A snapshot: the file's name and text.
+    Snapshot(Arc<str>, String),
 }
 
 /// What the files say.
@@ -107,13 +127,35 @@ impl Manifests {
     /// # Errors
     /// Where a path can't be read, or with every error of every file ([`WrongManifests`]).
     pub fn load(paths: &[PathBuf]) -> anyhow::Result<Self> {
+        Self::of_files(&files::find(paths)?)
+    }
+
+    /// The same, unless the one file there is a snapshot.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_or_snapshot(paths: &[PathBuf]) -> anyhow::Result<Read> {
         let found = files::find(paths)?;
+        let [only] = found.as_slice() else {
+            return Ok(Read::Manifests(Box::new(Self::of_files(&found)?)));
+        };
+        let (name, text) = (only.name.clone(), only.read_snapshot()?);
+        if snapshot::is_snapshot(&text) {
+            return Ok(Read::Snapshot(name, text));
+        }
+        only.check_size(text.len() as u64)?;
+        let mut manifests = Self::check([(name, text)])?;
+        manifests.stamp = Stamp::of(&found);
+        Ok(Read::Manifests(Box::new(manifests)))
+    }
+
+    fn of_files(found: &[files::Found]) -> anyhow::Result<Self> {
         let texts = found
             .iter()
             .map(files::Found::read)
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut manifests = Self::check(found.iter().map(|file| file.name.clone()).zip(texts))?;
-        manifests.stamp = Stamp::of(&found);
+        manifests.stamp = Stamp::of(found);
         Ok(manifests)
     }
 
@@ -128,47 +170,69 @@ impl Manifests {
         let mut wrongs = Vec::new();
         for (file, text) in texts {
             let (documents, fault) = locate::read(&text);
-            let mut faults: Vec<Fault> = fault.into_iter().collect();
-            for document in &documents {
-                for outcome in CHECKER.check(document) {
-                    match outcome {
-                        Outcome::Foreign(at, what) => {
-                            let place = Place {
-                                file: file.clone(),
-                                at,
-                            };
-                            manifests
-                                .notes
-                                .push(format!("{place}: {what} is none of ours and was skipped"));
-                        }
-                        Outcome::Wrong(wrong) => faults.extend(wrong),
-                        Outcome::Object(at, object) => {
-                            faults.extend(manifests.add(
-                                Place {
-                                    file: file.clone(),
-                                    at,
-                                },
-                                object,
-                            ));
-                        }
-                    }
-                }
-            }
-            wrongs.extend(faults.into_iter().map(|Fault { at, sentence }| Wrong {
-                place: Place {
-                    file: file.clone(),
-                    at,
-                },
-                sentence,
-            }));
+            manifests.take(&file, documents, fault, &mut wrongs);
         }
+        manifests.unless(wrongs)
+    }
+
+    /// Checks documents of a file that were read already.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn of_documents(
+        file: &Arc<str>,
+        documents: impl IntoIterator<Item = Document>,
+    ) -> Result<Self, WrongManifests> {
+        let mut manifests = Self::default();
+        let mut wrongs = Vec::new();
+        manifests.take(file, documents, None, &mut wrongs);
+        manifests.unless(wrongs)
+    }
+
+    fn unless(self, mut wrongs: Vec<Wrong>) -> Result<Self, WrongManifests> {
         if wrongs.is_empty() {
-            Ok(manifests)
+            Ok(self)
         } else {
             wrongs.sort();
             wrongs.dedup();
             Err(WrongManifests(wrongs))
         }
+    }
+
+    /// Takes in the objects of a file's documents, and what is wrong with them.
+    fn take(
+        &mut self,
+        file: &Arc<str>,
+        documents: impl IntoIterator<Item = Document>,
+        fault: Option<Fault>,
+        wrongs: &mut Vec<Wrong>,
+    ) {
+        let mut faults: Vec<Fault> = fault.into_iter().collect();
+        for outcome in documents
+            .into_iter()
+            .flat_map(|document| CHECKER.check(&document))
+        {
+            let place = |at| Place {
+                file: file.clone(),
+                at,
+            };
+            match outcome {
+                Outcome::Foreign(at, what) => {
+                    let place = place(at);
+                    self.notes
+                        .push(format!("{place}: {what} is none of ours and was skipped"));
+                }
+                Outcome::Wrong(wrong) => faults.extend(wrong),
+                Outcome::Object(at, object) => faults.extend(self.add(place(at), object)),
+            }
+        }
+        wrongs.extend(faults.into_iter().map(|Fault { at, sentence }| Wrong {
+            place: Place {
+                file: file.clone(),
+                at,
+            },
+            sentence,
+        }));
     }
 
     /// Where an object is written.
@@ -187,6 +251,12 @@ impl Manifests {
                 ),
             });
         }
+        if matches!(&object, Object::Fleet(_)) && name != FLEET_NAME {
+            return Some(Fault {
+                at: place.at,
+                sentence: format!("Fleet {name}: there is one Fleet, and its name is {FLEET_NAME}"),
+            });
+        }
         self.places.insert((kind.to_owned(), name.clone()), place);
         match object {
             Object::Host(host) => drop(self.wishes.hosts.insert(name, Arc::new(*host))),
@@ -195,9 +265,16 @@ impl Manifests {
                 drop(self.wishes.migrations.insert(name, Arc::new(*migration)))
             }
             Object::HostDrain(drain) => drop(self.wishes.drains.insert(name, Arc::new(*drain))),
+            Object::GuestPlacement(placement) => {
+                drop(self.wishes.placements.insert(name, Arc::new(*placement)))
+            }
+            Object::RebalancePolicy(policy) => {
+                drop(self.wishes.policies.insert(name, Arc::new(*policy)))
+            }
             Object::MigrationProfile(profile) => {
                 drop(self.wishes.profiles.insert(name, Arc::new(*profile)))
             }
+            Object::Fleet(fleet) => drop(self.wishes.fleets.insert(name, Arc::new(*fleet))),
         }
         None
     }
@@ -212,7 +289,10 @@ impl Object {
             Self::Guest(guest) => ("Guest", &guest.metadata),
             Self::GuestMigration(migration) => ("GuestMigration", &migration.metadata),
             Self::HostDrain(drain) => ("HostDrain", &drain.metadata),
+            Self::GuestPlacement(placement) => ("GuestPlacement", &placement.metadata),
+            Self::RebalancePolicy(policy) => ("RebalancePolicy", &policy.metadata),
             Self::MigrationProfile(profile) => ("MigrationProfile", &profile.metadata),
+            Self::Fleet(fleet) => ("Fleet", &fleet.metadata),
         };
         (kind, metadata.name.clone().unwrap_or_default())
     }

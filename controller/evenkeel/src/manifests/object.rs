@@ -4,7 +4,7 @@ use evenkeel_crds::shared::{API_VERSION, GROUP, VERSION};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::hypervisors;
+use crate::{hypervisors, snapshot};
 
 use super::{
     Object,
@@ -114,6 +114,13 @@ impl Checker {
                     format!("kind is missing: it is one of {list}"),
                 );
                 None
+            }
+            Some(snapshot::KIND) => {
+                let what = format!(
+                    "a {} is read by plan, simulate and snapshot, as the only file with -f",
+                    snapshot::KIND
+                );
+                return Outcome::Wrong(vec![Fault { at, sentence: what }]);
             }
             Some(kind) => {
                 let schema = self.kinds.iter().find(|(known, _)| known == kind);
@@ -350,7 +357,10 @@ fn decode(kind: &str, root: &Node) -> Result<Object, String> {
         "Guest" => typed(value).map(Object::Guest),
         "GuestMigration" => typed(value).map(Object::GuestMigration),
         "HostDrain" => typed(value).map(Object::HostDrain),
+        "GuestPlacement" => typed(value).map(Object::GuestPlacement),
+        "RebalancePolicy" => typed(value).map(Object::RebalancePolicy),
         "MigrationProfile" => typed(value).map(Object::MigrationProfile),
+        "Fleet" => typed(value).map(Object::Fleet),
         _ => Err("this program has no use for it yet".to_owned()),
     }
 }

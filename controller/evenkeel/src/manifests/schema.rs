@@ -442,6 +442,9 @@ fn wrong_by_pattern(text: &str, pattern: &str) -> Option<String> {
         Meaning::Uuid => format!(
             "{text:?} is not a UUID as libvirt writes it: small letters, such as 6f1c2a34-0000-4000-8000-0123456789ab"
         ),
+        Meaning::TimeOfDay => {
+            format!("{text:?} is not a time of day: write HH:MM, from \"00:00\" to \"23:59\"")
+        }
         Meaning::Other => format!("{text:?} does not look as it must (pattern {pattern})"),
     };
     match Regex::new(pattern) {
@@ -460,10 +463,14 @@ enum Meaning {
     Address,
     ObjectName,
     Uuid,
+    TimeOfDay,
     Other,
 }
 
 fn meaning(pattern: &str) -> Meaning {
+    if pattern.contains("2[0-3]") {
+        return Meaning::TimeOfDay;
+    }
     let has = |part: &str| pattern.contains(part);
     if has("(Ki|Mi|Gi") {
         Meaning::Bytes

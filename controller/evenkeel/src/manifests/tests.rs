@@ -68,16 +68,16 @@ fn what_says_whose_it_is() {
     one(
         "apiVersion: evenkeel.dev/v1alpha1\nmetadata: {name: h1}\n",
         "a.yaml:1:1: kind is missing: it is one of Host, Guest, GuestMigration, HostDrain, \
-         MigrationProfile",
+         GuestPlacement, RebalancePolicy, MigrationProfile, Fleet",
     );
     one(
         "apiVersion: evenkeel.dev/v1alpha1\nkind: HostDrian\nmetadata: {name: h1}\n",
         "a.yaml:2:7: there is no kind HostDrian: did you mean HostDrain?",
     );
     one(
-        "apiVersion: evenkeel.dev/v1alpha1\nkind: RebalancePolicy\nmetadata: {name: h1}\n",
-        "a.yaml:2:7: there is no kind RebalancePolicy in this version of Evenkeel: it has Host, Guest, GuestMigration, \
-         HostDrain, MigrationProfile",
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: Rack\nmetadata: {name: h1}\n",
+        "a.yaml:2:7: there is no kind Rack in this version of Evenkeel: it has Host, Guest, GuestMigration, \
+         HostDrain, GuestPlacement, RebalancePolicy, MigrationProfile, Fleet",
     );
 }
 
@@ -475,14 +475,17 @@ fn examples_are_right() {
     assert_eq!(
         kinds,
         [
+            "Fleet",
             "Guest",
             "GuestMigration",
+            "GuestPlacement",
             "Host",
             "Host",
             "Host",
             "HostDrain",
             "MigrationProfile",
-            "MigrationProfile"
+            "MigrationProfile",
+            "RebalancePolicy"
         ]
     );
 }
@@ -509,6 +512,7 @@ const EXAMPLES: &[&str] = &[
     include_str!("../../../../examples/move.yaml"),
     include_str!("../../../../examples/drain.yaml"),
     include_str!("../../../../examples/profiles.yaml"),
+    include_str!("../../../../examples/fleet.yaml"),
 ];
 
 /// The example with lines dropped, doubled, moved in or out, or their values replaced.
@@ -567,4 +571,23 @@ proptest! {
             prop_assert_eq!(read.to_string().parse::<Span>().ok(), Some(read), "{}", read);
         }
     }
+}
+
+#[test]
+fn fleets() {
+    const HEAD: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Fleet\n";
+    one(
+        &format!("{HEAD}metadata: {{name: other}}\nspec: {{}}\n"),
+        "a.yaml:1:1: Fleet other: there is one Fleet, and its name is default",
+    );
+    one(
+        &format!("{HEAD}metadata: {{name: default}}\nspec: {{abort: true}}\n"),
+        "a.yaml:4:7: Fleet default: spec: abort: true needs suspend: true",
+    );
+    let text =
+        format!("{HEAD}metadata: {{name: default}}\nspec: {{suspend: true, bandwidth: 8Mi}}\n");
+    let manifests = check(&text).unwrap();
+    let spec = &manifests.wishes.fleets["default"].spec;
+    assert_eq!((spec.suspend, spec.history.per_guest), (true, 3));
+    assert_eq!(spec.share().map(|share| share.0), Some(2 << 20));
 }

@@ -4,10 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     sync::Arc,
+    time::Duration,
 };
 
 use evenkeel_crds::quantity::Bytes;
-use evenkeel_engine::port::{Fault, HostFacts, Load, PortError, PortResult};
+use evenkeel_engine::port::{Fault, HostFacts, Load, PortError, PortResult, Usage};
 use roxmltree::Node;
 use uuid::Uuid;
 use virt::sys;
@@ -60,6 +61,23 @@ pub(crate) fn sample(connection: &Connection) -> PortResult<Sample> {
         memory_used: Bytes(total.0.saturating_sub(unused)),
         memory_total: total,
     })
+}
+
+/// What each domain that runs uses.
+pub(crate) fn usage(connection: &Connection) -> PortResult<BTreeMap<Uuid, Usage>> {
+    let all = raw::usage(connection).or_fault()?;
+    let usage = |figures: &raw::Figures| {
+        let figure = |name: &str| figures.get(name).copied();
+        let memory = figure("balloon.rss").or_else(|| figure("balloon.current"));
+        Some(Usage {
+            cpu_time: Duration::from_nanos(figure("cpu.time")?),
+            memory: Bytes(memory?.saturating_mul(1024)),
+        })
+    };
+    let all = all.iter();
+    Ok(all
+        .filter_map(|(uuid, figures)| Some((*uuid, usage(figures)?)))
+        .collect())
 }
 
 /// Describes the whole host, pools refreshed.

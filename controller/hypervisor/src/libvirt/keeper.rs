@@ -16,7 +16,7 @@ use std::{
 
 use evenkeel_crds::names::HostName;
 use evenkeel_engine::port::{
-    DomainFacts, Fault, HostFacts, Load, News, Notice, PortError, PortResult,
+    DomainFacts, Fault, HostFacts, Load, News, Notice, PortError, PortResult, Usage,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
@@ -53,7 +53,7 @@ pub(crate) enum Message {
     Opened(u64, PortResult<Connection>),
     Observed(u64, Box<PortResult<HostFacts>>),
     Looked(u64, Uuid, Box<PortResult<Option<DomainFacts>>>),
-    Sampled(u64, PortResult<host::Sample>),
+    Sampled(u64, PortResult<(host::Sample, BTreeMap<Uuid, Usage>)>),
     Suspect,
     /// How the host is reached has changed.
     Renew,
@@ -510,14 +510,18 @@ impl Keeper {
         let session = self.session.clone();
         // Refused where all threads hang: then there is no figure this time.
         let _ = self.session.looks().submit(LOOK, move |tool| {
-            let result = guarded(|| session.with(tool, host::sample));
+            let result = guarded(|| {
+                session.with(tool, |connection| {
+                    Ok((host::sample(connection)?, host::usage(connection)?))
+                })
+            });
             session.send(Message::Sampled(generation, result));
         });
     }
 
-    fn sampled(&mut self, result: PortResult<host::Sample>) {
+    fn sampled(&mut self, result: PortResult<(host::Sample, BTreeMap<Uuid, Usage>)>) {
         match result {
-            Ok(sample) => {
+            Ok((sample, usage)) => {
                 let cpu_milli = self
                     .last_sample
                     .as_ref()
@@ -526,6 +530,7 @@ impl Keeper {
                 let memory = sample.memory_used;
                 self.last_sample = Some(sample);
                 self.tell(News::Load(Load { cpu_milli, memory }));
+                self.tell(News::Usage(usage));
             }
             Err(error) if error.fault == Fault::Unreachable && !self.alive() => self.lost(error),
             Err(_) => {}

@@ -6,6 +6,7 @@
 mod claim;
 mod domain;
 mod events;
+mod farewell;
 mod fault;
 mod files;
 mod host;
@@ -18,6 +19,7 @@ mod migrate;
 mod others;
 mod raw;
 mod refreshes;
+mod secrets;
 mod session;
 mod storage;
 mod uri;
@@ -38,12 +40,14 @@ use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
     Access, ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, FileState, Glance,
     HostFacts, Hypervisor, Hypervisors, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
-    NewVolume, News, Notice, Piece, PoolFacts, PortError, PortResult, VolumeFacts,
+    NewVolume, News, Notice, Piece, PoolFacts, PortError, PortResult, SecretFacts, SecretValue,
+    ShutdownMark, VolumeFacts,
 };
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use virt::domain::Domain;
 
+pub use self::farewell::farewell;
 pub use self::uri::{HypervisorUri, Transport, check_address, check_uri};
 use self::{
     fault::OrFault,
@@ -57,6 +61,9 @@ use self::{
 const LOOK: Duration = Duration::from_secs(5);
 /// How long anything else may take, but for a migration.
 const CALL: Duration = Duration::from_secs(10);
+
+/// How long an encrypted volume may take to be made: its key is derived so that this costs seconds of a processor.
+const ENCRYPT: Duration = Duration::from_secs(60);
 
 /// Keeps libvirt's client library from writing to standard error by itself. To be called first of all in `main`, before
 /// there is a second thread.
@@ -323,7 +330,8 @@ impl Hypervisor for Host {
 
     async fn create_volume(&self, volume: &NewVolume) -> PortResult<String> {
         let volume = volume.clone();
-        self.call(Session::files, CALL, move |session, connection| {
+        let limit = volume.secret.map_or(CALL, |_| ENCRYPT);
+        self.call(Session::files, limit, move |session, connection| {
             session.storage(connection).create(&volume)
         })
         .await
@@ -384,6 +392,49 @@ impl Hypervisor for Host {
         self.call(Session::files, CALL, files::close_pools).await
     }
 
+    async fn secret(&self, id: Uuid) -> PortResult<Option<SecretFacts>> {
+        self.call(Session::looks, LOOK, move |_, connection| {
+            secrets::read(connection, id)
+        })
+        .await
+    }
+
+    async fn secret_value(&self, id: Uuid) -> PortResult<Option<SecretValue>> {
+        self.call(Session::looks, LOOK, move |_, connection| {
+            secrets::value(connection, id)
+        })
+        .await
+    }
+
+    async fn create_secret(&self, secret: &SecretFacts, value: SecretValue) -> PortResult<()> {
+        let secret = secret.clone();
+        self.call(Session::acts, CALL, move |_, connection| {
+            secrets::create(connection, &secret, &value)
+        })
+        .await
+    }
+
+    async fn keep_secret(&self, id: Uuid) -> PortResult<()> {
+        self.call(Session::acts, CALL, move |_, connection| {
+            secrets::keep(connection, id)
+        })
+        .await
+    }
+
+    async fn remove_secret(&self, id: Uuid) -> PortResult<()> {
+        self.call(Session::acts, CALL, move |_, connection| {
+            secrets::remove(connection, id)
+        })
+        .await
+    }
+
+    async fn secret_users(&self, id: Uuid) -> PortResult<Vec<String>> {
+        self.call(Session::files, CALL, move |_, connection| {
+            secrets::users(connection, id)
+        })
+        .await
+    }
+
     async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()> {
         let mark = mark.cloned();
         self.call(Session::acts, CALL, move |_, connection| {
@@ -396,6 +447,14 @@ impl Hypervisor for Host {
         let last = last.clone();
         self.call(Session::acts, CALL, move |_, connection| {
             domain::set_last_move(connection, domain, &last)
+        })
+        .await
+    }
+
+    async fn set_shutdown_mark(&self, domain: Uuid, mark: Option<&ShutdownMark>) -> PortResult<()> {
+        let mark = mark.cloned();
+        self.call(Session::acts, CALL, move |_, connection| {
+            domain::set_shutdown_mark(connection, domain, mark.as_ref())
         })
         .await
     }
@@ -482,6 +541,10 @@ impl Hypervisor for Host {
 
     async fn resume(&self, domain: Uuid) -> PortResult<()> {
         self.act(domain, Domain::resume).await
+    }
+
+    async fn start(&self, domain: Uuid) -> PortResult<()> {
+        self.act(domain, Domain::create).await
     }
 
     async fn shutdown(&self, domain: Uuid) -> PortResult<()> {

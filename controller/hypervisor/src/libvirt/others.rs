@@ -105,10 +105,7 @@ const GUESTS: &[Guest] = &[
     Guest {
         text: fixture!("guests/sealed.xml"),
         manager: None,
-        obstacles: &[
-            (Reason::UnknownFeature, "launchSecurity"),
-            (Reason::DiskNotMovable, "encrypted"),
-        ],
+        obstacles: &[(Reason::UnknownFeature, "launchSecurity")],
         copied: &["vda"],
     },
 ];
@@ -136,6 +133,7 @@ fn facts(disk: &DiskXml) -> DiskFacts {
         backing: disk.backing.clone(),
         readonly: disk.readonly,
         shared: false,
+        secret: disk.secret,
     }
 }
 

@@ -13,9 +13,10 @@ use std::{
 };
 
 use uuid::Uuid;
-use virt::{connect::Connect, domain::Domain, error::Error, stream::Stream, sys};
+use virt::{connect::Connect, domain::Domain, error::Error, secret::Secret, stream::Stream, sys};
+use zeroize::{Zeroize as _, Zeroizing};
 
-use super::files::is_lent;
+use super::{farewell::Open, files::is_lent};
 
 /// Has libvirt keep its own log to errors, which it hands us as well: else it writes warnings to standard error. What the
 /// environment says of it already stays. Does nothing where other threads run.
@@ -68,6 +69,8 @@ enum Registration {
 pub(crate) struct Connection {
     connect: ManuallyDrop<Connect>,
     registrations: Vec<Registration>,
+    /// Counts it among those that have to be closed before the process ends, once anything is registered.
+    open: Option<Open>,
 }
 
 impl Connection {
@@ -75,6 +78,7 @@ impl Connection {
         Self {
             connect: ManuallyDrop::new(connect),
             registrations: Vec::new(),
+            open: None,
         }
     }
 }
@@ -357,6 +361,7 @@ pub(crate) fn subscribe(connection: &mut Connection, sink: &Sink) -> Result<(), 
         }
         Ok(id)
     };
+    let open = Open::one();
     let mut registrations = Vec::new();
     let close = register(&|connect, opaque| {
         // SAFETY: see above.
@@ -423,6 +428,7 @@ pub(crate) fn subscribe(connection: &mut Connection, sink: &Sink) -> Result<(), 
     });
     registrations.extend(network.ok().map(Registration::Network));
     connection.registrations.extend(registrations);
+    connection.open = Some(open);
     lifecycle
 }
 
@@ -623,13 +629,50 @@ pub(crate) fn dirty_rate(domain: &Domain) -> Result<BTreeMap<String, u64>, Error
             sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
         )
     };
-    if found < 0 {
+    // SAFETY: libvirt filled `records`, or failed.
+    let figures = unsafe { statistics(found, records) }?;
+    Ok(figures
+        .into_iter()
+        .flat_map(|(_, figures)| figures)
+        .collect())
+}
+
+/// Statistics by libvirt's names.
+pub(crate) type Figures = BTreeMap<String, u64>;
+
+/// CPU time and memory of every domain that runs, by its UUID and libvirt's names. Waits for no job: what can't be had
+/// without is left out.
+pub(crate) fn usage(connection: &Connection) -> Result<Vec<(Uuid, Figures)>, Error> {
+    let mut records = ptr::null_mut();
+    // SAFETY: the connection lives; libvirt fills `records`.
+    let found = unsafe {
+        sys::virConnectGetAllDomainStats(
+            connection.connect.as_ptr(),
+            sys::VIR_DOMAIN_STATS_CPU_TOTAL | sys::VIR_DOMAIN_STATS_BALLOON,
+            &mut records,
+            sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+                | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+        )
+    };
+    // SAFETY: libvirt filled `records`, or failed.
+    unsafe { statistics(found, records) }
+}
+
+/// Reads `found` records of statistics and frees them. Those of a domain that is gone are left out.
+///
+/// # Safety
+/// libvirt has filled `records` with so many, or has failed and `found` is negative.
+unsafe fn statistics(
+    found: c_int,
+    records: *mut sys::virDomainStatsRecordPtr,
+) -> Result<Vec<(Uuid, Figures)>, Error> {
+    let Ok(found) = usize::try_from(found) else {
         return Err(Error::last_error());
-    }
-    let mut figures = BTreeMap::new();
-    for index in 0..usize::try_from(found).unwrap_or(0) {
-        // SAFETY: libvirt gave so many records, each with its list of parameters. They are read before the list is freed
-        // below; what reads them is not dropped, so they are freed once.
+    };
+    let mut all = Vec::with_capacity(found);
+    for index in 0..found {
+        // SAFETY: libvirt gave so many records, each with its domain and its list of parameters. They are read before
+        // the list is freed below; what reads them is not dropped, so they are freed once. A UUID has 16 bytes.
         unsafe {
             let record = &**records.add(index);
             let parameters = ManuallyDrop::new(Parameters {
@@ -637,12 +680,15 @@ pub(crate) fn dirty_rate(domain: &Domain) -> Result<BTreeMap<String, u64>, Error
                 length: record.nparams,
                 room: record.nparams,
             });
-            figures.extend(parameters.numbers());
+            let mut uuid = [0; 16];
+            if sys::virDomainGetUUID(record.dom, uuid.as_mut_ptr()) == 0 {
+                all.push((Uuid::from_bytes(uuid), parameters.numbers()));
+            }
         }
     }
     // SAFETY: the list is libvirt's own, freed once.
     unsafe { sys::virDomainStatsRecordListFree(records) };
-    Ok(figures)
+    Ok(all)
 }
 
 /// A domain's job: its type as libvirt numbers it, and its figures by libvirt's names.
@@ -868,6 +914,25 @@ pub(crate) fn send_hole(stream: &Stream, length: u64) -> Result<(), Error> {
     } else {
         Ok(())
     }
+}
+
+// ---- secrets ----
+
+/// A secret's value. Besides what is returned, nothing of it stays in memory here.
+pub(crate) fn secret_value(secret: &Secret) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let mut length = 0;
+    // SAFETY: the secret lives; the number is ours.
+    let value = unsafe { sys::virSecretGetValue(secret.as_ptr(), &mut length, 0) };
+    if value.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: libvirt gave us that many bytes, and nobody else has them.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(value, length) };
+    let copy = Zeroizing::new(bytes.to_vec());
+    bytes.zeroize();
+    // SAFETY: it was allocated by libvirt, for us to free, and is not used any more.
+    unsafe { libc::free(value.cast()) };
+    Ok(copy)
 }
 
 // ---- the host ----

@@ -29,9 +29,17 @@ const SHARED_KINDS: &[&str] = &[
 ];
 /// Pool types whose content is refreshed before it is believed.
 const REFRESHED_KINDS: &[&str] = &["dir", "fs", "netfs", "gluster", "vstorage"];
-/// While a volume is being built libvirt refuses to refresh its pool; that takes a moment.
-const BUSY_TRIES: u32 = 40;
+/// While a volume is being built libvirt refuses to refresh its pool; that takes a moment, and an encrypted one seconds.
+/// It is tried so often before others who want the same get their turn, and so many times over.
+const BUSY_TRIES: u32 = 10;
+const BUSY_ROUNDS: u32 = 14;
+/// For whoever can do without.
+const FEW_ROUNDS: u32 = 2;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// What QEMU says where it measures how fast a key is derived, and the machine is so busy that no time seems to have passed.
+const NOT_MEASURED: &str = "accurate CPU usage";
+/// How often that is tried: it is seen at once.
+const MEASURED_AGAIN: u32 = 10;
 
 /// A host's storage, over one connection.
 #[derive(Debug, Clone, Copy)]
@@ -56,15 +64,33 @@ impl Pool {
 
     /// Sees what is really there.
     pub(crate) fn refresh(&self, freshness: Freshness) -> PortResult<()> {
-        self.refreshes.share(&self.facts.name, freshness, || {
-            for _ in 1..BUSY_TRIES {
-                match self.object.refresh(0).or_fault() {
-                    Err(error) if error.fault == Fault::Busy => thread::sleep(BUSY_PAUSE),
-                    done => return done,
+        self.refresh_within(freshness, BUSY_ROUNDS)
+    }
+
+    /// The same for whoever can do without: given up soon where libvirt is busy with the pool.
+    pub(crate) fn try_refresh(&self, freshness: Freshness) -> PortResult<()> {
+        self.refresh_within(freshness, FEW_ROUNDS)
+    }
+
+    fn refresh_within(&self, freshness: Freshness, rounds: u32) -> PortResult<()> {
+        let round = || {
+            self.refreshes.share(&self.facts.name, freshness, || {
+                for _ in 1..BUSY_TRIES {
+                    match self.object.refresh(0).or_fault() {
+                        Err(error) if error.fault == Fault::Busy => thread::sleep(BUSY_PAUSE),
+                        done => return done,
+                    }
                 }
+                self.object.refresh(0).or_fault()
+            })
+        };
+        for _ in 1..rounds {
+            match round() {
+                Err(error) if error.fault == Fault::Busy => {}
+                done => return done,
             }
-            self.object.refresh(0).or_fault()
-        })
+        }
+        round()
     }
 
     /// The volume of that name, as libvirt remembers.
@@ -175,7 +201,11 @@ impl Storage<'_> {
             && freshness != Freshness::AsListed
             && REFRESHED_KINDS.contains(&pool.facts.kind.as_str())
         {
-            match pool.refresh(freshness) {
+            let refreshed = match freshness {
+                Freshness::Now => pool.refresh(freshness),
+                _ => pool.try_refresh(freshness),
+            };
+            match refreshed {
                 Ok(()) => return self.read(pool.object, active),
                 Err(error) if matches!(error.fault, Fault::Unreachable | Fault::TimedOut) => {
                     return Err(error);
@@ -242,7 +272,18 @@ impl Storage<'_> {
     /// Makes an empty thin volume, exclusively, and returns its path.
     pub(crate) fn create(&self, volume: &NewVolume) -> PortResult<String> {
         let description = volume_xml(volume)?;
-        let made = self.pool(&volume.pool)?.create(&volume.name, &description);
+        let pool = self.pool(&volume.pool)?;
+        let mut made = pool.create(&volume.name, &description);
+        for _ in 1..MEASURED_AGAIN {
+            if !matches!(&made, Err(error) if error.message.contains(NOT_MEASURED)) {
+                break;
+            }
+            match pool.create(&volume.name, &description) {
+                // What QEMU left of it is nobody else's.
+                Err(error) if error.fault == Fault::Exists => break,
+                again => made = again,
+            }
+        }
         made.map_err(|error| match error.fault {
             Fault::Exists => PortError::new(
                 Fault::Exists,
@@ -351,9 +392,18 @@ fn volume_xml(volume: &NewVolume) -> PortResult<String> {
             ));
         }
     };
+    let encryption = match volume.secret {
+        None => String::new(),
+        Some(_) if volume.backing.is_some() => {
+            return invalid("an encrypted volume over another one is not made".to_owned());
+        }
+        Some(secret) => format!(
+            "<encryption format='luks'><secret type='passphrase' uuid='{secret}'/></encryption>"
+        ),
+    };
     Ok(format!(
         "<volume type='file'><name>{}</name><capacity unit='bytes'>{}</capacity><allocation unit='bytes'>0</allocation>\
-         <target><format type='{}'/>{compat}</target>{backing}</volume>",
+         <target><format type='{}'/>{compat}{encryption}</target>{backing}</volume>",
         xml::escape(name),
         volume.capacity.0,
         volume.format,
@@ -402,6 +452,7 @@ mod tests {
             format: format.into(),
             capacity: Bytes(5),
             backing: None,
+            secret: None,
         };
         let over = NewVolume {
             backing: Some(Backing {
@@ -412,11 +463,23 @@ mod tests {
         };
         let base = "<backingStore><path>/p/a&amp;b</path><format type='raw'/></backingStore>";
         assert!(volume_xml(&over).unwrap().contains(base));
+        let sealed = NewVolume {
+            secret: Some(uuid::Uuid::from_u128(7)),
+            ..over.clone()
+        };
+        assert_eq!(volume_xml(&sealed).unwrap_err().fault, Fault::Invalid);
         let raw = NewVolume {
             format: "raw".into(),
             ..over
         };
         assert_eq!(volume_xml(&raw).unwrap_err().fault, Fault::Invalid);
+        let sealed = NewVolume {
+            secret: Some(uuid::Uuid::from_u128(7)),
+            ..volume("s", "raw")
+        };
+        let key = "<format type='raw'/><encryption format='luks'>\
+                   <secret type='passphrase' uuid='00000000-0000-0000-0000-000000000007'/></encryption></target>";
+        assert!(volume_xml(&sealed).unwrap().contains(key));
         assert!(
             volume_xml(&volume("a'b<c", "qcow2"))
                 .unwrap()

@@ -1,37 +1,36 @@
 //! A simulated host's state in the port's words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    CpuNeed, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, InterfaceFacts,
-    InterfaceSource, Load, PoolFacts,
+    Activity, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, Load, PoolFacts, Usage,
 };
 use uuid::Uuid;
 
-use super::world::{Domain, Machine};
-
-const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
-const MACHINE: &str = "pc-q35-7.2";
+use super::{
+    secrets,
+    world::{Domain, Machine, World},
+};
 
 pub(super) fn host(name: &str, machine: &Machine) -> HostFacts {
-    let machines = BTreeSet::from(["q35".to_owned(), MACHINE.to_owned()]);
+    let offers = &machine.offers;
     HostFacts {
         uuid: machine.uuid,
         hostname: format!("{name}.sim"),
         libvirt_version: machine.libvirt.clone(),
-        hypervisor_version: "7.2.22".into(),
+        hypervisor_version: offers.hypervisor.clone(),
         cpus: machine.cpus,
         cpu_model: "Sim".into(),
-        cpu_fingerprint: "sim".into(),
+        cpu_fingerprint: offers.cpu.clone(),
         memory: Bytes(machine.memory),
         huge_pages: Bytes(0),
         load: load(machine),
         pools: pools(machine),
-        networks: BTreeSet::from(["default".to_owned()]),
-        bridges: None,
-        nwfilters: BTreeSet::new(),
-        machines: BTreeMap::from([(EMULATOR.to_owned(), machines)]),
+        networks: offers.networks.clone(),
+        bridges: offers.bridges.clone(),
+        nwfilters: offers.nwfilters.clone(),
+        machines: offers.machines.clone(),
         domains: machine
             .domains
             .iter()
@@ -49,6 +48,20 @@ pub(super) fn load(machine: &Machine) -> Load {
         cpu_milli: Some(100),
         memory: Bytes(active.map(|domain| domain.memory).sum()),
     }
+}
+
+/// What each domain that runs there uses.
+pub(super) fn usage(world: &World, host: &str) -> BTreeMap<Uuid, Usage> {
+    let domains = world.machines[host].domains.iter();
+    let running = domains.filter(|(_, domain)| domain.activity == Activity::Running);
+    let usage = running.filter_map(|(uuid, domain)| {
+        let usage = Usage {
+            cpu_time: world.guests.get(uuid)?.cpu_time(),
+            memory: Bytes(domain.memory + domain.overhead),
+        };
+        Some((*uuid, usage))
+    });
+    usage.collect()
 }
 
 pub(super) fn pools(machine: &Machine) -> Vec<PoolFacts> {
@@ -77,18 +90,13 @@ pub(super) fn domain(machine: &Machine, uuid: Uuid, domain: &Domain) -> DomainFa
         autostart: domain.autostart,
         vcpus: domain.vcpus,
         memory: Bytes(domain.memory),
-        memory_overhead: Bytes(64 << 20),
+        memory_overhead: Bytes(domain.overhead),
         disks: domain
             .disks
             .iter()
             .map(|disk| disk_facts(machine, disk))
             .collect(),
-        interfaces: vec![InterfaceFacts {
-            mac: "52:54:00:00:00:01".into(),
-            source: InterfaceSource::Network("default".into()),
-            filter: None,
-            addresses: Vec::new(),
-        }],
+        interfaces: domain.needs.interfaces.clone(),
         files: domain
             .files
             .iter()
@@ -102,14 +110,19 @@ pub(super) fn domain(machine: &Machine, uuid: Uuid, domain: &Domain) -> DomainFa
         created: None,
         labels: domain.labels.clone(),
         managed_by: domain.managed_by.clone(),
-        obstacles: domain.obstacles.clone(),
-        cpu: CpuNeed::Model,
-        emulator: EMULATOR.into(),
-        machine: MACHINE.into(),
+        obstacles: [
+            domain.obstacles.clone(),
+            secrets::obstacles(machine, domain),
+        ]
+        .concat(),
+        cpu: domain.needs.cpu,
+        emulator: domain.needs.emulator.clone(),
+        machine: domain.needs.machine.clone(),
         job: domain.job.is_some(),
         block_job: false,
         mark: domain.mark.clone(),
         last_move: domain.last_move.clone(),
+        shutdown_mark: domain.shutdown_mark.clone(),
     }
 }
 
@@ -134,5 +147,6 @@ fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
         backing: base.into_iter().collect(),
         readonly: false,
         shared: pool.is_some_and(|pool| pool.kind == "netfs"),
+        secret: disk.secret,
     }
 }

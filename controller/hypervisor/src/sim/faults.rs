@@ -34,7 +34,17 @@ impl Fleet {
         };
         machine.daemon = Daemon::Up;
         machine.generation += 1;
+        for domain in machine.domains.values_mut() {
+            domain.held = false;
+        }
         world.find_dead(host);
+    }
+
+    /// Lets libvirtd hold a guest for a call of its own that never returns, and shows no job.
+    pub fn hold_domain(&self, host: &str, guest: Uuid) {
+        if let Some(domain) = self.world().domain(host, guest) {
+            domain.held = true;
+        }
     }
 
     /// Stops a host's libvirtd as SIGSTOP does, or lets it go on.
@@ -182,9 +192,11 @@ impl Fleet {
             qemu: Qemu::None,
             mark: None,
             last_move: None,
+            shutdown_mark: None,
             job: None,
             incoming: None,
             completed: None,
+            held: false,
             obstacles: vec![Cause::new(
                 Reason::DeviceNotMigratable,
                 "it has a device of its host",
@@ -311,6 +323,13 @@ impl Fleet {
         }
     }
 
+    /// Sets what the guest takes, in thousandths of a CPU.
+    pub fn busy(&self, guest: Uuid, milli: u64) {
+        if let Some(truth) = self.world().guests.get_mut(&guest) {
+            truth.busy = (milli, Some(Instant::now()), truth.cpu_time());
+        }
+    }
+
     /// Sets what the guest dirties per second.
     pub fn dirty(&self, guest: Uuid, bytes: u64) {
         if let Some(truth) = self.world().guests.get_mut(&guest) {
@@ -333,7 +352,35 @@ impl World {
         }
     }
 
-    fn boot(&mut self, host: &str, guest: Uuid) {
+    /// Asks a guest to shut down: it does so after its time, once, or does not listen. One that stands still can't.
+    pub(super) fn ask_to_shut_down(&mut self, host: &str, guest: Uuid) {
+        let runs = self
+            .domain(host, guest)
+            .is_some_and(|domain| domain.qemu == Qemu::Runs);
+        let Some(truth) = self.guests.get_mut(&guest).filter(|_| runs) else {
+            return;
+        };
+        let asked = truth.asked.is_some();
+        let (Some(after), false) = (truth.shuts_down, asked) else {
+            return;
+        };
+        truth.asked = Some(Instant::now());
+        let name = host.to_owned();
+        self.later(after, Some(host), move |world| {
+            let runs = world
+                .domain(&name, guest)
+                .is_some_and(|domain| domain.qemu == Qemu::Runs);
+            let asked = world
+                .guests
+                .get(&guest)
+                .is_some_and(|own| own.asked.is_some());
+            if runs && asked {
+                world.stopped(&name, guest, Activity::ShutOff, Why::Shutdown);
+            }
+        });
+    }
+
+    pub(super) fn boot(&mut self, host: &str, guest: Uuid) {
         let stopped = self
             .domain(host, guest)
             .is_some_and(|domain| domain.qemu == Qemu::None);
@@ -343,6 +390,7 @@ impl World {
         if let Some(truth) = self.guests.get_mut(&guest) {
             truth.boots += 1;
             truth.booted = Some(Instant::now());
+            truth.asked = None;
         }
         self.qemu(host, guest, Qemu::Runs);
         self.state(host, guest, Activity::Running, Why::Other);

@@ -8,13 +8,15 @@ use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
     Access, Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, FileState,
     Glance, HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
-    NewVolume, Piece, PoolFacts, PortError, PortResult, VolumeFacts, Why,
+    NewVolume, Piece, PoolFacts, PortError, PortResult, SecretFacts, SecretValue, ShutdownMark,
+    VolumeFacts, Why,
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::{
     facts, files,
@@ -190,6 +192,8 @@ impl Hypervisor for Handle {
         })
         .await?;
         // Made and written are two calls: whoever dies between them leaves it empty.
+        let empty = self.shared.world().nature.journal_empty;
+        sleep(empty).await;
         self.rewrite_journal(pool, id, text).await
     }
 
@@ -246,6 +250,7 @@ impl Hypervisor for Handle {
                 backing: volume.backing.map(|below| below.path),
             };
             let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            machine.can_open(volume.secret)?;
             machine.create(&volume.pool, &volume.name, file)
         })
         .await
@@ -296,6 +301,67 @@ impl Hypervisor for Handle {
         self.change(|_, _| Ok(())).await
     }
 
+    async fn secret(&self, id: Uuid) -> PortResult<Option<SecretFacts>> {
+        self.look_at(move |world, host| {
+            let secret = world.machines[host].secrets.get(&id);
+            secret.map(|secret| secret.facts.clone())
+        })
+        .await
+    }
+
+    async fn secret_value(&self, id: Uuid) -> PortResult<Option<SecretValue>> {
+        self.look_at(move |world, host| {
+            let secret = world.machines[host].secrets.get(&id);
+            let value = secret.filter(|secret| !secret.facts.private)?.value.clone();
+            value.map(|bytes| SecretValue::new(Zeroizing::new(bytes)))
+        })
+        .await
+    }
+
+    async fn create_secret(&self, secret: &SecretFacts, value: SecretValue) -> PortResult<()> {
+        let (id, secret) = (secret.id, secret.clone());
+        self.change(move |world, host| {
+            let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            machine.define_secret(secret)
+        })
+        .await?;
+        // Two calls: whoever dies between them leaves it without a value.
+        self.change(move |world, host| {
+            let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            let own = machine
+                .secrets
+                .get_mut(&id)
+                .ok_or_else(|| missing("Secret"))?;
+            own.value = Some(value.bytes().to_vec());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn keep_secret(&self, id: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            if let Some(secret) = machine.secrets.get_mut(&id) {
+                secret.facts.brought_by = None;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_secret(&self, id: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            world.remove_secret(host, id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn secret_users(&self, id: Uuid) -> PortResult<Vec<String>> {
+        self.look_at(move |world, host| world.machines[host].secret_users(id))
+            .await
+    }
+
     async fn set_mark(&self, domain: Uuid, mark: Option<&Mark>) -> PortResult<()> {
         let mark = mark.cloned();
         self.define(domain, |own| own.mark = mark).await
@@ -308,6 +374,11 @@ impl Hypervisor for Handle {
             own.last_move = Some(last);
         })
         .await
+    }
+
+    async fn set_shutdown_mark(&self, domain: Uuid, mark: Option<&ShutdownMark>) -> PortResult<()> {
+        let mark = mark.cloned();
+        self.define(domain, |own| own.shutdown_mark = mark).await
     }
 
     async fn set_autostart(&self, domain: Uuid, on: bool) -> PortResult<()> {
@@ -435,10 +506,30 @@ impl Hypervisor for Handle {
         .await
     }
 
+    async fn start(&self, domain: Uuid) -> PortResult<()> {
+        self.change(move |world, host| {
+            if domain_of(world, host, domain)?.qemu != Qemu::None {
+                return Err(PortError::new(Fault::Invalid, "domain is already running"));
+            }
+            let newest = world.whole_on(domain).iter().any(|own| own == host);
+            world.object_if(domain, host, "started", |elsewhere| {
+                elsewhere.holds || elsewhere.defined || !newest
+            });
+            world.boot(host, domain);
+            Ok(())
+        })
+        .await
+    }
+
     async fn shutdown(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| {
-            domain_of(world, host, domain)?;
-            world.stopped(host, domain, Activity::ShutOff, Why::Shutdown);
+            if domain_of(world, host, domain)?.qemu == Qemu::None {
+                return Err(PortError::new(
+                    Fault::DomainStopped,
+                    "domain is not running",
+                ));
+            }
+            world.ask_to_shut_down(host, domain);
             Ok(())
         })
         .await

@@ -67,6 +67,7 @@ impl World {
             }
         }
         self.spread(host);
+        self.check_secrets(host, uuid);
         for (path, wanted) in files {
             let found = self.machines.get(host).and_then(|own| own.files.get(&path));
             if !matches!(found.map(|file| &file.kind), Some(Kind::Plain { content, .. }) if *content == wanted)

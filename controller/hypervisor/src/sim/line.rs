@@ -244,9 +244,8 @@ fn is_blocked(world: &World, machine: &str, waits: Waits) -> bool {
         Waits::Look(uuid) => domain(uuid)
             .and_then(|domain| world.moves.get(&domain.job?))
             .is_some_and(|own| own.phase == Phase::End),
-        Waits::Act(uuid) => {
-            domain(uuid).is_some_and(|domain| domain.job.is_some() || domain.incoming.is_some())
-        }
+        Waits::Act(uuid) => domain(uuid)
+            .is_some_and(|domain| domain.held || domain.job.is_some() || domain.incoming.is_some()),
     }
 }
 
@@ -297,9 +296,13 @@ impl Keeper {
                         self.pass_on(&handle, std::mem::take(&mut backlog)).await;
                         if load.elapsed() >= LOAD {
                             load = Instant::now();
-                            self.say(News::Load(facts::load(
-                                &handle.shared.world().machines[&handle.machine],
-                            )));
+                            let (load, usage) = {
+                                let world = handle.shared.world();
+                                let machine = &world.machines[&handle.machine];
+                                (facts::load(machine), facts::usage(&world, &handle.machine))
+                            };
+                            self.say(News::Load(load));
+                            self.say(News::Usage(usage));
                         }
                         if whole.elapsed() >= FACTS {
                             whole = Instant::now();

@@ -282,6 +282,9 @@ impl World {
                 }
                 None => missing.push((path.clone(), disk.size)),
             }
+            if let Err(locked) = there.can_open(disk.secret) {
+                return Err(refused(Fault::PeerFailed, &locked.message));
+            }
             disks.push(Disk {
                 path,
                 ..disk.clone()
@@ -298,6 +301,7 @@ impl World {
             job: None,
             incoming: Some(id),
             completed: None,
+            held: false,
             ..copy
         };
         self.violations.extend(wrong);

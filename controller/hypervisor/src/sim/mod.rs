@@ -13,6 +13,7 @@ mod laws;
 mod line;
 mod migration;
 mod post_copy;
+mod secrets;
 mod spec;
 mod trouble;
 mod truth;
@@ -30,7 +31,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 pub use migration::Phase;
-pub use spec::{GIB, GuestPlan, HostPlan, MIB, Nature, SwitchFate, uuid_of};
+pub use spec::{GIB, GuestPlan, HostPlan, MIB, Nature, Needs, Offers, SwitchFate, uuid_of};
 use world::{Chance, Daemon, Disk, Domain, File, Kind, Machine, Pool, Qemu, Truth, World};
 
 /// How often a world is looked after in which nothing moves.
@@ -117,7 +118,7 @@ impl Fleet {
             name: name.clone(),
             path: format!("/pools/{name}"),
             total: *total,
-            taken: 0,
+            taken: plan.taken.get(name).copied().unwrap_or(0),
             kind: "dir",
             store: None,
         };
@@ -141,7 +142,9 @@ impl Fleet {
             pools: plan.pools.iter().map(pool).chain(mount).collect(),
             files: BTreeMap::new(),
             domains: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             claim: None,
+            offers: plan.offers.clone(),
         };
         self.world().machines.insert(plan.name.clone(), machine);
     }
@@ -169,9 +172,10 @@ impl Fleet {
                     .find(|pool| pool.store.is_some())
                     .map(|pool| pool.path.clone())
             });
+            let pool = plan.pools.get(target).map_or("default", String::as_str);
             let folder = mounted
                 .flatten()
-                .unwrap_or_else(|| "/pools/default".to_owned());
+                .unwrap_or_else(|| format!("/pools/{pool}"));
             let path = format!("{folder}/{}-{target}.qcow2", plan.name);
             let file = File {
                 capacity: *size,
@@ -186,7 +190,12 @@ impl Fleet {
                 target: target.clone(),
                 path,
                 size: *size,
+                secret: plan.secret,
             });
+        }
+        if let (Some(id), Some(machine)) = (plan.secret, world.machine(host)) {
+            let secret = || secrets::own(id, Some(secrets::value_of(id)), false);
+            machine.secrets.entry(id).or_insert_with(secret);
         }
         let mut files = BTreeMap::new();
         for (role, path, length) in &plan.files {
@@ -209,8 +218,9 @@ impl Fleet {
             name: plan.name.clone(),
             disks: disks.len(),
             files,
-            boots: 1,
+            boots: u32::from(plan.runs),
             dirty: plan.dirty,
+            shuts_down: plan.shuts_down,
             ..Truth::default()
         };
         world.guests.insert(plan.uuid, truth);
@@ -218,6 +228,8 @@ impl Fleet {
             name: plan.name.clone(),
             vcpus: plan.vcpus,
             memory: plan.memory,
+            overhead: plan.overhead,
+            needs: plan.needs.clone(),
             disks,
             files: plan
                 .files
@@ -227,21 +239,29 @@ impl Fleet {
             labels: plan.labels.clone(),
             managed_by: plan.managed_by.clone(),
             obstacles: plan.obstacles.clone(),
-            activity: Activity::Running,
+            activity: if plan.runs {
+                Activity::Running
+            } else {
+                Activity::ShutOff
+            },
             why: Why::Other,
             persistent: true,
             autostart: plan.autostart,
             qemu: Qemu::None,
             mark: None,
             last_move: None,
+            shutdown_mark: None,
             job: None,
             incoming: None,
             completed: None,
+            held: false,
         };
         if let Some(machine) = world.machine(host) {
             machine.domains.insert(plan.uuid, domain);
         }
-        world.qemu(host, plan.uuid, Qemu::Runs);
+        if plan.runs {
+            world.qemu(host, plan.uuid, Qemu::Runs);
+        }
         plan.uuid
     }
 

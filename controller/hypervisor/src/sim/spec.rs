@@ -1,8 +1,12 @@
 //! What a simulated fleet is made of: hosts and guests, as a test or a simulation describes them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use evenkeel_crds::reason::Cause;
+use evenkeel_crds::reason::{Cause, Reason};
+use evenkeel_engine::port::{CpuNeed, InterfaceFacts, InterfaceSource};
 use uuid::Uuid;
 
 /// One mebibyte.
@@ -25,8 +29,75 @@ pub struct HostPlan {
     pub libvirt: String,
     /// Pools: name and size in bytes. Each lies at `/pools/NAME`.
     pub pools: Vec<(String, u64)>,
+    /// Bytes in these pools that somebody else has taken.
+    pub taken: BTreeMap<String, u64>,
     /// Network storage that is mounted here, with a pool `shared` over it.
     pub shared: Option<Mount>,
+    /// What it offers guests.
+    pub offers: Offers,
+}
+
+/// What a simulated host offers guests.
+#[derive(Debug, Clone)]
+pub struct Offers {
+    /// QEMU's version.
+    pub hypervisor: String,
+    /// Equal for hosts that are equal to a guest whose CPU is its host's.
+    pub cpu: String,
+    /// Emulators and the machine types each knows.
+    pub machines: BTreeMap<String, BTreeSet<String>>,
+    /// libvirt networks.
+    pub networks: BTreeSet<String>,
+    /// Bridges; absent: it can't tell.
+    pub bridges: Option<BTreeSet<String>>,
+    /// Network filters.
+    pub nwfilters: BTreeSet<String>,
+}
+
+const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
+const MACHINE: &str = "pc-q35-7.2";
+
+impl Default for Offers {
+    fn default() -> Self {
+        let machines = BTreeSet::from(["q35".to_owned(), MACHINE.to_owned()]);
+        Self {
+            hypervisor: "7.2.22".to_owned(),
+            cpu: "sim".to_owned(),
+            machines: BTreeMap::from([(EMULATOR.to_owned(), machines)]),
+            networks: BTreeSet::from(["default".to_owned()]),
+            bridges: None,
+            nwfilters: BTreeSet::new(),
+        }
+    }
+}
+
+/// What a simulated guest needs of its host.
+#[derive(Debug, Clone)]
+pub struct Needs {
+    /// Its CPU.
+    pub cpu: CpuNeed,
+    /// Emulator.
+    pub emulator: String,
+    /// Machine type.
+    pub machine: String,
+    /// Interfaces.
+    pub interfaces: Vec<InterfaceFacts>,
+}
+
+impl Default for Needs {
+    fn default() -> Self {
+        Self {
+            cpu: CpuNeed::Model,
+            emulator: EMULATOR.to_owned(),
+            machine: MACHINE.to_owned(),
+            interfaces: vec![InterfaceFacts {
+                mac: "52:54:00:00:00:01".to_owned(),
+                source: InterfaceSource::Network("default".to_owned()),
+                filter: None,
+                addresses: Vec::new(),
+            }],
+        }
+    }
 }
 
 /// Network storage, mounted.
@@ -51,7 +122,9 @@ impl HostPlan {
             bandwidth: 100 * MIB,
             libvirt: "9.0.0".to_owned(),
             pools: vec![("default".to_owned(), 20 * GIB)],
+            taken: BTreeMap::new(),
             shared: None,
+            offers: Offers::default(),
         }
     }
 
@@ -112,18 +185,30 @@ pub struct GuestPlan {
     pub disks: Vec<(String, u64, u64)>,
     /// Of its disks, those in the pool `shared`.
     pub shared: Vec<String>,
+    /// The pool of each other disk, by target device; `default` where this says nothing.
+    pub pools: BTreeMap<String, String>,
     /// A base image below its disks: path, and the bytes it occupies. Guests of one path share the file.
     pub base: Option<(String, u64)>,
     /// Other files it needs: role, path, length in bytes. Guests of one path share the file.
     pub files: Vec<(String, String, u64)>,
+    /// What opens its disks, where they are encrypted. Guests may share it.
+    pub secret: Option<Uuid>,
     /// Starts with its host.
     pub autostart: bool,
+    /// How long it takes to shut down when it is asked to; nothing: it does not listen.
+    pub shuts_down: Option<Duration>,
     /// Another system that manages it.
     pub managed_by: Option<String>,
     /// What keeps it from being migrated.
     pub obstacles: Vec<Cause>,
     /// Labels in its metadata.
     pub labels: BTreeMap<String, String>,
+    /// Bytes that its QEMU takes beyond its memory.
+    pub overhead: u64,
+    /// Whether it runs.
+    pub runs: bool,
+    /// What it needs of its host.
+    pub needs: Needs,
 }
 
 impl GuestPlan {
@@ -138,12 +223,18 @@ impl GuestPlan {
             dirty: 4 * MIB,
             disks: vec![("vda".to_owned(), GIB, 400 * MIB)],
             shared: Vec::new(),
+            pools: BTreeMap::new(),
             base: None,
             files: Vec::new(),
+            secret: None,
             autostart: false,
+            shuts_down: Some(Duration::from_secs(3)),
             managed_by: None,
             obstacles: Vec::new(),
             labels: BTreeMap::new(),
+            overhead: 64 * MIB,
+            runs: true,
+            needs: Needs::default(),
         }
     }
 
@@ -183,6 +274,30 @@ impl GuestPlan {
         self
     }
 
+    /// With encrypted disks, opened by the secret of that name.
+    #[must_use]
+    pub fn encrypted(mut self, secret: &str) -> Self {
+        self.secret = Some(uuid_of("secret", secret));
+        self
+    }
+
+    /// With a device of its host, which keeps it from being moved.
+    #[must_use]
+    pub fn device(mut self) -> Self {
+        self.obstacles.push(Cause::new(
+            Reason::DeviceNotMigratable,
+            format!("{} has a device of its host", self.name),
+        ));
+        self
+    }
+
+    /// Taking that long to shut down when it is asked to; nothing: it does not listen.
+    #[must_use]
+    pub fn shuts_down(mut self, after: Option<Duration>) -> Self {
+        self.shuts_down = after;
+        self
+    }
+
     /// Starting with its host.
     #[must_use]
     pub fn autostart(mut self) -> Self {
@@ -216,6 +331,8 @@ pub struct Nature {
     /// How many migrations a host may take in and send away at once, as its manifest says. Where this is said, more are
     /// noted as wrong, and so is what a host has no room for.
     pub most: Option<(usize, usize)>,
+    /// How long a journal that has been made stays without a word.
+    pub journal_empty: Duration,
 }
 
 impl Default for Nature {
@@ -225,6 +342,7 @@ impl Default for Nature {
             switch_fate: None,
             answer_lost: None,
             most: None,
+            journal_empty: Duration::ZERO,
         }
     }
 }

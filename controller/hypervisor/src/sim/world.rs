@@ -8,12 +8,15 @@ use std::{
 use evenkeel_crds::reason::Cause;
 use evenkeel_engine::port::{
     Activity, ClaimRecord, CompletedFacts, DomainEvent, Fault, LastMove, Mark, PortError,
-    PortResult, Why,
+    PortResult, SecretFacts, ShutdownMark, Why,
 };
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
-use super::{migration::Move, spec::Nature};
+use super::{
+    migration::Move,
+    spec::{Nature, Needs, Offers},
+};
 
 /// A seeded source of numbers (splitmix64).
 #[derive(Debug)]
@@ -110,6 +113,21 @@ pub(super) struct Truth {
     /// When it was last started anew.
     pub(super) booted: Option<Instant>,
     pub(super) dirty: u64,
+    /// Thousandths of a CPU that it takes, since when, and all CPU time that it took before.
+    pub(super) busy: (u64, Option<Instant>, Duration),
+    /// How long it takes to shut down when it is asked to; nothing: it does not listen.
+    pub(super) shuts_down: Option<Duration>,
+    /// When it was first asked to, since it was started.
+    pub(super) asked: Option<Instant>,
+}
+
+impl Truth {
+    /// CPU time that it has taken so far.
+    pub(super) fn cpu_time(&self) -> Duration {
+        let (milli, since, before) = self.busy;
+        let lasted = since.map_or(Duration::ZERO, |since| since.elapsed());
+        before + lasted.mul_f64(milli as f64 / 1000.0)
+    }
 }
 
 /// How a host's libvirtd does.
@@ -143,7 +161,9 @@ pub(super) struct Machine {
     pub(super) pools: Vec<Pool>,
     pub(super) files: BTreeMap<String, File>,
     pub(super) domains: BTreeMap<Uuid, Domain>,
+    pub(super) secrets: BTreeMap<Uuid, Secret>,
     pub(super) claim: Option<ClaimRecord>,
+    pub(super) offers: Offers,
 }
 
 #[derive(Debug)]
@@ -196,6 +216,9 @@ pub(super) struct Domain {
     pub(super) name: String,
     pub(super) vcpus: u32,
     pub(super) memory: u64,
+    /// What QEMU takes beyond that.
+    pub(super) overhead: u64,
+    pub(super) needs: Needs,
     pub(super) disks: Vec<Disk>,
     /// Other files that it needs: role and path.
     pub(super) files: Vec<(String, String)>,
@@ -209,11 +232,14 @@ pub(super) struct Domain {
     pub(super) qemu: Qemu,
     pub(super) mark: Option<Mark>,
     pub(super) last_move: Option<LastMove>,
+    pub(super) shutdown_mark: Option<ShutdownMark>,
     /// The migration away, where there is one.
     pub(super) job: Option<u64>,
     /// The migration that brings it here.
     pub(super) incoming: Option<u64>,
     pub(super) completed: Option<CompletedFacts>,
+    /// A call of libvirtd's own that never returns holds it, until libvirtd is started anew.
+    pub(super) held: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -221,6 +247,14 @@ pub(super) struct Disk {
     pub(super) target: String,
     pub(super) path: String,
     pub(super) size: u64,
+    /// What opens it, where it is encrypted.
+    pub(super) secret: Option<Uuid>,
+}
+
+#[derive(Debug)]
+pub(super) struct Secret {
+    pub(super) facts: SecretFacts,
+    pub(super) value: Option<Vec<u8>>,
 }
 
 pub(super) fn pair(one: &str, other: &str) -> (String, String) {

@@ -14,4 +14,5 @@
 mod faults;
 mod moves;
 mod quiet;
+mod secrets;
 mod support;

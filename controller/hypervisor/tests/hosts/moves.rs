@@ -34,6 +34,7 @@ async fn a_guest_moves_and_comes_back_thin() {
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
                 backing: None,
+                secret: None,
             };
             disks.push((
                 disk.target.clone(),
@@ -159,6 +160,7 @@ async fn a_guest_moves_and_comes_back_thin() {
                     time: "t".into(),
                     from: "a".into(),
                     by: "test".into(),
+                    onward: None,
                 },
             )
             .await
@@ -229,6 +231,7 @@ async fn many_moves() {
                 format: disk.format.clone(),
                 capacity: disk.virtual_size,
                 backing: None,
+                secret: None,
             };
             disks.push((
                 disk.target.clone(),
@@ -385,6 +388,7 @@ async fn what_a_migration_is_refused_for() {
             format: disk.format.clone(),
             capacity: disk.virtual_size,
             backing: None,
+            secret: None,
         };
         copies.push((
             disk.target.clone(),

@@ -192,6 +192,7 @@ async fn journals_and_volumes() {
             format: format.into(),
             capacity: Bytes(64 << 20),
             backing: None,
+            secret: None,
         };
         let made = futures::future::join_all((0..6).map(|_| host.create_volume(&volume))).await;
         assert_eq!(
@@ -226,6 +227,7 @@ async fn journals_and_volumes() {
         format: "raw".into(),
         capacity: Bytes(1),
         backing: None,
+        secret: None,
     };
     assert_eq!(
         host.create_volume(&large).await.unwrap_err().fault,
@@ -256,6 +258,7 @@ async fn marks_and_autostart() {
         time: "2026-11-23T00:00:00Z".into(),
         from: "h9".into(),
         by: "HostDrain/x".into(),
+        onward: Some("h8".into()),
     };
     timed("set_last_move", host.set_last_move(uuid, &last))
         .await
@@ -352,6 +355,7 @@ async fn a_full_pool() {
         format: "qcow2".into(),
         capacity: Bytes(1 << 30),
         backing: None,
+        secret: None,
     };
     let made = one.handle.create_volume(&volume).await;
     let journals = one.handle.journals().await;

@@ -8,13 +8,18 @@ use std::{
 };
 
 use evenkeel_crds::{
-    Guest, GuestMigration, GuestMigrationSpec, GuestMigrationStatus, GuestSpec, Host, HostDrain,
-    HostDrainSpec, HostSpec, MigrationPhase, MigrationProfile, MigrationProfileSpec,
-    kinds::drain::OnRelease,
+    FleetSpec, Guest, GuestMigration, GuestMigrationSpec, GuestMigrationStatus, GuestPlacement,
+    GuestPlacementSpec, GuestSpec, Host, HostDrain, HostDrainSpec, HostSpec, MigrationPhase,
+    MigrationProfile, MigrationProfileSpec, RebalancePolicy, RebalancePolicySpec,
+    kinds::{
+        drain::OnRelease,
+        placement::Requirement,
+        policy::{LoadKind, Mode},
+    },
     shared::{Condition, LABEL_WISH_KIND, LABEL_WISH_NAME, Picker, Time, Timestamp, find},
 };
 use evenkeel_engine::{
-    Engine, Happening, MigrationView, Options, View, Wishes, port::ProcessIdentity,
+    Clock, Engine, Happening, MigrationView, Options, View, Wishes, port::ProcessIdentity,
 };
 use evenkeel_hypervisor::sim::{Fleet, GuestPlan, HostPlan, uri};
 use tokio::{
@@ -120,6 +125,63 @@ impl Desk {
         });
     }
 
+    pub fn placement(
+        &self,
+        name: &str,
+        guests: &[&str],
+        change: impl FnOnce(&mut GuestPlacementSpec),
+    ) {
+        let mut spec = GuestPlacementSpec {
+            guests: named(guests),
+            hosts: None,
+            requirement: Requirement::Required,
+            spread: None,
+            apart: None,
+            together: None,
+            suspend: false,
+        };
+        change(&mut spec);
+        let mut object = GuestPlacement::new(name, spec);
+        self.change(|wishes| {
+            let before = wishes.placements.get(name);
+            let generation = before.and_then(|before| before.metadata.generation);
+            object.metadata.uid = Some(format!("uid-{name}"));
+            object.metadata.generation = Some(generation.unwrap_or(0) + 1);
+            wishes.placements.insert(name.to_owned(), Arc::new(object));
+        });
+    }
+
+    pub fn policy(&self, name: &str, change: impl FnOnce(&mut RebalancePolicySpec)) {
+        self.change(|wishes| {
+            let before = wishes.policies.get(name);
+            let mut object = before.map_or_else(
+                || {
+                    let spec = RebalancePolicySpec {
+                        load: LoadKind::Allocated,
+                        mode: Mode::Auto,
+                        ..RebalancePolicySpec::default()
+                    };
+                    let mut object = RebalancePolicy::new(name, spec);
+                    object.metadata.uid = Some(format!("uid-{name}"));
+                    object
+                },
+                |before| (**before).clone(),
+            );
+            change(&mut object.spec);
+            let generation = object.metadata.generation.unwrap_or(0);
+            object.metadata.generation = Some(generation + 1);
+            wishes.policies.insert(name.to_owned(), Arc::new(object));
+        });
+    }
+
+    pub fn fleet(&self, change: impl FnOnce(&mut FleetSpec)) {
+        let mut fleet = evenkeel_crds::Fleet::new("default", FleetSpec::default());
+        change(&mut fleet.spec);
+        self.change(|wishes| {
+            wishes.fleets.insert("default".to_owned(), Arc::new(fleet));
+        });
+    }
+
     pub fn undrain(&self, name: &str) {
         self.change(|wishes| {
             wishes.drains.remove(name);
@@ -162,8 +224,29 @@ impl Desk {
                     .insert(name.to_string(), Arc::new(object));
                 changed = true;
             }
+            for (name, shown) in &view.policies {
+                let Some(known) = wishes.policies.get(name.as_str()) else {
+                    continue;
+                };
+                if known.status.as_ref() != Some(&**shown) {
+                    let mut object = (**known).clone();
+                    object.status = Some((**shown).clone());
+                    Arc::make_mut(wishes)
+                        .policies
+                        .insert(name.to_string(), Arc::new(object));
+                    changed = true;
+                }
+            }
             changed
         });
+    }
+}
+
+/// Objects by their names.
+pub fn named(names: &[&str]) -> Picker {
+    Picker {
+        names: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+        selector: None,
     }
 }
 
@@ -187,6 +270,8 @@ pub struct Role {
     pub from_files: bool,
     /// Keeps statuses in the objects, as a cluster does.
     pub keeps: bool,
+    /// Its time of day.
+    pub clock: Clock,
 }
 
 impl Role {
@@ -198,7 +283,14 @@ impl Role {
             epoch: 0,
             from_files: false,
             keeps: false,
+            clock: Clock::System,
         }
+    }
+
+    /// With a time of day that goes with tokio's clock.
+    pub fn on_virtual_time(mut self) -> Self {
+        self.clock = Clock::simulated(Timestamp::now(), 1);
+        self
     }
 
     /// As `apply` runs: from files.
@@ -215,6 +307,12 @@ impl Role {
 
     pub fn process(mut self, process: Option<ProcessIdentity>) -> Self {
         self.process = process;
+        self
+    }
+
+    /// With a time of day that goes with the test's own.
+    pub fn by(mut self, clock: &Clock) -> Self {
+        self.clock = clock.clone();
         self
     }
 
@@ -256,7 +354,13 @@ impl Actor {
         };
         let (sender, mut heard) = mpsc::unbounded_channel();
         let client = Arc::new(fleet.client(&role.holder));
-        let engine = Engine::start(options, client, desk.0.subscribe(), sender);
+        let engine = Engine::start_with(
+            role.clock.clone(),
+            options,
+            client,
+            desk.0.subscribe(),
+            sender,
+        );
         let told = Told::default();
         let ears = told.clone();
         tokio::spawn(async move {
@@ -325,6 +429,20 @@ impl Actor {
         }
     }
 
+    /// The libvirtd of that host dies while the guest is switched over, and is back five seconds later.
+    pub async fn loses_libvirtd_in_the_switch(&self, guest: Uuid, host: &str) {
+        let switches = |_: &View| {
+            matches!(
+                self.fleet.phase(guest).as_deref(),
+                Some("Finish" | "Confirm")
+            )
+        };
+        self.until("it switches", 60, switches).await;
+        self.fleet.kill_libvirtd(host);
+        sleep(Duration::from_secs(5)).await;
+        self.fleet.start_libvirtd(host);
+    }
+
     pub async fn settled(&self) {
         self.until("settled", 30, |view| view.settled).await;
     }
@@ -359,6 +477,14 @@ impl Actor {
                     .map(|shown| shown.status.conditions.clone()),
                 "HostDrain" => view.drains.get(name).map(|shown| shown.conditions.clone()),
                 "Host" => view.hosts.get(name).map(|shown| shown.conditions.clone()),
+                "GuestPlacement" => view
+                    .placements
+                    .get(name)
+                    .map(|shown| shown.conditions.clone()),
+                "RebalancePolicy" => view
+                    .policies
+                    .get(name)
+                    .map(|shown| shown.conditions.clone()),
                 _ => None,
             };
             conditions.is_some_and(|all| all.iter().any(|one: &Condition| one.reason == reason))
@@ -396,6 +522,8 @@ impl Actor {
             "GuestMigration" => &view.migrations.get(name)?.status.conditions,
             "HostDrain" => &view.drains.get(name)?.conditions,
             "Host" => &view.hosts.get(name)?.conditions,
+            "GuestPlacement" => &view.placements.get(name)?.conditions,
+            "RebalancePolicy" => &view.policies.get(name)?.conditions,
             _ => &view.guests.get(name)?.status.conditions,
         };
         find(conditions, condition).cloned()
@@ -467,6 +595,12 @@ impl Actor {
                 shown.status.phase, shown.status.host, shown.status.copies
             );
         }
+        for (name, shown) in &view.placements {
+            let _ = writeln!(text, "  placement {name}: {shown:?}");
+        }
+        for (name, shown) in &view.policies {
+            let _ = writeln!(text, "  policy {name}: {shown:?}");
+        }
         let _ = writeln!(text, "  problems {:?}", view.problems);
         for planned in &view.plan.moves {
             let _ = writeln!(text, "  planned {:?}", planned);
@@ -490,11 +624,16 @@ impl Actor {
     }
 }
 
-/// Nothing is left behind: no journals, no claims, no marks; each guest runs once, where it should, its files there alone.
+/// Nothing is left behind: no journals, no claims, no marks, no secrets; each guest runs once, where it should, its files there alone.
 pub fn clean(fleet: &Fleet, guests: &[(Uuid, &str)], picture: &str) {
     assert_eq!(fleet.violations(), Vec::<String>::new(), "{picture}");
     assert_eq!(fleet.journals(), Vec::new(), "journals are left\n{picture}");
     assert!(fleet.claims().is_empty(), "claims are left\n{picture}");
+    let unsettled = fleet.unsettled_secrets();
+    assert!(
+        unsettled.is_empty(),
+        "secrets are left on {unsettled:?}\n{picture}"
+    );
     for (guest, host) in guests {
         assert_eq!(fleet.executing(*guest), [host.to_string()], "{picture}");
         assert!(!fleet.ever_ran_twice(*guest), "it ran twice\n{picture}");

@@ -38,6 +38,8 @@ fn word(errand: Option<&Errand>) -> &'static str {
         Some(Act::AddFinalizer(_)) => "add",
         Some(Act::RemoveFinalizer(_)) => "remove",
         Some(Act::Status(_)) => "status",
+        Some(Act::Delete) => "delete",
+        Some(Act::Declare(_)) => "declare",
     }
 }
 
@@ -392,4 +394,38 @@ fn the_answer_about_an_earlier_object_comes_after_its_successor_was_seen() {
     let next = desk.take(now + 60 * SECOND);
     assert_eq!(word(next.as_ref()), "status");
     assert_eq!(next.unwrap().uid, "u2");
+}
+
+/// A move that the engine calls outdated goes, once what it came to is written; and nothing else does.
+#[test]
+fn what_is_outdated_is_removed_once_it_is_written() {
+    let (mut desk, now) = (Desk::new(), Instant::now());
+    let done = || move_view(true, move_status(MigrationPhase::Succeeded));
+    let of_wish = Move {
+        phase: Some(MigrationPhase::Copying),
+        ..Move::default()
+    };
+    let (version, uid) = (of_wish.version + 1, of_wish.uid);
+    desk.seen(of_wish.object(), now);
+    let view = |outdated: bool| {
+        let mut view = (*view_of_move(true, Some(done()))).clone();
+        view.outdated = outdated.then(|| "m".into()).into_iter().collect();
+        Arc::new(view)
+    };
+    desk.show(view(true), now);
+    let first = desk.take(now);
+    assert_eq!(word(first.as_ref()), "status");
+    let errand = first.unwrap();
+    let Act::Status(wanted) = errand.act.clone() else {
+        panic!("{errand:?}");
+    };
+    desk.done(&errand, Outcome::Status { version, wanted }, now);
+    let removal = desk.take(now).unwrap();
+    assert_eq!(word(Some(&removal)), "delete");
+    assert_eq!(removal.uid, uid);
+    desk.done(&removal, Outcome::Deleted, now);
+    assert!(desk.take(now).is_none(), "the watch tells how it goes on");
+    // It is wanted after all.
+    desk.show(view(false), now);
+    assert!(desk.take(now + 10 * SECOND).is_none());
 }

@@ -3,5 +3,6 @@
 mod desk;
 mod lease;
 mod make;
+mod nodes;
 mod real;
 mod statuses;

@@ -9,6 +9,7 @@
 
 mod faults;
 mod moves;
+mod nodes;
 mod objects;
 mod rig;
 mod silent;

@@ -36,6 +36,8 @@ struct World<'a> {
     names: Vec<BTreeMap<String, String>>,
     whereabouts: Whereabouts,
     going: Vec<Going>,
+    /// Guests that stop over, or have: the move that brought them.
+    stops: BTreeMap<usize, Move>,
 }
 
 fn budget_of(fleet: &Fleet, host: usize, pool: &str) -> Option<u32> {
@@ -58,6 +60,7 @@ impl<'a> World<'a> {
             names: Vec::new(),
             whereabouts: Whereabouts::new(fleet, ledger),
             going: Vec::new(),
+            stops: BTreeMap::new(),
         };
         for (at, host) in fleet.hosts.iter().enumerate() {
             world.cpu.push(host.cpu_used_milli.into());
@@ -95,6 +98,23 @@ impl<'a> World<'a> {
         let going = self.going.remove(index);
         let guest = &self.fleet.guests[going.guest];
         self.whereabouts.leave(going.guest, going.source);
+        if let Some(stop) = self.stops.get(&going.guest)
+            && stop.target.at() == going.source
+        {
+            // All that it held there is free again.
+            if guest.active {
+                self.cpu[going.source] -= i128::from(guest.cpu_milli);
+                self.memory[going.source] -= i128::from(guest.memory.0);
+            }
+            for disk in &guest.disks {
+                let pool = &stop.pools[&disk.target];
+                let budget = budget_of(self.fleet, going.source, pool).expect("the pool exists");
+                let size = i128::from(disk.virtual_size.0);
+                *self.sizes.entry((going.source, pool.clone())).or_default() -= size;
+                *self.taken.entry((going.source, budget)).or_default() -= size;
+            }
+            return;
+        }
         if guest.host.at() != going.source {
             return;
         }
@@ -117,6 +137,12 @@ impl<'a> World<'a> {
     fn start(&mut self, step: &Move) -> Result<(), String> {
         let (guest, source, target) = (step.guest.at(), step.source.at(), step.target.at());
         let facts = &self.fleet.guests[guest];
+        if self.going.iter().any(|going| going.guest == guest) {
+            return Err(format!("{} is under way already", facts.name));
+        }
+        if step.onward.is_some() {
+            self.stops.insert(guest, step.clone());
+        }
         let placed = self.whereabouts.forbid(self.fleet, self.wishes, step);
         self.whereabouts.arrive(guest, target);
         if facts.active {
@@ -192,6 +218,10 @@ impl<'a> World<'a> {
         let count = |wanted: &dyn Fn(&Going) -> bool| {
             self.going.iter().filter(|going| wanted(going)).count()
         };
+        let most = self.fleet.limits.parallel;
+        if most.is_some_and(|most| count(&|_| true) > most as usize) {
+            return Err("too many moves in the whole fleet".to_owned());
+        }
         if count(&|going| going.target == target) > host.max_inbound as usize {
             return Err(format!("too many moves to {name}"));
         }
@@ -272,7 +302,9 @@ pub fn check(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, pla
                 match world.start(step) {
                     Ok(()) => break,
                     Err(wrong) => {
-                        world.going.pop();
+                        if !wrong.ends_with("under way already") {
+                            world.going.pop();
+                        }
                         (
                             world.cpu,
                             world.memory,
@@ -306,7 +338,19 @@ pub fn check(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, pla
 /// No guest twice; every guest of a drain accounted for; every explicit wish answered.
 fn once_each(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, plan: &Plan) {
     let mut moving = BTreeSet::new();
+    let mut stops: BTreeMap<GuestId, &Move> = BTreeMap::new();
     for step in &plan.moves {
+        if let Some(first) = stops.remove(&step.guest) {
+            assert_eq!(
+                (first.target, first.onward),
+                (step.source, Some(step.target))
+            );
+            assert!(step.onward.is_none() && first.by == step.by && step.waits.is_some());
+            continue;
+        }
+        if step.onward.is_some() {
+            stops.insert(step.guest, step);
+        }
         assert!(moving.insert(step.guest), "a guest moves twice");
         assert_eq!(fleet.guests[step.guest.at()].host, step.source);
         assert!(
@@ -316,6 +360,7 @@ fn once_each(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, plan: &Plan) {
                 .all(|flight| flight.guest != step.guest)
         );
     }
+    assert!(stops.is_empty(), "guests that stop over go on");
     for wish in wishes {
         let rejected = |guest: GuestId| {
             let own = plan.rejections.iter();
@@ -333,6 +378,7 @@ fn once_each(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, plan: &Plan) {
                     .moves
                     .iter()
                     .filter(|step| step.by == wish.by && step.guest == *guest)
+                    .filter(|step| step.onward.is_none())
                     .count();
                 let satisfied = plan
                     .satisfied
@@ -356,7 +402,8 @@ fn once_each(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, plan: &Plan) {
                     .iter()
                     .find(|told| told.by == wish.by)
                     .expect("told");
-                assert!(told.predicted <= told.now, "{told:?}");
+                let makes_room = balance.headroom.is_some();
+                assert!(told.predicted <= told.now || makes_room, "{told:?}");
                 assert!(told.cause.is_none() || own.is_empty());
             }
             What::Place(placement) => {
@@ -414,7 +461,8 @@ fn allowed(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, plan:
                 }
                 What::Move { guest, target, .. } if wish.by == step.by => {
                     assert_eq!(*guest, step.guest);
-                    assert!(target.is_none_or(|target| target == step.target));
+                    let end = step.onward.unwrap_or(step.target);
+                    assert!(target.is_none_or(|target| target == end));
                     explicit = true;
                 }
                 What::Place(placement) if wish.by == step.by => {
@@ -431,6 +479,7 @@ fn allowed(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, plan:
                         !balance.leaves.contains_key(&step.guest),
                         "it is to be left"
                     );
+                    assert!(balance.stops_over || step.onward.is_none());
                 }
                 What::Move { .. } | What::Place(_) | What::Balance(_) => {}
             }

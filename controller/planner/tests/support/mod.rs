@@ -99,7 +99,11 @@ pub fn guest(name: &str, host: u32, memory: u64) -> Guest {
 
 /// Puts guests on hosts and counts them there.
 pub fn fleet(hosts: Vec<Host>, guests: Vec<Guest>) -> Fleet {
-    let mut fleet = Fleet { hosts, guests };
+    let mut fleet = Fleet {
+        hosts,
+        guests,
+        ..Fleet::default()
+    };
     for guest in &fleet.guests {
         let host = &mut fleet.hosts[guest.host.at()];
         host.domains

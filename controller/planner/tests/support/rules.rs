@@ -105,11 +105,15 @@ impl Whereabouts {
                 continue;
             }
             let wrong = |what: &str| Err(format!("{what} of {name} broken by {}", guest.name));
-            if placement
-                .hosts
-                .as_ref()
-                .is_some_and(|hosts| !hosts.contains(&step.target))
-            {
+            let eligible = |host: &HostId| {
+                let hosts = placement.hosts.as_ref();
+                hosts.is_none_or(|hosts| hosts.contains(host))
+            };
+            if !eligible(&step.target) {
+                // Who stops over may be for a while longer where it does not belong.
+                if step.onward.is_some() && !eligible(&step.source) {
+                    continue;
+                }
                 return wrong("hosts");
             }
             let keys = [
@@ -118,14 +122,17 @@ impl Whereabouts {
                 placement.together.as_ref(),
             ];
             for key in keys.into_iter().flatten() {
-                if domain(fleet, placement, key, step.target.at()).is_none() {
+                let nowhere = |host: HostId| domain(fleet, placement, key, host.at()).is_none();
+                if nowhere(step.target) && !(step.onward.is_some() && nowhere(step.source)) {
                     return wrong("key");
                 }
             }
             if !guest.active {
                 continue;
             }
-            if let Some(key) = &placement.apart {
+            if let Some(key) = &placement.apart
+                && domain(fleet, placement, key, step.target.at()).is_some()
+            {
                 let target = domain(fleet, placement, key, step.target.at());
                 let stays = domain(fleet, placement, key, step.source.at()) == target;
                 let meets = placement.guests.iter().any(|other| {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
-    lab::{Guest, Lab},
+    lab::{Guest, GuestCopy, Host, Lab},
     witness,
 };
 
@@ -18,7 +18,7 @@ use crate::{
     fault::Fault,
     plan::Plan,
     watch::{Finding, Watch},
-    wish::{Wish, is_guarded, places},
+    wish::{Wish, is_guarded},
 };
 
 /// How long a guest may go on running twice once both its hosts can be reached.
@@ -47,8 +47,8 @@ pub(crate) struct Story<'lab> {
     restarts: BTreeMap<String, usize>,
     /// Guests that libvirt ran twice for a moment, so that some counts were said twice.
     doubled: BTreeMap<String, usize>,
-    /// Times a libvirtd was found to have ended that nobody had killed.
-    fallen: usize,
+    /// How often a libvirtd was restarted, since it held a guest for good.
+    hung: usize,
     faults: BTreeMap<Fault, usize>,
     rounds: usize,
     moved: usize,
@@ -67,7 +67,7 @@ impl<'lab> Story<'lab> {
             twice: Default::default(),
             restarts: BTreeMap::new(),
             doubled: BTreeMap::new(),
-            fallen: 0,
+            hung: 0,
             faults: BTreeMap::new(),
             rounds: 0,
             moved: 0,
@@ -86,7 +86,7 @@ impl<'lab> Story<'lab> {
         } = plan;
         self.rounds += 1;
         *self.faults.entry(*fault).or_default() += 1;
-        let before = places(self.lab)?;
+        let before = self.lab.places()?;
         let (restarts, doubled) = self.helped();
         let struck = self.lab.host(&plan.struck)?;
         let events = aim.listen(self.lab, wish)?;
@@ -96,9 +96,9 @@ impl<'lab> Story<'lab> {
             .strike(self.lab, self.driver.as_mut(), wish, &struck, *lasts)
             .with_context(|| format!("striking {}", struck.name()))?;
         let healed = Instant::now();
-        self.driver.wait()?;
+        self.wait(*fault)?;
         self.converge(*fault, wish)?;
-        let after = places(self.lab)?;
+        let after = self.lab.places()?;
         for guest in self.lab.guests() {
             let (from, to) = (&before[guest.name()], &after[guest.name()]);
             let disks = from != to || *from == plan.struck || *from == wish.from;
@@ -187,13 +187,64 @@ impl<'lab> Story<'lab> {
         Ok(())
     }
 
+    /// Waits for the end of what was begun. Meanwhile a person does what the hint says: starts what has stopped.
+    fn wait(&mut self, fault: Fault) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !self.driver.has_ended(Duration::from_secs(1))? {
+            ensure!(Instant::now() < end, "still running after {PATIENCE:?}");
+            if fault.may_stop_a_guest() {
+                self.do_as_told()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the last word about each guest says. Whether anything.
+    fn do_as_told(&mut self) -> Result<bool> {
+        let mut any = false;
+        for guest in self.lab.guests() {
+            let about = format!(" {}: ", guest.name());
+            let last = self.said().lines().rev().find(|line| line.contains(&about));
+            let last = last.unwrap_or_default().to_owned();
+            for host in self.lab.hosts() {
+                if last.contains(&format!("restart libvirtd on {}", host.name())) {
+                    host.kill_libvirtd()?;
+                    host.start_libvirtd()?;
+                    self.hung += 1;
+                    any = true;
+                }
+            }
+            if last.contains("(start it where it is")
+                && let [copy] = guest.copies()?.as_slice()
+                && copy.persistent
+                && copy.qemu.is_none()
+            {
+                self.start(&guest, copy)?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Starts a guest that a fault has stopped.
+    fn start(&mut self, guest: &Guest<'_>, copy: &GuestCopy) -> Result<()> {
+        let host = self.lab.host(&copy.host)?;
+        // A libvirtd that was only just started may not know yet that a QEMU has gone.
+        host.virsh(&["start", guest.name()])
+            .with_context(|| format!("starting {}: {copy:?}", guest.name()))?;
+        guest.wait_for_progress(Duration::from_secs(60))?;
+        *self.restarts.entry(guest.name().to_owned()).or_default() += 1;
+        Ok(())
+    }
+
     /// Goes on until everything is as wished; starts what the fault has stopped.
     fn converge(&mut self, fault: Fault, wish: &Wish) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
             let done = self.driver.converge(wish)?;
-            self.start_fallen_libvirtds()?;
-            let stopped = self.discard_doubles(fault)?
+            let told = !done && fault.may_stop_a_guest() && self.do_as_told()?;
+            let stopped = told
+                || self.discard_doubles(fault)?
                 || self.start_what_stopped(fault)?
                 || self.resume_what_had_no_room()?;
             if done && !stopped {
@@ -204,22 +255,6 @@ impl<'lab> Story<'lab> {
                 "not as wished {PATIENCE:?} after the fault was healed"
             );
         }
-    }
-
-    /// Starts each libvirtd that has died of itself, as a host's service manager does.
-    fn start_fallen_libvirtds(&mut self) -> Result<()> {
-        for host in self.lab.hosts() {
-            if host.is_on() && host.libvirtd()?.is_none() {
-                println!(
-                    "      libvirtd of {} has died of itself; the last it said:\n{}",
-                    host.name(),
-                    last_lines(&host.libvirtd_log())
-                );
-                host.start_libvirtd()?;
-                self.fallen += 1;
-            }
-        }
-        Ok(())
     }
 
     /// Starts guests that have no QEMU anywhere, where a person would: there is one definition of each. Whether any.
@@ -241,12 +276,7 @@ impl<'lab> Story<'lab> {
                 "{} was stopped by {fault:?}: {copies:?}",
                 guest.name()
             );
-            let host = self.lab.host(&copy.host)?;
-            // A libvirtd that was only just started may not know yet that a QEMU has gone.
-            host.virsh(&["start", guest.name()])
-                .with_context(|| format!("starting {}: {copies:?}", guest.name()))?;
-            guest.wait_for_progress(Duration::from_secs(60))?;
-            *self.restarts.entry(guest.name().to_owned()).or_default() += 1;
+            self.start(&guest, copy)?;
             any = true;
         }
         Ok(any)
@@ -351,6 +381,11 @@ impl<'lab> Story<'lab> {
         picture
     }
 
+    /// How often a libvirtd crashed without a fault of ours. The lab starts it again, as a service manager does.
+    fn crashes(&self) -> usize {
+        self.lab.hosts().iter().map(Host::libvirtd_crashes).sum()
+    }
+
     pub(crate) fn summary(&self, took: Duration) -> String {
         let faults: Vec<String> = self
             .faults
@@ -358,12 +393,13 @@ impl<'lab> Story<'lab> {
             .map(|(fault, times)| format!("{fault:?} {times}"))
             .collect();
         format!(
-            "chaos: {} wishes under faults, {} moves, {} times a guest was started anew after a fault, {} times one of two copies discarded, {} times a libvirtd died of itself, {:.0} s\n       {}\n       ran twice for at most {} ms, {} ms of that after the fault was healed",
+            "chaos: {} wishes under faults, {} moves, {} times a guest was started anew after a fault, {} times one of two copies discarded, {} times a libvirtd crashed of itself, {} times one had to be restarted, {:.0} s\n       {}\n       ran twice for at most {} ms, {} ms of that after the fault was healed",
             self.rounds,
             self.moved,
             self.helped().0,
             self.helped().1,
-            self.fallen,
+            self.crashes(),
+            self.hung,
             took.as_secs_f64(),
             faults.join(", "),
             self.twice.0.as_millis(),

@@ -5,6 +5,7 @@ use evenkeel_engine::port::{
     CpuNeed, DiskDevice, FileFacts, InterfaceFacts, InterfaceSource, PortResult,
 };
 use roxmltree::Node;
+use uuid::Uuid;
 
 use crate::libvirt::xml;
 
@@ -31,6 +32,8 @@ pub(crate) struct DiskXml {
     pub(crate) networked: bool,
     /// A block job that ends in another file.
     pub(crate) mirrored: bool,
+    /// The secret that opens it.
+    pub(crate) secret: Option<Uuid>,
 }
 
 /// A domain as its XML describes it.
@@ -168,8 +171,16 @@ fn disk(disk: Node<'_, '_>) -> Option<DiskXml> {
         }),
         networked,
         mirrored: xml::child(disk, "mirror").is_some(),
+        secret: encryption(disk)
+            .and_then(|encryption| xml::child(encryption, "secret")?.attribute("uuid"))
+            .and_then(|id| Uuid::parse_str(id).ok()),
         kind,
     })
+}
+
+/// How a disk's own file is encrypted. Older definitions say so beside its source.
+pub(crate) fn encryption<'a, 'd>(disk: Node<'a, 'd>) -> Option<Node<'a, 'd>> {
+    xml::at(disk, &["source", "encryption"]).or_else(|| xml::child(disk, "encryption"))
 }
 
 /// Backing files, nearest first, and whether the XML names the chain's end.

@@ -23,6 +23,7 @@ use crate::libvirt::{
     fault::OrFault,
     raw::{self, Connection},
     refreshes::Freshness,
+    secrets,
     session::Session,
     storage::Pool,
     xml,
@@ -41,7 +42,7 @@ pub(crate) fn look(
         return Ok(None);
     };
     let pools = session.storage(connection).pools(Freshness::AsListed)?;
-    Looker::new(session, &pools).look(&domain)
+    Looker::new(session, connection, &pools).look(&domain)
 }
 
 /// The same, only what evidence needs.
@@ -131,7 +132,7 @@ pub(crate) fn look_at_all(
     connection: &Connection,
     pools: &[Pool],
 ) -> PortResult<Vec<DomainFacts>> {
-    let looker = Looker::new(session, pools);
+    let looker = Looker::new(session, connection, pools);
     let mut found = Vec::new();
     for domain in connection.list_all_domains(0).or_fault()? {
         found.extend(looker.look(&domain)?);
@@ -141,13 +142,15 @@ pub(crate) fn look_at_all(
 
 struct Looker<'a> {
     session: &'a Arc<Session>,
+    connection: &'a Connection,
     volumes: Volumes<'a>,
 }
 
 impl<'a> Looker<'a> {
-    fn new(session: &'a Arc<Session>, pools: &'a [Pool]) -> Self {
+    fn new(session: &'a Arc<Session>, connection: &'a Connection, pools: &'a [Pool]) -> Self {
         Self {
             session,
+            connection,
             volumes: Volumes::new(pools),
         }
     }
@@ -191,6 +194,16 @@ impl<'a> Looker<'a> {
         for disk in &description.disks {
             let facts = self.disk(domain, activity, disk)?;
             obstacles.extend(obstacles::of_disk(disk, &facts));
+            if let Some(id) = disk.secret {
+                let secret = match secrets::read(self.connection, id) {
+                    Err(error) if matches!(error.fault, Fault::Unreachable | Fault::TimedOut) => {
+                        return Err(error);
+                    }
+                    // Whatever else it is: it can't be carried.
+                    read => read.ok().flatten(),
+                };
+                obstacles.extend(obstacles::of_secret(&disk.target, id, secret.as_ref()));
+            }
             disks.push(facts);
         }
         let mut cpu = description.cpu;
@@ -286,6 +299,7 @@ impl<'a> Looker<'a> {
             block_job: jobs.block_job,
             mark: ours.mark.or(ours_defined.mark),
             last_move: ours_defined.last_move.or(ours.last_move),
+            shutdown_mark: ours_defined.shutdown_mark.or(ours.shutdown_mark),
         })
     }
 
@@ -303,6 +317,7 @@ impl<'a> Looker<'a> {
             backing: disk.backing.clone(),
             readonly: disk.readonly,
             shared: disk.networked,
+            secret: disk.secret,
         };
         let Some(path) = &disk.path else {
             return Ok(facts);

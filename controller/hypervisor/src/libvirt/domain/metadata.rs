@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_engine::port::{Fault, LastMove, Mark, PortError, PortResult};
+use evenkeel_engine::port::{
+    Fault, LastMove, Mark, PortError, PortResult, ShutdownMark, ShutdownStage,
+};
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
@@ -21,6 +23,7 @@ const ENTRY_BYTES: usize = 1024;
 pub(crate) struct Ours {
     pub(crate) mark: Option<Mark>,
     pub(crate) last_move: Option<LastMove>,
+    pub(crate) shutdown_mark: Option<ShutdownMark>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) elsewhere: bool,
 }
@@ -58,6 +61,23 @@ fn read(guest: Node<'_, '_>) -> Ours {
                     time: said("time").to_owned(),
                     from: said("from").into(),
                     by: said("by").to_owned(),
+                    onward: child.attribute("onward").map(Into::into),
+                });
+            }
+            "shutdown" => {
+                let stage = match said("stage") {
+                    "Down" => ShutdownStage::Down,
+                    "TimedOut" => ShutdownStage::TimedOut,
+                    _ => ShutdownStage::Asked,
+                };
+                ours.shutdown_mark = Some(ShutdownMark {
+                    fleet: said("fleet").to_owned(),
+                    by: said("by").to_owned(),
+                    host: said("host").into(),
+                    time: said("time").to_owned(),
+                    timeout: said("timeout").parse().unwrap_or(0),
+                    restart: said("restart") == "AfterDrain",
+                    stage,
                 });
             }
             "label" if !said("key").is_empty() => {
@@ -78,6 +98,8 @@ pub(crate) enum Change<'a> {
     Mark(Option<&'a Mark>),
     /// No mark, and this as the last move.
     LastMove(&'a LastMove),
+    /// What tells of a shutdown for a drain, or nothing.
+    Shutdown(Option<&'a ShutdownMark>),
 }
 
 impl Change<'_> {
@@ -86,6 +108,7 @@ impl Change<'_> {
         match self {
             Self::Mark(_) => &["move"],
             Self::LastMove(_) => &["move", "lastMove"],
+            Self::Shutdown(_) => &["shutdown"],
         }
     }
 
@@ -99,13 +122,34 @@ impl Change<'_> {
                 xml::escape(&mark.target),
                 xml::escape(&mark.migration)
             ),
-            Self::Mark(None) => String::new(),
-            Self::LastMove(last) => format!(
-                "<{prefix}lastMove time='{}' from='{}' by='{}'/>",
-                xml::escape(&last.time),
-                xml::escape(&last.from),
-                xml::escape(&last.by)
-            ),
+            Self::Mark(None) | Self::Shutdown(None) => String::new(),
+            Self::Shutdown(Some(mark)) => {
+                let stage = match mark.stage {
+                    ShutdownStage::Asked => "Asked",
+                    ShutdownStage::Down => "Down",
+                    ShutdownStage::TimedOut => "TimedOut",
+                };
+                let restart = if mark.restart { "AfterDrain" } else { "Never" };
+                format!(
+                    "<{prefix}shutdown fleet='{}' by='{}' host='{}' time='{}' timeout='{}' restart='{restart}' stage='{stage}'/>",
+                    xml::escape(&mark.fleet),
+                    xml::escape(&mark.by),
+                    xml::escape(&mark.host),
+                    xml::escape(&mark.time),
+                    mark.timeout,
+                )
+            }
+            Self::LastMove(last) => {
+                let onward = last.onward.as_ref();
+                let onward = onward.map(|host| format!(" onward='{}'", xml::escape(host)));
+                format!(
+                    "<{prefix}lastMove time='{}' from='{}' by='{}'{}/>",
+                    xml::escape(&last.time),
+                    xml::escape(&last.from),
+                    xml::escape(&last.by),
+                    onward.unwrap_or_default()
+                )
+            }
         }
     }
 }
@@ -340,6 +384,7 @@ mod tests {
             time: "2026-11-01T00:00:00Z".into(),
             from: "h1".into(),
             by: "HostDrain/d".into(),
+            onward: Some("h'3".into()),
         };
         let done = changed(Some(&marked), &Change::LastMove(&last))
             .unwrap()
@@ -348,6 +393,41 @@ mod tests {
         assert_eq!((ours.mark, ours.last_move), (None, Some(last)));
         assert_eq!(ours.labels["app"], "web");
         assert!(done.contains("<other x='1'>t</other>"));
+    }
+
+    #[test]
+    fn what_tells_of_a_shutdown_stands_beside_the_rest() {
+        let mark_of = |stage| ShutdownMark {
+            fleet: "o'ne".into(),
+            by: "HostDrain/d".into(),
+            host: "h1".into(),
+            time: "2026-11-01T00:00:00Z".into(),
+            timeout: 300,
+            restart: true,
+            stage,
+        };
+        let mut element = "<guest><lastMove time='t' from='h' by='b'/></guest>".to_owned();
+        for stage in [
+            ShutdownStage::Asked,
+            ShutdownStage::Down,
+            ShutdownStage::TimedOut,
+        ] {
+            let own = mark_of(stage);
+            element = changed(Some(&element), &Change::Shutdown(Some(&own)))
+                .unwrap()
+                .unwrap();
+            assert_eq!(element.matches("<shutdown ").count(), 1, "{element}");
+            assert_eq!(read_back(&element).shutdown_mark, Some(own));
+            // A move leaves it alone.
+            let marked = changed(Some(&element), &Change::Mark(Some(&mark()))).unwrap();
+            assert_eq!(
+                read_back(&marked.unwrap()).shutdown_mark,
+                Some(mark_of(stage))
+            );
+        }
+        let without = changed(Some(&element), &Change::Shutdown(None)).unwrap();
+        let ours = read_back(&without.unwrap());
+        assert!(ours.shutdown_mark.is_none() && ours.last_move.is_some());
     }
 
     fn splice(text: &str) -> String {

@@ -10,7 +10,7 @@ pub(crate) mod rewrite;
 mod state;
 mod volumes;
 
-use evenkeel_engine::port::{Fault, LastMove, Mark, PortResult};
+use evenkeel_engine::port::{Fault, LastMove, Mark, PortResult, ShutdownMark};
 use uuid::Uuid;
 use virt::{connect::Connect, domain::Domain, sys};
 
@@ -34,6 +34,15 @@ pub(crate) fn set_mark(connect: &Connect, uuid: Uuid, mark: Option<&Mark>) -> Po
 /// Removes the mark and records the finished move.
 pub(crate) fn set_last_move(connect: &Connect, uuid: Uuid, last: &LastMove) -> PortResult<()> {
     change_metadata(connect, uuid, &Change::LastMove(last))
+}
+
+/// Sets or removes what tells of a shutdown for a drain.
+pub(crate) fn set_shutdown_mark(
+    connect: &Connect,
+    uuid: Uuid,
+    mark: Option<&ShutdownMark>,
+) -> PortResult<()> {
+    change_metadata(connect, uuid, &Change::Shutdown(mark))
 }
 
 /// Changes our element in the persistent definition, then in the live one: each has its own other children.

@@ -1,8 +1,9 @@
 //! What keeps a domain from being migrated live. Deny by default.
 
 use evenkeel_crds::reason::{Cause, Reason};
-use evenkeel_engine::port::{DiskDevice, DiskFacts};
+use evenkeel_engine::port::{DiskDevice, DiskFacts, SecretFacts};
 use roxmltree::Node;
+use uuid::Uuid;
 
 use super::{
     allow,
@@ -195,13 +196,7 @@ fn disk_element(disk: Node<'_, '_>) -> Vec<Cause> {
             format!("its disk `{target}` passes SCSI commands through to the host's device"),
         ));
     }
-    let encrypted = disk.descendants().any(|node| xml::is(node, "encryption"));
-    if encrypted {
-        causes.push(Cause::new(
-            Reason::DiskNotMovable,
-            format!("its disk `{target}` is encrypted, and its secret is not carried"),
-        ));
-    }
+    causes.extend(encryption_obstacle(disk, target));
     if disk.descendants().any(|node| xml::is(node, "reservations")) {
         causes.push(Cause::new(
             Reason::DeviceNotMigratable,
@@ -209,6 +204,84 @@ fn disk_element(disk: Node<'_, '_>) -> Vec<Cause> {
         ));
     }
     causes
+}
+
+/// Encryption is known only as QEMU's LUKS, of the disk's own file, opened by one secret that is named by its UUID, and
+/// made as libvirt makes it by itself.
+fn encryption_obstacle(disk: Node<'_, '_>, target: &str) -> Option<Cause> {
+    let refused = |what: &str| {
+        let what = format!("its disk `{target}` {what}");
+        Some(Cause::new(Reason::DiskNotMovable, what))
+    };
+    let all = disk
+        .descendants()
+        .filter(|node| xml::is(*node, "encryption"));
+    let count = all.count();
+    if count == 0 {
+        return None;
+    }
+    let Some(own) = description::encryption(disk) else {
+        return refused("lies over an encrypted file, or is copied to one");
+    };
+    if count > 1 {
+        return refused("has more than one encrypted file");
+    }
+    if disk.attribute("type").unwrap_or("file") != "file" {
+        return refused("is encrypted and no file");
+    }
+    match own.attribute("format") {
+        Some("luks") => {}
+        format => {
+            let format = format.unwrap_or("default");
+            return refused(&format!(
+                "is encrypted as `{format}`, and only `luks` is carried"
+            ));
+        }
+    }
+    if let Some(engine) = own.attribute("engine").filter(|engine| *engine != "qemu") {
+        return refused(&format!(
+            "is encrypted by `{engine}`, and only QEMU's own way is carried"
+        ));
+    }
+    if let Some(other) = own
+        .children()
+        .find(|node| node.is_element() && !xml::is(*node, "secret"))
+    {
+        let name = other.tag_name().name();
+        return refused(&format!(
+            "is encrypted with a `{name}` of its own, which is not carried"
+        ));
+    }
+    let mut secrets = xml::children(own, "secret");
+    match (secrets.next(), secrets.next()) {
+        (Some(secret), None) => {
+            let by = secret.attribute("uuid").map(Uuid::parse_str);
+            match (secret.attribute("type"), by) {
+                (Some("passphrase"), Some(Ok(_))) => None,
+                (Some("passphrase"), None) => {
+                    refused("names the secret that opens it by usage, and only a UUID is followed")
+                }
+                _ => refused("names a secret in a way that can't be read"),
+            }
+        }
+        _ => refused("is encrypted, and not opened by one secret"),
+    }
+}
+
+/// Whether the secret that opens a disk can be carried, as its host has it.
+pub(crate) fn of_secret(target: &str, id: Uuid, secret: Option<&SecretFacts>) -> Option<Cause> {
+    let opened = format!("the secret {id}, which opens its disk `{target}`,");
+    match secret {
+        None => Some(Cause::new(
+            Reason::SecretMissing,
+            format!("{opened} is not to be found on its host"),
+        )),
+        Some(secret) if secret.private => Some(Cause::new(
+            Reason::SecretPrivate,
+            format!("{opened} is private: its value can be neither carried nor compared"),
+        )),
+        Some(_) => None,
+    }
 }
 
 /// Obstacles in where a disk's content is.
@@ -235,6 +308,11 @@ pub(crate) fn of_disk(disk: &DiskXml, facts: &DiskFacts) -> Option<Cause> {
     if facts.readonly || facts.shared {
         return None;
     }
+    if facts.secret.is_some() && !facts.backing.is_empty() {
+        return refused(format!(
+            "its disk `{target}` is encrypted and lies over a base image"
+        ));
+    }
     if disk.shareable {
         return refused(format!(
             "its disk `{target}` may be written by several guests (shareable)"
@@ -260,7 +338,9 @@ pub(crate) fn of_definition(live: &[DiskXml], defined: &[DiskXml]) -> Vec<Cause>
         .iter()
         .filter_map(|disk| {
             let running = live.iter().find(|running| running.target == disk.target);
-            let same = running.is_some_and(|running| running.path == disk.path && running.kind == disk.kind);
+            let same = running.is_some_and(|running| {
+                (&running.path, &running.kind, running.secret) == (&disk.path, &disk.kind, disk.secret)
+            });
             let harmless = disk.path.is_none() || disk.readonly;
             (!same && !harmless).then(|| {
                 Cause::new(
@@ -369,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn nvram_and_encryption() {
+    fn nvram() {
         for text in [
             "<domain><os><loader/><nvram type='network'><source protocol='nbd'/></nvram></os></domain>",
             "<domain><os firmware='efi'/></domain>",
@@ -383,11 +463,91 @@ mod tests {
         let named = "<domain><os firmware='efi'><nvram>/n</nvram></os></domain>";
         let document = xml::parse(named).unwrap();
         assert_eq!(in_xml(document.root_element()), []);
-        assert_eq!(
-            reasons(
-                "<disk type='file'><source file='/x'><encryption format='luks'/></source><target dev='vda'/></disk>"
+    }
+
+    #[test]
+    fn encryption() {
+        let id = "1f5b0b5e-6c4d-4d8e-9f9a-2f2e3d4c5b6b";
+        let key = format!("<secret type='passphrase' uuid='{id}'/>");
+        let disk = |inside: &str, beside: &str| {
+            reasons(&format!(
+                "<disk type='file'><source file='/x'>{inside}</source>{beside}<target dev='vda'/></disk>"
+            ))
+        };
+        let luks = format!("<encryption format='luks'>{key}</encryption>");
+        let by_qemu = format!("<encryption format='luks' engine='qemu'>{key}</encryption>");
+        assert_eq!(disk(&luks, ""), []);
+        assert_eq!(disk("", &luks), []);
+        assert_eq!(disk(&by_qemu, ""), []);
+        let below =
+            format!("<backingStore type='file'><source file='/y'>{luks}</source></backingStore>");
+        for (inside, beside) in [
+            ("<encryption format='luks'/>".to_owned(), String::new()),
+            (
+                format!("<encryption format='qcow'>{key}</encryption>"),
+                String::new(),
             ),
-            [Reason::DiskNotMovable]
+            (format!("<encryption>{key}</encryption>"), String::new()),
+            (
+                format!("<encryption format='luks2' engine='librbd'>{key}</encryption>"),
+                String::new(),
+            ),
+            (
+                format!("<encryption format='luks' engine='librbd'>{key}</encryption>"),
+                String::new(),
+            ),
+            (
+                format!("<encryption format='luks'>{key}{key}</encryption>"),
+                String::new(),
+            ),
+            (
+                format!(
+                    "<encryption format='luks'>{key}<cipher name='serpent' size='256'/></encryption>"
+                ),
+                String::new(),
+            ),
+            (
+                "<encryption format='luks'><secret type='passphrase' usage='/x'/></encryption>"
+                    .to_owned(),
+                String::new(),
+            ),
+            (
+                "<encryption format='luks'><secret type='passphrase' uuid='7'/></encryption>"
+                    .to_owned(),
+                String::new(),
+            ),
+            (luks.clone(), luks.clone()),
+            (luks.clone(), below.clone()),
+            (String::new(), below),
+        ] {
+            assert_eq!(
+                disk(&inside, &beside),
+                [Reason::DiskNotMovable],
+                "{inside} {beside}"
+            );
+        }
+        let network = format!(
+            "<disk type='network'><source protocol='rbd' name='p/i'>{luks}</source><target dev='vda'/></disk>"
         );
+        assert_eq!(reasons(&network), [Reason::DiskNotMovable]);
+    }
+
+    #[test]
+    fn secrets() {
+        let id = Uuid::from_u128(7);
+        let mut secret = SecretFacts {
+            id,
+            description: String::new(),
+            usage: None,
+            ephemeral: false,
+            private: false,
+            brought_by: None,
+        };
+        let reason =
+            |secret: Option<&SecretFacts>| of_secret("vda", id, secret).map(|cause| cause.reason);
+        assert_eq!(reason(Some(&secret)), None);
+        assert_eq!(reason(None), Some(Reason::SecretMissing));
+        secret.private = true;
+        assert_eq!(reason(Some(&secret)), Some(Reason::SecretPrivate));
     }
 }

@@ -72,7 +72,7 @@ impl<'a> Volumes<'a> {
                 let mut volume = pool.lookup(name)?;
                 if volume.is_none() && self.refreshed.borrow_mut().insert(pool.facts.name.clone()) {
                     // Busy, mostly; then it is not known this time.
-                    let _ = pool.refresh(Freshness::Lately);
+                    let _ = pool.try_refresh(Freshness::Lately);
                     volume = pool.lookup(name)?;
                 }
                 match volume {

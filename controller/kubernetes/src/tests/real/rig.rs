@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_crds::{
-    Guest, GuestMigration, Host, HostDrain, HostSpec, MigrationProfile, manifests,
+    Fleet, Guest, GuestMigration, GuestPlacement, Host, HostDrain, HostSpec, MigrationProfile,
+    RebalancePolicy, manifests,
 };
 use evenkeel_engine::{Happening, View};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -64,7 +65,10 @@ impl Rig {
         watch!(Guest);
         watch!(GuestMigration);
         watch!(HostDrain);
+        watch!(GuestPlacement);
+        watch!(RebalancePolicy);
         watch!(MigrationProfile);
+        watch!(Fleet);
         timeout(Duration::from_secs(20), stores.synced(0))
             .await
             .unwrap();

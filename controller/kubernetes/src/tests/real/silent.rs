@@ -8,7 +8,7 @@ use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
     Access, ClaimRecord, CompletedFacts, DomainFacts, Fault, FileState, Glance, HostFacts,
     Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, Piece,
-    PoolFacts, PortError, PortResult, VolumeFacts,
+    PoolFacts, PortError, PortResult, SecretFacts, SecretValue, ShutdownMark, VolumeFacts,
 };
 use tokio::sync::mpsc::{Receiver, Sender};
 use uuid::Uuid;
@@ -86,10 +86,34 @@ impl Hypervisor for Silent {
     async fn close_pools(&self) -> PortResult<()> {
         silence()
     }
+    async fn secret(&self, _: Uuid) -> PortResult<Option<SecretFacts>> {
+        silence()
+    }
+    async fn secret_value(&self, _: Uuid) -> PortResult<Option<SecretValue>> {
+        silence()
+    }
+    async fn create_secret(&self, _: &SecretFacts, _: SecretValue) -> PortResult<()> {
+        silence()
+    }
+    async fn keep_secret(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn remove_secret(&self, _: Uuid) -> PortResult<()> {
+        silence()
+    }
+    async fn secret_users(&self, _: Uuid) -> PortResult<Vec<String>> {
+        silence()
+    }
     async fn set_mark(&self, _: Uuid, _: Option<&Mark>) -> PortResult<()> {
         silence()
     }
     async fn set_last_move(&self, _: Uuid, _: &LastMove) -> PortResult<()> {
+        silence()
+    }
+    async fn set_shutdown_mark(&self, _: Uuid, _: Option<&ShutdownMark>) -> PortResult<()> {
+        silence()
+    }
+    async fn start(&self, _: Uuid) -> PortResult<()> {
         silence()
     }
     async fn set_autostart(&self, _: Uuid, _: bool) -> PortResult<()> {

@@ -168,8 +168,8 @@ impl Driver for Controllers<'_> {
         Ok(())
     }
 
-    fn wait(&mut self) -> Result<()> {
-        Ok(())
+    fn has_ended(&mut self, _: Duration) -> Result<bool> {
+        Ok(true)
     }
 
     fn converge(&mut self, wish: &Wish) -> Result<bool> {

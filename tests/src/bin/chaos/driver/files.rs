@@ -70,13 +70,20 @@ impl Driver for Files {
         Ok(())
     }
 
-    fn wait(&mut self) -> Result<()> {
-        if let Some(mut run) = self.run.take() {
-            let ended = run.end(PATIENCE);
-            self.said += &run.said();
-            ended?;
+    fn has_ended(&mut self, within: Duration) -> Result<bool> {
+        let Some(run) = &mut self.run else {
+            return Ok(true);
+        };
+        let ended = run.has_ended(within)?;
+        if ended {
+            // Its last words are on their way.
+            run.end(PATIENCE)?;
         }
-        Ok(())
+        self.said = run.said();
+        if ended {
+            self.run = None;
+        }
+        Ok(ended)
     }
 
     fn converge(&mut self, _: &Wish) -> Result<bool> {

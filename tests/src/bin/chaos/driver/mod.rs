@@ -18,8 +18,8 @@ pub(crate) trait Driver {
     /// What goes wrong with the driver itself, for so long, and is put right.
     fn strike(&mut self, fault: Fault, wish: &Wish, lasts: Duration) -> Result<()>;
 
-    /// Waits for the end of what was begun, where there is one to wait for.
-    fn wait(&mut self) -> Result<()>;
+    /// Waits that long for the end of what was begun. Whether it has come, or there is none to wait for.
+    fn has_ended(&mut self, within: Duration) -> Result<bool>;
 
     /// Tries for a while to come to where everything is as wished. Whether it is.
     fn converge(&mut self, wish: &Wish) -> Result<bool>;

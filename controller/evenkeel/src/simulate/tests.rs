@@ -1,0 +1,91 @@
+//! The engine on a simulated fleet does what the plan says.
+
+use super::*;
+use crate::snapshot::tests::{data, golden, live};
+
+fn simulate(faults: usize, seed: u64) -> Simulate {
+    Simulate {
+        seed,
+        faults,
+        bandwidth: rate(BANDWIDTH).unwrap(),
+        dirty_rate: Bytes(0),
+        picture: None,
+    }
+}
+
+/// Runs where another time runs already.
+async fn rehearse(scene: Scene, simulate: Simulate) -> Rehearsal {
+    let thread = std::thread::spawn(move || Rehearsal::of(scene, &simulate).unwrap());
+    thread.join().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_simulated_fleet_is_planned_as_the_real_one() {
+    let scene = live().await;
+    let question = scene.view.question();
+    let rehearsal = rehearse(scene, simulate(0, 1)).await;
+    let first = &rehearsal.story.first;
+    assert!(rehearsal.document().as_planned);
+    assert_eq!(first.plan.moves, rehearsal.plan.moves);
+    let limits = |fleet: &planner::Fleet| {
+        let hosts = fleet.hosts.iter();
+        hosts
+            .map(|host| {
+                let pools: Vec<_> = host
+                    .pools
+                    .iter()
+                    .map(|pool| (pool.name.clone(), pool.available, pool.virtual_limit))
+                    .collect();
+                let limits = (host.cpu_limit_milli, host.memory_limit, host.memory_used);
+                (host.name.to_string(), limits, pools)
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(limits(&first.fleet), limits(&question.fleet));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rehearsal_ends_as_predicted_and_the_same_each_time() {
+    let rehearsal = rehearse(live().await, simulate(0, 1)).await;
+    let document = rehearsal.document();
+    assert_eq!(document.violations, Vec::<String>::new());
+    assert_eq!(document.simulated.failures, 0);
+    assert_eq!(document.simulated.moves, document.predicted.moves);
+    // Preparing and switching take their seconds too.
+    let predicted = document.predicted.makespan_seconds.unwrap();
+    let simulated = document.simulated.makespan_seconds.unwrap();
+    assert!((0.9..1.3).contains(&(simulated / predicted)), "{document}");
+    // What can't be moved is told by its own words.
+    assert_eq!(document.result, "SomethingImpossible");
+    assert!(
+        document
+            .impossible
+            .iter()
+            .any(|left| left.guest.as_deref() == Some("gpu"))
+    );
+    let again = rehearse(live().await, simulate(0, 1)).await.document();
+    assert_eq!(document, again);
+    golden(&data("simulation.txt"), &document.to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_faults_nothing_is_lost() {
+    for seed in 1..6 {
+        let document = rehearse(live().await, simulate(4, seed)).await.document();
+        assert_eq!(
+            document.violations,
+            Vec::<String>::new(),
+            "seed {seed}\n{document}"
+        );
+        assert_eq!(document.faults.len(), 4);
+        let arrives = |moved: &Moved| {
+            let last = moved.attempts.last();
+            last.is_some_and(|last| last.end_seconds.is_some() && last.reason.is_none())
+        };
+        assert!(
+            document.moves.iter().all(arrives),
+            "seed {seed}\n{document}"
+        );
+        assert!(document.simulated.moves >= document.predicted.moves);
+    }
+}

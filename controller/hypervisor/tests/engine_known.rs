@@ -1,0 +1,172 @@
+//! What others got wrong while moves run, by name. What they got wrong in a plan is in the planner's `tests/known.rs`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use evenkeel_crds::{MigrationPhase, kinds::placement::Topology, quantity::Span};
+use evenkeel_hypervisor::sim::{GIB, GuestPlan, HostPlan};
+use support::*;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+const HOST: &str = "evenkeel.dev/host";
+
+/// These hosts, with so many guests on h1.
+async fn crowd(seed: u64, hosts: &[HostPlan], guests: usize) -> (Actor, Vec<Uuid>) {
+    let (fleet, desk) = stage(seed, hosts);
+    let uuids = (1..=guests)
+        .map(|number| fleet.add_guest("h1", &GuestPlan::new(&format!("g{number}"))))
+        .collect();
+    let role = Role::new("one").cluster().on_virtual_time();
+    let actor = Actor::start(&fleet, &desk, &role);
+    actor.settled().await;
+    (actor, uuids)
+}
+
+async fn is_drained(actor: &Actor, status: &str) {
+    actor
+        .until(&format!("Drained is {status}"), 600, |_| {
+            let found = actor.condition("HostDrain", "d", "Drained");
+            found.is_some_and(|found| found.status == status)
+        })
+        .await;
+}
+
+/// Taking the wish back ends the evacuation: nothing is remembered of it but what is copied already.
+#[tokio::test(start_paused = true)]
+async fn kubevirt_9585_an_uncordoned_host_is_emptied_no_further() {
+    let (actor, guests) = crowd(1, &["h1", "h2", "h3"].map(HostPlan::new), 6).await;
+    actor.desk.drain("d", &["h1"], |spec| spec.parallel = 2);
+    actor
+        .until("two copy", 60, |_| actor.fleet.moving() == 2)
+        .await;
+    actor.desk.undrain("d");
+    sleep(Duration::from_secs(600)).await;
+    let stayed = guests.iter().filter(|guest| {
+        let at = actor.fleet.executing(**guest);
+        at == ["h1"]
+    });
+    assert_eq!(stayed.count(), 4, "{}", actor.picture());
+    assert_eq!(actor.fleet.moving(), 0);
+}
+
+/// Where no host fits there is no loop of attempts: there is none at all, for as long as nothing changes.
+#[tokio::test(start_paused = true)]
+async fn harvester_5306_an_evacuation_without_a_target_is_no_endless_loop() {
+    let hosts = [
+        HostPlan::new("h1").memory(16 * GIB),
+        HostPlan::new("h2").memory(2 * GIB),
+    ];
+    let (fleet, desk) = stage(2, &hosts);
+    let big = fleet.add_guest("h1", &GuestPlan::new("big").memory(6 * GIB));
+    let role = Role::new("one").cluster().on_virtual_time();
+    let actor = Actor::start(&fleet, &desk, &role);
+    actor.settled().await;
+    desk.drain("d", &["h1"], |_| {});
+    actor.says("HostDrain", "d", "NoHostFits", 30).await;
+    actor.quiet(3600).await;
+    assert_eq!(fleet.executing(big), ["h1"]);
+    let moves = actor.view().migrations.len();
+    assert_eq!(moves, 0, "{}", actor.picture());
+}
+
+/// A host is drained as long as it is seen to be empty, not because all moves have ended.
+#[tokio::test(start_paused = true)]
+async fn harvester_8856_a_host_is_drained_when_it_is_seen_to_be_empty() {
+    let (actor, guests) = crowd(3, &["h1", "h2", "h3"].map(HostPlan::new), 2).await;
+    actor.desk.drain("d", &["h1"], |_| {});
+    is_drained(&actor, "True").await;
+    // By somebody who does not know of the drain.
+    let late = actor.fleet.add_guest("h1", &GuestPlan::new("late"));
+    is_drained(&actor, "False").await;
+    is_drained(&actor, "True").await;
+    let at: Vec<_> = guests.iter().chain([&late]).collect();
+    let at: Vec<_> = at
+        .iter()
+        .map(|guest| actor.fleet.executing(**guest))
+        .collect();
+    assert!(at.iter().all(|hosts| hosts.len() == 1 && hosts[0] != "h1"));
+}
+
+/// Two moves that each would be right alone do not put guests together that belong apart.
+#[tokio::test(start_paused = true)]
+async fn nova_1821755_concurrent_moves_keep_apart_what_belongs_apart() {
+    let (fleet, desk) = stage(4, &["h1", "h2", "h3"].map(HostPlan::new));
+    let guests = [
+        fleet.add_guest("h1", &GuestPlan::new("g1")),
+        fleet.add_guest("h2", &GuestPlan::new("g2")),
+    ];
+    desk.placement("apart", &["g1", "g2"], |spec| {
+        spec.apart = Some(Topology {
+            topology_key: HOST.to_owned(),
+        });
+    });
+    let role = Role::new("one").cluster().on_virtual_time();
+    let actor = Actor::start(&fleet, &desk, &role);
+    actor.settled().await;
+    desk.migrate("m1", "g1", Some("h3"));
+    desk.migrate("m2", "g2", Some("h3"));
+    sleep(Duration::from_secs(300)).await;
+    let at: Vec<_> = guests
+        .iter()
+        .flat_map(|guest| fleet.executing(*guest))
+        .collect();
+    assert_eq!(at.len(), 2);
+    assert_ne!(at[0], at[1], "{}", actor.picture());
+    assert!(at.contains(&"h3".to_owned()));
+    let refused = ["m1", "m2"].map(|name| {
+        let told = actor
+            .condition("GuestMigration", name, "Succeeded")
+            .unwrap();
+        told.reason == "PlacementForbids"
+    });
+    assert_eq!(refused.iter().filter(|one| **one).count(), 1);
+}
+
+/// A move that failed is told as failed, and its guest is where it is seen to run.
+#[tokio::test(start_paused = true)]
+async fn watcher_2106407_what_has_failed_is_no_success() {
+    let (actor, guest) = pair(5, &Role::new("one").cluster()).await;
+    actor.fleet.cut("h1", "h2", true);
+    actor.desk.migrate("m", "g1", Some("h2"));
+    assert_eq!(actor.ends("m", 900).await, MigrationPhase::Failed);
+    let told = actor.condition("GuestMigration", "m", "Succeeded").unwrap();
+    assert_eq!(told.status, "False", "{told:?}");
+    actor.clean(&[(guest, "h1")]).await;
+}
+
+/// A policy whose move has failed does not take its guest for moved: it is level when the guests are, and comes there.
+#[tokio::test(start_paused = true)]
+async fn proxlb_7_a_failed_move_is_not_counted_as_done() {
+    let (actor, guests) = crowd(6, &["h1", "h2", "h3"].map(HostPlan::new), 6).await;
+    for other in ["h2", "h3"] {
+        actor.fleet.cut("h1", other, true);
+    }
+    actor.desk.policy("level", |spec| {
+        spec.cooldown = Span(Duration::from_secs(60));
+    });
+    sleep(Duration::from_secs(100)).await;
+    let balanced = actor.condition("RebalancePolicy", "level", "Balanced");
+    assert_eq!(balanced.unwrap().status, "False", "{}", actor.picture());
+    assert!(
+        guests
+            .iter()
+            .all(|guest| actor.fleet.executing(*guest) == ["h1"])
+    );
+    for other in ["h2", "h3"] {
+        actor.fleet.cut("h1", other, false);
+    }
+    actor
+        .until("level", 7200, |_| {
+            let found = actor.condition("RebalancePolicy", "level", "Balanced");
+            found.is_some_and(|found| found.status == "True")
+        })
+        .await;
+    let left = guests.iter().filter(|guest| {
+        let at = actor.fleet.executing(**guest);
+        at == ["h1"]
+    });
+    assert_eq!(left.count(), 2, "{}", actor.picture());
+}
