@@ -65,7 +65,14 @@ async fn harvester_5306_an_evacuation_without_a_target_is_no_endless_loop() {
     let actor = Actor::start(&fleet, &desk, &role);
     actor.settled().await;
     desk.drain("d", &["h1"], |_| {});
-    actor.says("HostDrain", "d", "NoHostFits", 30).await;
+    actor
+        .until("the drain is stalled", 30, |_| {
+            let stalled = actor.condition("HostDrain", "d", "Stalled");
+            stalled.is_some_and(|stalled| {
+                stalled.status == "True" && stalled.message.contains("NoHostFits")
+            })
+        })
+        .await;
     actor.quiet(3600).await;
     assert_eq!(fleet.executing(big), ["h1"]);
     let moves = actor.view().migrations.len();
