@@ -99,12 +99,11 @@ impl<'lab> Story<'lab> {
         self.wait(*fault)?;
         self.converge(*fault, wish)?;
         let after = self.lab.places()?;
-        for guest in self.lab.guests() {
+        self.check_all(|guest| {
             let (from, to) = (&before[guest.name()], &after[guest.name()]);
-            let disks = from != to || *from == plan.struck || *from == wish.from;
-            self.check(&guest, disks)
-                .with_context(|| format!("{} after the fault was healed", guest.name()))?;
-        }
+            from != to || *from == plan.struck || *from == wish.from
+        })
+        .context("after the fault was healed")?;
         self.driver.end(wish)?;
         self.nothing_is_left()?;
         self.judge(*fault, healed)?;
@@ -335,33 +334,33 @@ impl<'lab> Story<'lab> {
     /// # Errors
     /// Fails with what is not so.
     pub(crate) fn end(&self) -> Result<()> {
-        let guests = self.lab.guests();
-        guests.iter().try_for_each(|guest| {
-            self.check(guest, true)
-                .with_context(|| format!("{} in the end", guest.name()))
-        })
+        self.check_all(|_| true).context("in the end")
     }
 
-    /// It runs exactly once, of as many boots as it was started, without a gap or a double; if asked, its disks are whole.
-    fn check(&self, guest: &Guest<'_>, disks: bool) -> Result<()> {
-        guest.wait_for_progress(Duration::from_secs(20))?;
-        let continuity = guest.continuity()?;
-        let boots = 1 + self.restarts.get(guest.name()).copied().unwrap_or(0);
-        let doubled = self.doubled.contains_key(guest.name());
-        ensure!(
-            continuity.boots.len() == boots && (doubled || continuity.doubled.is_empty()),
-            "started {boots} times: {continuity:?}"
-        );
-        // A guest that was killed may have lost its last words.
-        ensure!(
-            boots > 1 || doubled || continuity.missing.is_empty(),
-            "{continuity:?}"
-        );
-        witness::once(guest)?;
-        if disks {
-            witness::whole(guest)?;
-        }
-        Ok(())
+    /// Each guest runs exactly once, of as many boots as it was started, without a gap or a double; where asked, its disks are
+    /// whole. All at the same time: most of that is waiting.
+    fn check_all(&self, disks: impl Fn(&Guest<'_>) -> bool) -> Result<()> {
+        thread::scope(|scope| {
+            let checks: Vec<_> = self
+                .lab
+                .guests()
+                .into_iter()
+                .map(|guest| {
+                    let restarts = self.restarts.get(guest.name()).copied();
+                    let doubled = self.doubled.contains_key(guest.name());
+                    let disks = disks(&guest);
+                    scope.spawn(move || {
+                        check(&guest, 1 + restarts.unwrap_or(0), doubled, disks)
+                            .with_context(|| guest.name().to_owned())
+                    })
+                })
+                .collect();
+            checks.into_iter().try_for_each(|check| {
+                check
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
     }
 
     /// Everything a person wants to see when it went wrong.
@@ -406,6 +405,26 @@ impl<'lab> Story<'lab> {
             self.twice.1.as_millis()
         )
     }
+}
+
+/// It runs exactly once, of so many boots, without a gap or a double; if asked, its disks are whole.
+fn check(guest: &Guest<'_>, boots: usize, doubled: bool, disks: bool) -> Result<()> {
+    guest.wait_for_progress(Duration::from_secs(20))?;
+    let continuity = guest.continuity()?;
+    ensure!(
+        continuity.boots.len() == boots && (doubled || continuity.doubled.is_empty()),
+        "started {boots} times: {continuity:?}"
+    );
+    // A guest that was killed may have lost its last words.
+    ensure!(
+        boots > 1 || doubled || continuity.missing.is_empty(),
+        "{continuity:?}"
+    );
+    witness::once(guest)?;
+    if disks {
+        witness::whole(guest)?;
+    }
+    Ok(())
 }
 
 fn is_reason(word: &str) -> bool {
