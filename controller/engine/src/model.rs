@@ -45,6 +45,17 @@ impl Model {
     pub(crate) fn guest(&self, id: GuestId) -> &planner::Guest {
         &self.fleet.guests[id.at()]
     }
+
+    /// Where guests go by this plan, those that only stop over left out.
+    pub(crate) fn targets(&self, plan: &planner::Plan) -> BTreeMap<Uuid, HostName> {
+        let whole = plan.moves.iter().filter(|step| step.onward.is_none());
+        whole
+            .map(|step| {
+                let host = self.host(step.target).name.clone();
+                (self.uuids[step.guest.at()], host)
+            })
+            .collect()
+    }
 }
 
 /// What the model is made from.
@@ -58,6 +69,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) spent: &'a BTreeMap<Uuid, Cause>,
     /// Moves of earlier processes that nobody has taken over yet.
     pub(crate) left: &'a [&'a Journal],
+    /// Where guests were to go by the last plan.
+    pub(crate) planned: &'a BTreeMap<Uuid, HostName>,
     pub(crate) profiles: Profiles<'a>,
     pub(crate) now: Timestamp,
     /// The planner's zero.
@@ -343,6 +356,11 @@ fn ledger(sources: &Sources<'_>, model: &mut Model) {
         return;
     }
     let since = |until: Instant| until.saturating_duration_since(sources.started);
+    for (guest, host) in sources.planned {
+        if let (Some(&guest), Some(&host)) = (model.guests.get(guest), model.hosts.get(host)) {
+            model.ledger.planned.insert(guest, host);
+        }
+    }
     for (name, state) in sources.hosts {
         let host = model.hosts[name];
         for kept in &state.kept {

@@ -147,6 +147,11 @@ impl Question {
         for (index, own) in self.ledger.resting.iter().enumerate() {
             guest(ledger("resting", index), own.guest)?;
         }
+        for (own, target) in &self.ledger.planned {
+            let place = || vec!["ledger".to_owned(), "planned".to_owned(), own.0.to_string()];
+            guest(place(), *own)?;
+            host(place(), *target)?;
+        }
         Ok(())
     }
 }

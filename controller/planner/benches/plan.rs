@@ -9,6 +9,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use evenkeel_crds::quantity::Bytes;
+use evenkeel_crds::reason::{Cause, Reason};
 use evenkeel_planner::*;
 use support::*;
 
@@ -164,7 +165,63 @@ fn emptied() {
     }
 }
 
+/// What is kept of a plan when something changes, and how long the next one takes.
+fn changes() {
+    for (hosts, drained) in [(1000, 100), (10_000, 100), (10_000, 1000)] {
+        let name = format!("changes to a drain of {drained} of {hosts}");
+        if !wanted(&name) {
+            continue;
+        }
+        let fleet = large(hosts);
+        let all: Vec<u32> = (0..drained).collect();
+        let wishes = [drain("d", &all, 400)];
+        let made = plan(&fleet, &wishes, &Ledger::default(), NOW);
+        let ledger = Ledger {
+            planned: made
+                .moves
+                .iter()
+                .map(|step| (step.guest, step.target))
+                .collect(),
+            ..Ledger::default()
+        };
+        let busiest = made.moves[made.moves.len() / 2].target;
+        let mut closed = fleet.clone();
+        closed.hosts[busiest.at()].closed =
+            Some(Cause::new(Reason::TargetUnschedulable, "closed".to_owned()));
+        let mut grown = fleet.clone();
+        grown.guests[made.moves[0].guest.at()].memory.0 += 4 * GI;
+        let mut arrived = fleet.clone();
+        let mut late = guest("zz-late", 0, 16 * GI);
+        late.disks.push(disk("vda", "default", 64 * GI));
+        arrived.guests.push(late);
+        for (what, changed) in [
+            ("a target closes", closed),
+            ("a guest grows", grown),
+            ("a guest appears", arrived),
+        ] {
+            let share = |ledger: &Ledger| {
+                let (next, took) = timed(|| plan(&changed, &wishes, ledger, NOW));
+                let targets: std::collections::BTreeMap<GuestId, HostId> = next
+                    .moves
+                    .iter()
+                    .map(|step| (step.guest, step.target))
+                    .collect();
+                let kept = made
+                    .moves
+                    .iter()
+                    .filter(|step| targets.get(&step.guest) == Some(&step.target));
+                let share = 100.0 * kept.count() as f64 / made.moves.len() as f64;
+                let milliseconds = took.as_secs_f64() * 1000.0;
+                format!("{share:.2} % kept in {milliseconds:.1} ms")
+            };
+            let (blank, kept) = (share(&Ledger::default()), share(&ledger));
+            println!("{name}, {what}: {kept}; planned from nothing: {blank}");
+        }
+    }
+}
+
 fn main() {
+    changes();
     emptied();
     drains();
     explicit();

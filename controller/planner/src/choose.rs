@@ -210,8 +210,30 @@ fn priority(board: &Board<'_, '_>, asks: &[Ask<'_>], index: usize) -> i32 {
     board.view.guest(asks[index].guest).priority
 }
 
+/// Sends guests where the plan before sent them, if they may go there at once.
+pub(crate) fn keep<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>], wanted: &[usize]) {
+    let view = board.view;
+    let mut pools = Vec::new();
+    for index in wanted {
+        let ask = &asks[*index];
+        let Some(target) = view.ledger.planned.get(&ask.guest).copied() else {
+            continue;
+        };
+        let mut strict = ask.clone();
+        strict.strictness.preferred = true;
+        if target != view.guest(ask.guest).host
+            && open(board, asks, *index)
+            && fits(board, &strict, target, When::Now, &mut pools, &mut |_| {
+                false
+            })
+        {
+            board.place(*index, ask, target, std::mem::take(&mut pools));
+        }
+    }
+}
+
 /// The priorities of those left over, highest first: the lesser list is the better.
-fn missed(board: &Board<'_, '_>, asks: &[Ask<'_>], wanted: &[usize]) -> Vec<i32> {
+pub(crate) fn missed(board: &Board<'_, '_>, asks: &[Ask<'_>], wanted: &[usize]) -> Vec<i32> {
     let left = wanted.iter().filter(|index| open(board, asks, **index));
     let mut missed: Vec<i32> = left.map(|index| priority(board, asks, *index)).collect();
     missed.sort_by_key(|priority| Reverse(*priority));

@@ -382,6 +382,10 @@ pub struct Ledger {
     pub avoid: Vec<Avoid>,
     /// Guests whose next attempt waits.
     pub resting: Vec<Resting>,
+    /// Where guests were to go by the plan before this one. Those for which this plan may choose a target still go there if
+    /// they can at once and nobody is left over by it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub planned: BTreeMap<GuestId, HostId>,
 }
 
 /// A move in flight.

@@ -11,7 +11,7 @@ use evenkeel_crds::shared::RequestedBy;
 use crate::balance::{self, Policy};
 use crate::board::{Banned, Board};
 use crate::chains;
-use crate::choose::{Aim, best, spread};
+use crate::choose::{Aim, best, keep, missed, spread};
 use crate::explain;
 use crate::headroom::Keeper;
 use crate::jobs::{Leg, jobs};
@@ -259,11 +259,39 @@ fn beyond_limits(
 /// Times that groups which have to stay together are placed anew in all.
 const REUNIONS: usize = 32;
 
-/// Explicit moves with a target, explicit moves without, drains, placements.
+/// Places what can be placed: as in the plan before where that leaves nobody over.
 fn place<'v, 'a>(
+    board: Board<'v, 'a>,
+    asks: &mut [Ask<'a>],
+    roomy: &BTreeSet<&RequestedBy>,
+) -> Board<'v, 'a> {
+    if board.view.ledger.planned.is_empty() {
+        return fill(board, asks, roomy, false);
+    }
+    let ours =
+        |ask: &Ask<'_>| ask.target.is_none() && matches!(ask.kind, For::Explicit | For::Drain);
+    let chosen: Vec<usize> = (0..asks.len())
+        .filter(|index| ours(&asks[*index]))
+        .collect();
+    let mut as_before = asks.to_vec();
+    let kept = fill(board.clone(), &mut as_before, roomy, true);
+    let left = missed(&kept, &as_before, &chosen);
+    if !left.is_empty() {
+        let anew = fill(board, asks, roomy, false);
+        if missed(&anew, asks, &chosen) < left {
+            return anew;
+        }
+    }
+    asks.clone_from_slice(&as_before);
+    kept
+}
+
+/// Explicit moves with a target, explicit moves without, drains, placements.
+fn fill<'v, 'a>(
     mut board: Board<'v, 'a>,
     asks: &mut [Ask<'a>],
     roomy: &BTreeSet<&RequestedBy>,
+    as_before: bool,
 ) -> Board<'v, 'a> {
     let of = |wanted: &dyn Fn(&Ask<'a>) -> bool| -> Vec<usize> {
         let all = asks.iter().enumerate();
@@ -278,6 +306,10 @@ fn place<'v, 'a>(
     let misplaced = of(&|ask| ask.kind == For::Placement);
     let mut reunions = REUNIONS;
     targeted::place(&mut board, asks, &targeted);
+    if as_before {
+        keep(&mut board, asks, &free);
+        keep(&mut board, asks, &drained);
+    }
     // What is placed late may make room for what was passed over before: again until nothing more is placed. So what
     // is left over in the end is refused by every host, as the board then is.
     loop {

@@ -221,6 +221,12 @@ fn asked(dice: &mut Dice, fleet: &Fleet, hosts: u64, guests: u64) -> (Vec<Wish>,
         }
         wishes.push(wish);
     }
+    for _ in 0..dice.roll(4) {
+        let guest = GuestId(dice.roll(guests) as u32);
+        ledger
+            .planned
+            .insert(guest, HostId(dice.roll(hosts) as u32));
+    }
     (wishes, ledger)
 }
 

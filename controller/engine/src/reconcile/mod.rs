@@ -184,6 +184,8 @@ pub(crate) struct Reconciler {
     told: BTreeMap<(&'static str, String), (Reason, String)>,
     /// Moves that succeeded and were forgotten since, by drain.
     forgotten: BTreeMap<RequestedBy, i64>,
+    /// Where guests are to go by the last plan, once anything may be done by it: the next one keeps what still holds.
+    planned: BTreeMap<Uuid, HostName>,
     /// Which guests other hands have moved.
     hands: Hands,
     /// Guests whose move for a wish was given up or aborted by a user, as of the last pass.
@@ -280,6 +282,7 @@ impl Reconciler {
             crowded: BTreeMap::new(),
             told: BTreeMap::new(),
             forgotten: BTreeMap::new(),
+            planned: BTreeMap::new(),
             hands: Hands::default(),
             spent: Vec::new(),
             emptying: emptying::Emptying::default(),
@@ -619,6 +622,7 @@ impl Reconciler {
             claimed: &claimed,
             spent: &spent,
             left: &left,
+            planned: &self.planned,
             profiles: self.profiles(),
             now,
             started: self.started,
@@ -630,6 +634,11 @@ impl Reconciler {
         let wanted = self.wanted(&guests, &model, now);
         let planned = self.started.elapsed();
         let mut plan = planner::plan(&model.fleet, &wanted.wishes, &model.ledger, planned);
+        self.planned = if self.held {
+            BTreeMap::new()
+        } else {
+            model.targets(&plan)
+        };
         self.note_changes(&model);
         self.look_at_emptying(&model, &wanted.wishes);
         let bare = (!self.declared.policies.is_empty()).then(|| plan.clone());
