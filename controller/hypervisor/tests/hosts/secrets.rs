@@ -31,9 +31,22 @@ async fn a_secret_is_brought_and_opens_new_volumes() {
         brought_by: Some(by),
     };
     assert_eq!(host.secret(id).await.unwrap(), None);
-    host.create_secret(&secret, value("a\0b")).await.unwrap();
+    host.create_secret(&secret, value("a <ü>")).await.unwrap();
     assert_eq!(host.secret(id).await.unwrap(), Some(secret.clone()));
-    assert_eq!(host.secret_value(id).await.unwrap(), Some(value("a\0b")));
+    assert_eq!(host.secret_value(id).await.unwrap(), Some(value("a <ü>")));
+
+    // Any bytes are carried; only QEMU wants text without a zero.
+    let bytes = SecretFacts {
+        id: Uuid::new_v4(),
+        usage: None,
+        ..secret.clone()
+    };
+    host.create_secret(&bytes, value("a\0b")).await.unwrap();
+    assert_eq!(
+        host.secret_value(bytes.id).await.unwrap(),
+        Some(value("a\0b"))
+    );
+    host.remove_secret(bytes.id).await.unwrap();
 
     // Nothing of what is there is changed, whatever is the same about it.
     let other = SecretFacts {
@@ -51,7 +64,7 @@ async fn a_secret_is_brought_and_opens_new_volumes() {
         (kept.brought_by, kept.description),
         (None, secret.description)
     );
-    assert_eq!(host.secret_value(id).await.unwrap(), Some(value("a\0b")));
+    assert_eq!(host.secret_value(id).await.unwrap(), Some(value("a <ü>")));
     assert!(host.secret_users(id).await.unwrap().is_empty());
 
     for format in ["raw", "qcow2"] {
