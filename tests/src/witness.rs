@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::lab::{DiskReport, Guest, Lab};
+use crate::lab::{DiskReport, Guest, GuestCopy, Host, Lab};
+
+/// The namespace of Evenkeel's element in a domain's metadata.
+const ELEMENT: &str = "https://evenkeel.dev/xml/1";
 
 /// Every guest runs exactly once, of one boot, without a gap in its counter; its disks are whole where it runs.
 ///
@@ -44,9 +47,17 @@ pub fn once_and_whole(guest: &Guest<'_>) -> Result<Vec<DiskReport>> {
 /// # Errors
 /// Fails with what is not so.
 pub fn once(guest: &Guest<'_>) -> Result<()> {
-    match guest.copies()?.as_slice() {
+    is_once(guest.name(), &guest.copies()?)
+}
+
+/// The same, of what is known already: every copy of the guest that a host has.
+///
+/// # Errors
+/// Fails where it is not so.
+pub fn is_once(guest: &str, copies: &[GuestCopy]) -> Result<()> {
+    match copies {
         [copy] if copy.is_running() && copy.qemu.is_some() => Ok(()),
-        copies => bail!("{} does not run exactly once: {copies:?}", guest.name()),
+        copies => bail!("{guest} does not run exactly once: {copies:?}"),
     }
 }
 
@@ -71,7 +82,8 @@ pub fn whole(guest: &Guest<'_>) -> Result<Vec<DiskReport>> {
         .collect()
 }
 
-/// No file in any pool that no guest uses, no journal, no claim, no job.
+/// No file in any pool that no guest uses, no journal, no claim, no pool of Evenkeel's own; of each guest no job and no
+/// mark, and it starts with its host as it was made to.
 ///
 /// # Errors
 /// Fails with what is left.
@@ -85,6 +97,7 @@ pub fn nothing_is_left(lab: &Lab) -> Result<()> {
                 for target in guest.spec().targets() {
                     used.push(guest.disk_path(&host, &target)?);
                 }
+                no_trace_on(&guest, &host)?;
             }
         }
         for file in host.list_files()? {
@@ -99,6 +112,46 @@ pub fn nothing_is_left(lab: &Lab) -> Result<()> {
         ensure!(
             !secrets.contains("evenkeel"),
             "{} is still claimed: {secrets}",
+            host.name()
+        );
+        let pools = host.virsh(&["pool-list", "--all", "--name"])?;
+        ensure!(
+            !pools.contains("evenkeel"),
+            "{} has a pool that was opened for a while: {pools}",
+            host.name()
+        );
+    }
+    Ok(())
+}
+
+/// A guest where it is: no job, no mark of a move, autostart as it was made.
+fn no_trace_on(guest: &Guest<'_>, host: &Host<'_>) -> Result<()> {
+    let (name, uuid) = (guest.name(), guest.uuid());
+    // Fails for one that is not running.
+    let job = host.virsh(&["domjobinfo", uuid]).unwrap_or_default();
+    ensure!(
+        job.is_empty() || job.contains("None"),
+        "{name} has a job on {}: {job}",
+        host.name()
+    );
+    let facts = host.virsh(&["dominfo", uuid])?;
+    let field = |name: &str| {
+        let line = facts.lines().find(|line| line.starts_with(name));
+        line.is_some_and(|line| line.ends_with("enable"))
+    };
+    ensure!(
+        field("Autostart:") == guest.spec().autostart,
+        "{name} was made with autostart {}, and on {} it is: {facts}",
+        guest.spec().autostart,
+        host.name()
+    );
+    for copy in ["--current", "--config"] {
+        // Fails where the guest has no such element.
+        let ours = host.virsh(&["metadata", uuid, "--uri", ELEMENT, copy]);
+        let ours = ours.unwrap_or_default();
+        ensure!(
+            !ours.contains("<move") && !ours.contains(":move"),
+            "{name} is still marked on {}: {ours}",
             host.name()
         );
     }

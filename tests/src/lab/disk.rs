@@ -147,7 +147,7 @@ impl DiskSpec {
         }
     }
 
-    fn file_name(&self, guest: &str, target: &str) -> String {
+    pub(crate) fn file_name(&self, guest: &str, target: &str) -> String {
         let ending = if self.format == DiskFormat::Raw {
             "img"
         } else {

@@ -101,6 +101,17 @@ impl GuestSpec {
         self
     }
 
+    /// Its disks' files, each with the device's name, without their folders.
+    pub fn files(&self) -> Vec<(String, String)> {
+        let disks = self.disks.iter().zip(self.targets());
+        disks
+            .map(|(disk, target)| {
+                let file = disk.file_name(&self.name, &target);
+                (target, file)
+            })
+            .collect()
+    }
+
     /// Gives it something to do.
     #[must_use]
     pub fn load(mut self, load: Load) -> Self {

@@ -148,6 +148,7 @@ pub(crate) fn classify(doing: Doing, code: sys::virErrorNumber, message: &str) -
         Doing::Call => &[CALL_WORDS],
         Doing::Migrate => &[MIGRATE_WORDS, CALL_WORDS],
     };
+    let message = without_names(message);
     let by_words = tables
         .iter()
         .copied()
@@ -164,6 +165,28 @@ pub(crate) fn classify(doing: Doing, code: sys::virErrorNumber, message: &str) -
         Doing::Connect => Fault::Unreachable,
         Doing::Call | Doing::Migrate => Fault::Other,
     })
+}
+
+/// The message without what stands in quotes: names and paths, which may be any words.
+fn without_names(message: &str) -> String {
+    let mut rest = String::with_capacity(message.len());
+    let mut open: Option<char> = None;
+    let mut before = ' ';
+    let mut letters = message.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let ends = letters.peek().is_none_or(|next| !next.is_alphanumeric());
+        match open {
+            Some(quote) if letter == quote && ends => open = None,
+            Some(_) => {}
+            // Within a word it is an apostrophe.
+            None if matches!(letter, '\'' | '"') && !before.is_alphanumeric() => {
+                open = Some(letter)
+            }
+            None => rest.push(letter),
+        }
+        before = letter;
+    }
+    rest
 }
 
 /// One of libvirt's errors as the port's.
@@ -197,6 +220,15 @@ impl<T> OrFault<T> for Result<T, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_no_words() {
+        let message = "Requested operation is not valid: domain 'my ertificate' is already active";
+        let fault = classify(Doing::Migrate, sys::VIR_ERR_OPERATION_INVALID, message);
+        assert_eq!(fault, Fault::Exists);
+        let told = without_names("peer's certificate of \"a's 'b'\" and 'c' at 'd:1': gone");
+        assert_eq!(told, "peer's certificate of  and  at : gone");
+    }
 
     /// Messages seen on libvirt 9.0, most of them in the faults of `evidence.md`.
     #[test]

@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     ApiServerKilled,
     /// `kill -9` of a host's libvirtd, which is started again later.
     LibvirtdKilled,
+    /// The same at all hosts at once.
+    LibvirtdsKilled,
     /// SIGSTOP of a host's libvirtd.
     LibvirtdFrozen,
     /// A host's cable pulled.
@@ -46,7 +48,7 @@ pub(crate) enum Fault {
     PowerCut,
 }
 
-const ALL: [Fault; 17] = [
+const ALL: [Fault; 18] = [
     Fault::Nothing,
     Fault::DriverKilled,
     Fault::Aborted,
@@ -55,6 +57,7 @@ const ALL: [Fault; 17] = [
     Fault::ApiServerFrozen,
     Fault::ApiServerKilled,
     Fault::LibvirtdKilled,
+    Fault::LibvirtdsKilled,
     Fault::LibvirtdFrozen,
     Fault::CableCut,
     Fault::CutFromDriver,
@@ -90,6 +93,7 @@ impl Fault {
             Self::Aborted
                 | Self::ObjectDeleted
                 | Self::LibvirtdKilled
+                | Self::LibvirtdsKilled
                 | Self::LibvirtdFrozen
                 | Self::CableCut
                 | Self::QemuKilled
@@ -103,7 +107,24 @@ impl Fault {
     pub(crate) fn may_double_a_guest(self) -> bool {
         matches!(
             self,
-            Self::LibvirtdKilled | Self::LibvirtdFrozen | Self::CableCut | Self::PowerCut
+            Self::LibvirtdKilled
+                | Self::LibvirtdsKilled
+                | Self::LibvirtdFrozen
+                | Self::CableCut
+                | Self::PowerCut
+        )
+    }
+
+    /// Whether it makes a difference that it lasts longer than libvirt waits for a peer that says nothing.
+    pub(crate) fn may_outlast_libvirt(self) -> bool {
+        matches!(
+            self,
+            Self::LibvirtdKilled
+                | Self::LibvirtdsKilled
+                | Self::LibvirtdFrozen
+                | Self::CableCut
+                | Self::CutFromDriver
+                | Self::PowerCut
         )
     }
 
@@ -152,6 +173,15 @@ impl Fault {
                 host.kill_libvirtd()?;
                 thread::sleep(lasts);
                 host.start_libvirtd()?;
+            }
+            Self::LibvirtdsKilled => {
+                for host in lab.hosts() {
+                    host.kill_libvirtd()?;
+                }
+                thread::sleep(lasts);
+                for host in lab.hosts() {
+                    host.start_libvirtd()?;
+                }
             }
             Self::LibvirtdFrozen => {
                 host.freeze_libvirtd()?;

@@ -79,11 +79,7 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
             .pool(PoolSpec::new("default").room(Room::Ext4(ROOM)))
     });
     for number in 1..=arguments.guests {
-        builder = builder.guest(
-            GuestSpec::new(format!("g{number}"))
-                .on(format!("h{}", (number - 1) % 3 + 1))
-                .disks(vec![DiskSpec::mib(64, 40); 1 + number % 2]),
-        );
+        builder = builder.guest(guest(number));
     }
     if arguments.cluster {
         builder = builder.plain();
@@ -125,6 +121,25 @@ fn run(arguments: &Arguments, seed: u64) -> Result<()> {
     story.end()?;
     println!("{}", story.summary(start.elapsed()));
     Ok(())
+}
+
+/// Guests of all forms: two disks or one, thin, raw or on a base image that they share; every second starts with its host.
+fn guest(number: usize) -> GuestSpec {
+    let thin = DiskSpec::mib(64, 40);
+    let disks = match number % 4 {
+        1 => vec![thin.clone(), thin],
+        2 => vec![thin.backing("base-of-all.qcow2")],
+        3 => vec![thin.raw()],
+        _ => vec![thin],
+    };
+    let guest = GuestSpec::new(format!("g{number}"))
+        .on(format!("h{}", (number - 1) % 3 + 1))
+        .disks(disks);
+    if number.is_multiple_of(2) {
+        guest.autostart()
+    } else {
+        guest
+    }
 }
 
 fn play(story: &mut Story<'_>, round: usize, plan: &Plan, arguments: &Arguments) -> Result<Told> {

@@ -37,7 +37,7 @@ impl Plan {
             struck: struck.clone(),
             fault,
             aim,
-            lasts: Duration::from_millis(random.u64(200..12_000)),
+            lasts: lasts(fault, random),
             wish,
         })
     }
@@ -60,6 +60,12 @@ impl Plan {
             wish,
         })
     }
+}
+
+/// How long a fault lasts. One of five that can lasts longer than libvirt waits for a peer that says nothing (about 30 s).
+fn lasts(fault: Fault, random: &mut Rng) -> Duration {
+    let long = fault.may_outlast_libvirt() && random.u8(..5) == 0;
+    Duration::from_millis(random.u64(if long { 26_000..75_000 } else { 200..12_000 }))
 }
 
 /// How long a fault of the table lasts: longer than a hypervisor needs to give up a peer that died, shorter than it needs for

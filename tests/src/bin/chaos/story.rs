@@ -98,6 +98,9 @@ impl<'lab> Story<'lab> {
         let healed = Instant::now();
         self.wait(*fault)?;
         self.converge(*fault, wish)?;
+        if *fault == Fault::PowerCut {
+            self.count_those_that_started_with(&before, &plan.struck)?;
+        }
         let after = self.lab.places()?;
         self.check_all(|guest| {
             let (from, to) = (&before[guest.name()], &after[guest.name()]);
@@ -281,6 +284,23 @@ impl<'lab> Story<'lab> {
         Ok(any)
     }
 
+    /// Counts guests that their host started when it was switched on again.
+    fn count_those_that_started_with(
+        &mut self,
+        before: &BTreeMap<String, String>,
+        host: &str,
+    ) -> Result<()> {
+        for guest in self.lab.guests() {
+            let name = guest.name();
+            let known = 1 + self.restarts.get(name).copied().unwrap_or(0);
+            let was_there = before[name] == host || guest.host()?.name() == host;
+            if guest.spec().autostart && was_there && guest.continuity()?.boots.len() == known + 1 {
+                *self.restarts.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Discards the copy that was left of a guest which libvirt ran twice, where a person would: the one at the source,
     /// which has to stand still by then. Whether any.
     fn discard_doubles(&mut self, fault: Fault) -> Result<bool> {
@@ -338,28 +358,22 @@ impl<'lab> Story<'lab> {
     }
 
     /// Each guest runs exactly once, of as many boots as it was started, without a gap or a double; where asked, its disks are
-    /// whole. All at the same time: most of that is waiting.
-    fn check_all(&self, disks: impl Fn(&Guest<'_>) -> bool) -> Result<()> {
-        thread::scope(|scope| {
-            let checks: Vec<_> = self
-                .lab
-                .guests()
-                .into_iter()
-                .map(|guest| {
-                    let restarts = self.restarts.get(guest.name()).copied();
-                    let doubled = self.doubled.contains_key(guest.name());
-                    let disks = disks(&guest);
-                    scope.spawn(move || {
-                        check(&guest, 1 + restarts.unwrap_or(0), doubled, disks)
-                            .with_context(|| guest.name().to_owned())
-                    })
-                })
-                .collect();
-            checks.into_iter().try_for_each(|check| {
-                check
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+    /// whole. All at the same time, since most of that is waiting; but each host is asked once for all of them.
+    fn check_all(&self, disks: impl Fn(&Guest<'_>) -> bool + Sync) -> Result<()> {
+        let (restarts, doubled) = (&self.restarts, &self.doubled);
+        each(self.lab, |guest| {
+            let restarts = restarts.get(guest.name()).copied();
+            let doubled = doubled.contains_key(guest.name());
+            goes_on(guest, 1 + restarts.unwrap_or(0), doubled)
+        })?;
+        for (name, copies) in self.lab.census()? {
+            witness::is_once(&name, &copies)?;
+        }
+        each(self.lab, |guest| {
+            if disks(guest) {
+                witness::whole(guest)?;
+            }
+            Ok(())
         })
     }
 
@@ -407,8 +421,24 @@ impl<'lab> Story<'lab> {
     }
 }
 
-/// It runs exactly once, of so many boots, without a gap or a double; if asked, its disks are whole.
-fn check(guest: &Guest<'_>, boots: usize, doubled: bool, disks: bool) -> Result<()> {
+/// Asks about all guests at the same time.
+fn each(lab: &Lab, ask: impl Fn(&Guest<'_>) -> Result<()> + Sync) -> Result<()> {
+    let ask = &ask;
+    thread::scope(|scope| {
+        let all: Vec<_> = lab
+            .guests()
+            .into_iter()
+            .map(|guest| scope.spawn(move || ask(&guest).with_context(|| guest.name().to_owned())))
+            .collect();
+        all.into_iter().try_for_each(|one| {
+            one.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
+/// It counts on, of so many boots, without a gap or a double.
+fn goes_on(guest: &Guest<'_>, boots: usize, doubled: bool) -> Result<()> {
     guest.wait_for_progress(Duration::from_secs(20))?;
     let continuity = guest.continuity()?;
     ensure!(
@@ -420,10 +450,6 @@ fn check(guest: &Guest<'_>, boots: usize, doubled: bool, disks: bool) -> Result<
         boots > 1 || doubled || continuity.missing.is_empty(),
         "{continuity:?}"
     );
-    witness::once(guest)?;
-    if disks {
-        witness::whole(guest)?;
-    }
     Ok(())
 }
 

@@ -75,8 +75,8 @@ impl Watch {
             for host in lab.hosts() {
                 let console = host.outside(&guest.console_path())?;
                 let pool = host.outside("/var/lib/libvirt/images")?;
-                let name = |target| pool.join(format!("{}-{target}.qcow2", guest.name()));
-                let files = guest.spec().targets().map(name);
+                let files = guest.spec().files().into_iter();
+                let files = files.map(|(_, file)| pool.join(file));
                 hosts.push(Trace::new(host.name(), console, files));
             }
             traces.insert(guest.name().to_owned(), Course::new(hosts));
