@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests: pure ones, a real API server, real hosts. Those with hosts run one after another: they time things.
+# All tests: pure ones, a real API server, real hosts. Those with hosts mostly wait for QEMU: two lanes of them at a time,
+# but for those that time things, which run alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -45,8 +46,31 @@ EVENKEEL_TEST_URIS="$EVENKEEL_HOST_1,$EVENKEEL_HOST_2" EVENKEEL_TEST_CREDENTIALS
 "$bin/lab" --lab "$lab_id" down
 unset EVENKEEL_LAB EVENKEEL_CREDENTIALS
 
-step "all of it together, on real hosts and a real API server"
-cargo test -p evenkeel-tests -- --test-threads 1
+# What a test prints comes in one piece, at its end.
+end_to_end() {
+    local log status=0
+    log=$(mktemp)
+    cargo test -p evenkeel-tests --test "$1" -- --test-threads 1 > "$log" 2>&1 || status=$?
+    cat "$log"
+    rm -f "$log"
+    return "$status"
+}
+export -f end_to_end
+timed=(balance controller full)
+shared=()
+for file in tests/end_to_end/*.rs; do
+    name=$(basename "$file" .rs)
+    [[ " ${timed[*]} " == *" $name "* ]] || shared+=("$name")
+done
+
+step "all of it together, on real hosts and a real API server: what times things"
+cargo test -p evenkeel-tests --lib --bins
+for name in "${timed[@]}"; do
+    end_to_end "$name"
+done
+
+step "all of it together: the rest"
+printf '%s\n' "${shared[@]}" | xargs -P 2 -I '{}' bash -c 'end_to_end {}'
 
 step "a short round of chaos"
 "$bin/chaos" --rounds 4 --seed 1
