@@ -7,7 +7,7 @@ use evenkeel_crds::reason::{Cause, Reason};
 use evenkeel_crds::shared::RequestedBy;
 
 use crate::board::Board;
-use crate::bytes::travels;
+use crate::bytes::{rate, travels};
 use crate::explain;
 use crate::headroom;
 use crate::level::{Bounds, Level, Shares};
@@ -276,7 +276,7 @@ pub(crate) fn level<'a>(
     let view = board.view;
     let owners = owners(view.fleet, policies);
     let mut levels = measure(board, policies);
-    let rate = |host: &HostId| view.host(*host).bandwidth.map(|rate| rate.0.max(1));
+    let rate = |host: &HostId| rate(view.fleet, *host, *host);
     let slowest = policies
         .iter()
         .map(|policy| policy.hosts.iter().filter_map(rate).min());

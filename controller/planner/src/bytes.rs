@@ -2,8 +2,8 @@
 //!
 //! The model: every allocated byte of the disks travels once. Memory travels once, and what the guest dirties
 //! meanwhile travels again, and what it dirties meanwhile again: memory x (1 + d/r + (d/r)^2 + ...) = memory x r/(r - d)
-//! for a dirty rate d and a rate r of the slower known link alone, at most three times the memory. An unknown dirty
-//! rate counts as none.
+//! for a dirty rate d and a rate r of the slower known link alone or the fleet's limit for one move, at most three times the
+//! memory. An unknown dirty rate counts as none.
 
 use evenkeel_crds::quantity::Bytes;
 
@@ -12,13 +12,11 @@ use crate::model::{Fleet, Guest, HostId};
 /// The most often that memory is taken to travel.
 const MEMORY_CAP: u128 = 3;
 
-/// The rate of a move that has both links for itself; a link of unknown bandwidth does not count.
+/// The rate of a move that has both links for itself, no more than one may have; a link of unknown bandwidth does not count.
 pub(crate) fn rate(fleet: &Fleet, source: HostId, target: HostId) -> Option<u64> {
-    let bandwidth = |host: HostId| fleet.hosts[host.at()].bandwidth.map(|rate| rate.0.max(1));
-    match (bandwidth(source), bandwidth(target)) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
+    let bandwidth = |host: HostId| fleet.hosts[host.at()].bandwidth;
+    let known = [bandwidth(source), bandwidth(target), fleet.limits.share];
+    known.into_iter().flatten().map(|rate| rate.0.max(1)).min()
 }
 
 /// What is expected to travel.

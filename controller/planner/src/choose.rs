@@ -53,24 +53,8 @@ fn best_of(
     aim: Aim,
     chosen: &mut Vec<usize>,
 ) -> Option<HostId> {
-    let view = board.view;
-    let on_shelf = |place: &Place| (place.0, view.by_name[place.3 as usize]);
-    let now = match aim {
-        Aim::Level => first_best(
-            board,
-            ask,
-            aim,
-            When::Now,
-            chosen,
-            board.shelf.places().map(on_shelf),
-        ),
-        Aim::Tight => {
-            let fullest_first = board.shelf.places().rev().map(on_shelf);
-            first_best(board, ask, aim, When::Now, chosen, fullest_first)
-        }
-    };
-    now.or_else(|| {
-        let open = view.open.iter().copied();
+    at_once(board, ask, aim, chosen).or_else(|| {
+        let open = board.view.open.iter().copied();
         let left = open.filter(|host| board.later(ask.guest, *host));
         first_best(
             board,
@@ -81,6 +65,24 @@ fn best_of(
             left.map(|host| (0, host)),
         )
     })
+}
+
+/// The best host that has room at once.
+fn at_once(
+    board: &Board<'_, '_>,
+    ask: &Ask<'_>,
+    aim: Aim,
+    chosen: &mut Vec<usize>,
+) -> Option<HostId> {
+    let on_shelf = |place: &Place| (place.0, board.view.by_name[place.3 as usize]);
+    let places = board.shelf.places();
+    match aim {
+        Aim::Level => first_best(board, ask, aim, When::Now, chosen, places.map(on_shelf)),
+        Aim::Tight => {
+            let fullest_first = places.rev().map(on_shelf);
+            first_best(board, ask, aim, When::Now, chosen, fullest_first)
+        }
+    }
 }
 
 /// The best of the hosts in this order, each with a lower bound of its fullness in steps.
@@ -210,24 +212,34 @@ fn priority(board: &Board<'_, '_>, asks: &[Ask<'_>], index: usize) -> i32 {
     board.view.guest(asks[index].guest).priority
 }
 
-/// Sends guests where the plan before sent them, if they may go there at once.
-pub(crate) fn keep<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>], wanted: &[usize]) {
+/// Sends guests where the plan before sent them, if they may go there: at once, or later where no other host has room at
+/// once.
+pub(crate) fn keep<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>], wanted: &[usize], when: When) {
     let view = board.view;
     let mut pools = Vec::new();
     for index in wanted {
         let ask = &asks[*index];
-        let Some(target) = view.ledger.planned.get(&ask.guest).copied() else {
+        let planned = view.ledger.planned.get(&ask.guest).copied();
+        let Some(target) = planned.filter(|target| *target != view.guest(ask.guest).host) else {
             continue;
         };
+        if !open(board, asks, *index) {
+            continue;
+        }
         let mut strict = ask.clone();
         strict.strictness.preferred = true;
-        if target != view.guest(ask.guest).host
-            && open(board, asks, *index)
-            && fits(board, &strict, target, When::Now, &mut pools, &mut |_| {
-                false
-            })
-        {
-            board.place(*index, ask, target, std::mem::take(&mut pools));
+        let fits = |pools: &mut Vec<usize>| {
+            fits(board, &strict, target, when, pools, &mut |_| false).then_some(target)
+        };
+        let host = match when {
+            When::Now => fits(&mut pools),
+            When::Later if !board.later(ask.guest, target) => None,
+            When::Later => {
+                at_once(board, &strict, Aim::Level, &mut pools).or_else(|| fits(&mut pools))
+            }
+        };
+        if let Some(host) = host {
+            board.place(*index, ask, host, std::mem::take(&mut pools));
         }
     }
 }

@@ -383,7 +383,7 @@ pub struct Ledger {
     /// Guests whose next attempt waits.
     pub resting: Vec<Resting>,
     /// Where guests were to go by the plan before this one. Those for which this plan may choose a target still go there if
-    /// they can at once and nobody is left over by it.
+    /// nobody is left over by it, and if they can at once or no other host has room at once.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub planned: BTreeMap<GuestId, HostId>,
 }

@@ -10,6 +10,7 @@ use evenkeel_crds::shared::RequestedBy;
 
 use crate::balance::{self, Policy};
 use crate::board::{Banned, Board};
+use crate::capacity::When;
 use crate::chains;
 use crate::choose::{Aim, best, keep, missed, spread};
 use crate::explain;
@@ -307,8 +308,10 @@ fn fill<'v, 'a>(
     let mut reunions = REUNIONS;
     targeted::place(&mut board, asks, &targeted);
     if as_before {
-        keep(&mut board, asks, &free);
-        keep(&mut board, asks, &drained);
+        for when in [When::Now, When::Later] {
+            keep(&mut board, asks, &free, when);
+            keep(&mut board, asks, &drained, when);
+        }
     }
     // What is placed late may make room for what was passed over before: again until nothing more is placed. So what
     // is left over in the end is refused by every host, as the board then is.

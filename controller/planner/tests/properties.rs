@@ -72,6 +72,14 @@ fn scene(seed: u64, hosts: u64, guests: u64, tight: u64) -> Scene {
         if dice.one_in(10) {
             host.offers.networks.insert("dmz".into());
         }
+        if dice.one_in(4) {
+            host.offers.bridges = dice.one_in(2).then(BTreeSet::new);
+            host.offers.nwfilters.insert("clean".into());
+        }
+        if dice.one_in(3) {
+            let there = if dice.one_in(3) { "/mnt/b" } else { "/mnt/a" };
+            host.offers.storage.insert("nfs".into(), there.into());
+        }
         if !dice.one_in(9) {
             let rack = ["a", "b", "c"][dice.roll(3) as usize];
             host.labels.insert("rack".into(), rack.into());
@@ -102,6 +110,15 @@ fn scene(seed: u64, hosts: u64, guests: u64, tight: u64) -> Scene {
         if dice.one_in(15) {
             guest.needs.networks.insert("dmz".into());
         }
+        if dice.one_in(10) {
+            guest.needs.bridges.insert("br0".into());
+        }
+        if dice.one_in(15) {
+            guest.needs.nwfilters.insert("clean".into());
+        }
+        if dice.one_in(15) {
+            guest.needs.storage.insert("nfs".into(), "/mnt/a".into());
+        }
         if dice.one_in(12) {
             guest.domain = "twin".into();
         }
@@ -131,6 +148,10 @@ fn scene(seed: u64, hosts: u64, guests: u64, tight: u64) -> Scene {
             host.pools[1].available = host.pools[0].available;
         }
     }
+    fleet.limits = Limits {
+        parallel: dice.one_in(4).then(|| 1 + dice.roll(4) as u32),
+        share: dice.one_in(4).then(|| Bytes((1 + dice.roll(8)) * 25 * MI)),
+    };
     let (wishes, ledger) = asked(&mut dice, &fleet, hosts, guests);
     Scene {
         from: (seed, hosts, guests, tight),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use evenkeel_planner::*;
 
 use super::rules::Whereabouts;
+use super::{emptied, links};
 
 /// Something that is under way during the replay.
 #[derive(Clone)]
@@ -279,6 +280,8 @@ pub fn check(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, pla
             .in_flight
             .iter()
             .all(|flight| flight.remaining.is_some());
+    links::check(fleet, ledger, plan, known);
+    emptied::check(fleet, wishes, ledger, plan);
     let mut world = World::new(fleet, wishes, ledger);
     for step in &plan.moves {
         if known {
@@ -445,6 +448,7 @@ fn once_each(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, plan: &Plan) {
 
 /// Targets are open, and have what the guest needs.
 fn allowed(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, plan: &Plan) {
+    let mut names = BTreeSet::new();
     for step in &plan.moves {
         let guest = &fleet.guests[step.guest.at()];
         let target = &fleet.hosts[step.target.at()];
@@ -500,27 +504,31 @@ fn allowed(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, plan:
             assert!(resting.until <= now + step.start, "it rests");
             assert!(resting.until <= now || step.waits.is_some());
         }
-        let needs = &guest.needs;
-        assert!(target.offers.machines[&needs.emulator].contains(&needs.machine));
-        assert!(target.offers.hypervisor >= needs.hypervisor);
-        assert!(needs.networks.is_subset(&target.offers.networks));
-        assert!(
-            !guest.active
-                || needs
-                    .cpu
-                    .as_ref()
-                    .is_none_or(|cpu| *cpu == target.offers.cpu)
-        );
+        assert!(offers(guest, target), "{step:?} lacks what it needs");
         assert!(
             !target.domains.contains_key(&guest.domain),
             "the name is taken"
         );
         assert!(target.domains.values().all(|uuid| *uuid != guest.uuid));
-        let twins = plan.moves.iter().filter(|other| {
-            other.target == step.target && fleet.guests[other.guest.at()].domain == guest.domain
-        });
-        assert_eq!(twins.count(), 1, "two guests of one name go to one host");
+        assert!(
+            names.insert((step.target, &guest.domain)),
+            "two guests of one name go to one host"
+        );
     }
+}
+
+/// Whether the host has all that the guest needs besides room.
+pub fn offers(guest: &Guest, host: &Host) -> bool {
+    let (needs, offers) = (&guest.needs, &host.offers);
+    let machines = offers.machines.get(&needs.emulator);
+    let mut directories = needs.storage.values();
+    machines.is_some_and(|machines| machines.contains(&needs.machine))
+        && offers.hypervisor >= needs.hypervisor
+        && needs.networks.is_subset(&offers.networks)
+        && needs.nwfilters.is_subset(&offers.nwfilters)
+        && (offers.bridges.as_ref()).is_none_or(|bridges| needs.bridges.is_subset(bridges))
+        && (needs.cpu.as_ref()).is_none_or(|cpu| !guest.active || *cpu == offers.cpu)
+        && directories.all(|needed| offers.storage.values().any(|there| there == needed))
 }
 
 /// Counts of hosts are complete.

@@ -3,7 +3,10 @@
 #![allow(dead_code)]
 
 pub mod checker;
+pub mod emptied;
+pub mod links;
 pub mod rules;
+pub mod scenes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,0 +1,193 @@
+//! The part of the checker that looks at links: every plan is sent once more over links that are shared as the model
+//! says, and each move must have carried its bytes when it is told to end.
+//!
+//! The model: a link carries its bandwidth out and the same in, each shared equally by the moves that way; a move goes at
+//! the lesser share of its two ends, and no faster than the fleet's limit for one.
+
+use std::time::Duration;
+
+use evenkeel_planner::*;
+
+/// What a transfer may have carried too much when it ends, in seconds at its rate: ends are whole microseconds.
+const ROUNDING: f64 = 2e-6;
+
+/// Something that uses two links.
+struct Transfer {
+    source: usize,
+    target: usize,
+    carried: f64,
+    since: f64,
+    rate: f64,
+}
+
+struct Links<'a> {
+    fleet: &'a Fleet,
+    all: Vec<Transfer>,
+    /// For each host what goes out and what comes in.
+    out: Vec<Vec<usize>>,
+    into: Vec<Vec<usize>>,
+}
+
+/// The rate of a link shared by so many, where it is known.
+fn part(fleet: &Fleet, host: usize, moves: usize) -> Option<f64> {
+    let bandwidth = fleet.hosts[host].bandwidth?;
+    Some(bandwidth.0.max(1) as f64 / moves as f64)
+}
+
+/// What a move gets at most where so many go out of its source and into its target.
+fn rate(
+    fleet: &Fleet,
+    (source, out): (usize, usize),
+    (target, into): (usize, usize),
+) -> Option<f64> {
+    let own = fleet.limits.share.map(|share| share.0.max(1) as f64);
+    let parts = [part(fleet, source, out), part(fleet, target, into), own];
+    parts.into_iter().flatten().reduce(f64::min)
+}
+
+impl Links<'_> {
+    /// Starts or ends a transfer, which gives others on its links another rate.
+    fn change(&mut self, index: usize, begins: bool, now: f64) {
+        let (source, target) = (self.all[index].source, self.all[index].target);
+        for (side, host) in [(&mut self.out, source), (&mut self.into, target)] {
+            if begins {
+                side[host].push(index);
+            } else {
+                side[host].retain(|other| *other != index);
+            }
+        }
+        let (out, into) = (&self.out[source], &self.into[target]);
+        let touched: Vec<usize> = out.iter().chain(into).chain([&index]).copied().collect();
+        for other in touched {
+            let transfer = &mut self.all[other];
+            transfer.carried += transfer.rate * (now - transfer.since);
+            transfer.since = now;
+            let ends = (transfer.source, transfer.target);
+            let counts = (self.out[ends.0].len(), self.into[ends.1].len());
+            let rate = rate(self.fleet, (ends.0, counts.0), (ends.1, counts.1));
+            transfer.rate = if other == index && !begins {
+                0.0
+            } else {
+                rate.unwrap_or(0.0)
+            };
+        }
+        for (side, host) in [(&self.out, source), (&self.into, target)] {
+            let sum: f64 = side[host].iter().map(|other| self.all[*other].rate).sum();
+            if let Some(all) = part(self.fleet, host, 1) {
+                let name = &self.fleet.hosts[host].name;
+                assert!(
+                    sum <= all * (1.0 + 1e-9),
+                    "the link of {name} carries too much"
+                );
+            }
+        }
+    }
+}
+
+/// Panics if a move's bytes are not what the model says, or if it is told to end before its links have carried them, or
+/// long after. `timed`: whether all times of the plan and of what is in flight are known.
+pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
+    for step in &plan.moves {
+        bytes(fleet, step);
+        if let (Some(told), Some(alone)) = (
+            step.duration,
+            rate(fleet, (step.source.at(), 1), (step.target.at(), 1)),
+        ) {
+            let least = step.bytes.0 as f64 / alone;
+            assert!(
+                told.as_secs_f64() >= least * (1.0 - 1e-9),
+                "no link is that fast: {step:?}"
+            );
+        }
+    }
+    if !timed {
+        return;
+    }
+    let hosts = fleet.hosts.len();
+    let mut links = Links {
+        fleet,
+        all: Vec::new(),
+        out: vec![Vec::new(); hosts],
+        into: vec![Vec::new(); hosts],
+    };
+    let zero = Duration::ZERO;
+    let flying = ledger.in_flight.iter();
+    let flying = flying.map(|flight| {
+        (
+            flight.source,
+            flight.target,
+            zero,
+            flight.remaining.unwrap_or_default(),
+        )
+    });
+    let moves = plan.moves.iter();
+    let moves = moves.map(|step| {
+        (
+            step.source,
+            step.target,
+            step.start,
+            step.start + step.duration.unwrap_or_default(),
+        )
+    });
+    // Ends before starts, for what ends at an instant has left its links by then.
+    let mut events: Vec<(Duration, bool, usize)> = Vec::new();
+    for (source, target, start, end) in flying.chain(moves) {
+        let index = links.all.len();
+        links.all.push(Transfer {
+            source: source.at(),
+            target: target.at(),
+            carried: 0.0,
+            since: 0.0,
+            rate: 0.0,
+        });
+        let end = Duration::from_micros(end.as_nanos().div_ceil(1000) as u64);
+        events.push((start, true, index));
+        events.push((end.max(start + Duration::from_nanos(1)), false, index));
+    }
+    events.sort_unstable();
+    for (time, begins, index) in events {
+        links.change(index, begins, time.as_secs_f64());
+        let Some(step) = index
+            .checked_sub(ledger.in_flight.len())
+            .map(|index| &plan.moves[index])
+        else {
+            continue;
+        };
+        if !begins {
+            let (carried, bytes) = (links.all[index].carried, step.bytes.0 as f64);
+            let alone = rate(fleet, (step.source.at(), 1), (step.target.at(), 1)).unwrap_or(0.0);
+            let slack = bytes * 1e-6 + alone * ROUNDING + 1.0;
+            assert!(
+                (carried - bytes).abs() <= slack,
+                "{carried} bytes are carried at the end of {step:?}"
+            );
+        }
+    }
+}
+
+/// Allocated disks travel once; memory, and what is dirtied while it travels, and while that travels, three times at most.
+fn bytes(fleet: &Fleet, step: &Move) {
+    let guest = &fleet.guests[step.guest.at()];
+    let disks: f64 = guest.disks.iter().map(|disk| disk.allocated.0 as f64).sum();
+    let memory = if guest.active {
+        guest.memory.0.saturating_sub(guest.overhead.0) as f64
+    } else {
+        0.0
+    };
+    let link = rate(fleet, (step.source.at(), 1), (step.target.at(), 1));
+    let mut times = 1.0;
+    if let (Some(link), Some(dirty)) = (link, guest.dirty_rate) {
+        let again = dirty.0 as f64 / link;
+        let mut round = again;
+        while times < 3.0 && round > 1e-12 {
+            times += round;
+            round *= again;
+        }
+    }
+    let expected = disks + memory * f64::min(times, 3.0);
+    let slack = expected * 1e-9 + 2.0;
+    assert!(
+        (step.bytes.0 as f64 - expected).abs() <= slack,
+        "not {expected} bytes: {step:?}"
+    );
+}
