@@ -195,6 +195,8 @@ reasons! {
     PlanSuperseded, AwaitChange, "look at `status.plan` and approve that one, or remove `approve`";
     /// It is outside the times in which moves may run.
     WindowClosed, Retry, "wait for the next window, or change `windows`";
+    /// It would not end, by what is known, before the window closes.
+    MoveDoesNotFitWindow, Retry, "wait for the next window, or make it longer";
     /// A host, or a group of hosts, could not be emptied, and no move mends that.
     HeadroomMissing, AwaitChange, "make room, or take what is in the way off the hosts; `Drainable` of each Host tells more";
     /// A window names a time zone that is not in the database.

@@ -1,21 +1,25 @@
 //! What a policy has in mind: the plan that it has frozen, how far that is, and how level its hosts were when they were
 //! last looked at.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::{
     RebalancePolicy, RebalancePolicySpec,
-    kinds::policy::{BalanceMove, BalancePlan, Mode, PLAN_CAP, PastPlan},
+    kinds::{
+        migration::DiskPlacement,
+        policy::{BalanceMove, BalancePlan, Mode, PLAN_CAP, PastPlan},
+    },
     names::{GuestName, HostName},
     quantity::{Bytes, Span},
     reason::Cause,
 };
 use evenkeel_planner::{self as planner, Balance};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::guests::Guests;
+use crate::{guests::Guests, question::policies::Searched};
 
 /// What a policy has in mind.
 #[derive(Debug, Default)]
@@ -30,6 +34,8 @@ pub(crate) struct Levelling {
     /// When hosts were last looked at, and what was asked then.
     pub(crate) searched: Option<(Instant, Balance)>,
     pub(crate) searching: bool,
+    /// The search that told how level they are.
+    pub(crate) told_by: Option<Arc<Searched>>,
     /// Whether they were looked at since there is no plan.
     pub(crate) looked: bool,
     /// Whether the fleet is another than when hosts were last looked at.
@@ -49,25 +55,73 @@ pub(crate) struct Level {
 }
 
 /// A plan that stays as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Frozen {
     pub(crate) id: String,
     pub(crate) steps: Vec<Step>,
     pub(crate) bytes: Bytes,
     pub(crate) duration: Option<Span>,
+    /// The search that found it; absent where an earlier process had written it on the policy.
+    pub(crate) found_by: Option<Arc<Searched>>,
 }
 
-/// A move of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
+/// A move of a plan, by names that last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
     pub(crate) guest: Uuid,
     pub(crate) name: GuestName,
     pub(crate) source: HostName,
     pub(crate) target: HostName,
     /// Where the guest goes on to by a later one, if it only stops over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) onward: Option<HostName>,
+    /// For each disk the pool at the target.
     pub(crate) pools: BTreeMap<String, String>,
     pub(crate) bytes: Bytes,
+    /// Expected start, from the plan's own.
+    pub(crate) start: Duration,
+    /// Expected time it takes; absent where no rate is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) duration: Option<Duration>,
+}
+
+/// The moves that a plan has for a policy. Of very many the first: what the status can't show nobody can approve.
+pub(crate) fn steps(policy: &str, fleet: &planner::Fleet, plan: &planner::Plan) -> Vec<Step> {
+    let mine = plan
+        .moves
+        .iter()
+        .filter(|planned| planned.by.kind == "RebalancePolicy" && planned.by.name == policy)
+        .take(PLAN_CAP);
+    let mine: Vec<&planner::Move> = mine.collect();
+    // Half of a guest's way is none.
+    let whole = |planned: &&&planner::Move| {
+        let mut own = mine.iter().filter(|other| other.guest == planned.guest);
+        own.any(|other| other.onward.is_none())
+    };
+    let host = |id: planner::HostId| fleet.hosts[id.at()].name.clone();
+    let step = |planned: &&planner::Move| {
+        let guest = &fleet.guests[planned.guest.at()];
+        Some(Step {
+            guest: Uuid::parse_str(&guest.uuid).ok()?,
+            name: guest.name.clone(),
+            source: host(planned.source),
+            target: host(planned.target),
+            onward: planned.onward.map(host),
+            pools: planned.pools.clone(),
+            bytes: planned.bytes,
+            start: planned.start,
+            duration: planned.duration,
+        })
+    };
+    mine.iter().filter(whole).filter_map(step).collect()
+}
+
+/// What a status says of a length of time: people and the next process need no less than seconds.
+fn seconds(time: Duration) -> Span {
+    Span(Duration::from_secs(
+        time.as_secs() + u64::from(time.subsec_nanos() > 0),
+    ))
 }
 
 /// The name of a plan: it changes with the moves and with what the policy asks for.
@@ -82,7 +136,9 @@ fn id(spec: &RebalancePolicySpec, steps: &[Step]) -> String {
     // A spec is plain data that always can be written.
     digest.update(serde_json::to_vec(&asked).unwrap_or_default());
     for step in steps {
-        for part in [step.name.as_str(), &step.source, &step.target] {
+        let ends = [step.name.as_str(), &step.source, &step.target];
+        let pools = step.pools.iter().flat_map(|(disk, pool)| [disk, pool]);
+        for part in ends.into_iter().chain(pools.map(String::as_str)) {
             digest.update(part.as_bytes());
             digest.update([0]);
         }
@@ -95,45 +151,10 @@ fn id(spec: &RebalancePolicySpec, steps: &[Step]) -> String {
 }
 
 impl Frozen {
-    /// The moves that a plan has for a policy; nothing where it has none. Of very many the first: what the status can't
-    /// show nobody can approve.
-    pub(crate) fn of(
-        policy: &RebalancePolicy,
-        name: &str,
-        fleet: &planner::Fleet,
-        plan: &planner::Plan,
-    ) -> Option<Self> {
-        let mine = plan
-            .moves
-            .iter()
-            .filter(|planned| planned.by.kind == "RebalancePolicy" && planned.by.name == name)
-            .take(PLAN_CAP);
-        let mine: Vec<&planner::Move> = mine.collect();
-        // Half of a guest's way is none.
-        let whole = |planned: &&&planner::Move| {
-            let mut own = mine.iter().filter(|other| other.guest == planned.guest);
-            own.any(|other| other.onward.is_none())
-        };
-        let mut end = Some(std::time::Duration::ZERO);
-        let mut steps = Vec::new();
-        for planned in mine.iter().filter(whole) {
-            let guest = &fleet.guests[planned.guest.at()];
-            end = end
-                .zip(planned.duration)
-                .map(|(end, own)| end.max(planned.start + own));
-            steps.push(Step {
-                guest: Uuid::parse_str(&guest.uuid).ok()?,
-                name: guest.name.clone(),
-                source: fleet.hosts[planned.source.at()].name.clone(),
-                target: fleet.hosts[planned.target.at()].name.clone(),
-                onward: planned
-                    .onward
-                    .map(|host| fleet.hosts[host.at()].name.clone()),
-                pools: planned.pools.clone(),
-                bytes: planned.bytes,
-            });
-        }
-        Self::made(&policy.spec, steps, end.map(Span))
+    /// What a search has found for a policy; nothing where it has no move.
+    pub(crate) fn of(policy: &RebalancePolicy, name: &str, search: &Arc<Searched>) -> Option<Self> {
+        let steps = steps(name, &search.input.fleet, &search.plan);
+        Self::made(&policy.spec, steps, Some(search.clone()))
     }
 
     /// The plan that an earlier process had written on the policy, where that is still what the policy asks for and every
@@ -142,26 +163,38 @@ impl Frozen {
         let told = policy.status.as_ref()?.plan.as_ref()?;
         let steps = told.moves.iter().map(|step| {
             let (guest, entry) = guests.find(&step.guest)?;
+            let pools = step.disks.iter();
             Some(Step {
                 guest,
                 name: entry.name.clone(),
                 source: step.source.as_str().into(),
                 target: step.target.as_str().into(),
                 onward: step.onward.as_deref().map(Into::into),
-                pools: BTreeMap::new(),
+                pools: pools
+                    .map(|disk| (disk.target.clone(), disk.pool.clone()))
+                    .collect(),
                 bytes: step.bytes,
+                start: step.start.0,
+                duration: step.duration.map(|span| span.0),
             })
         });
         let steps = steps.collect::<Option<Vec<Step>>>()?;
-        Self::made(&policy.spec, steps, told.duration).filter(|plan| plan.id == told.id)
+        Self::made(&policy.spec, steps, None).filter(|plan| plan.id == told.id)
     }
 
-    fn made(spec: &RebalancePolicySpec, steps: Vec<Step>, duration: Option<Span>) -> Option<Self> {
+    fn made(
+        spec: &RebalancePolicySpec,
+        steps: Vec<Step>,
+        found_by: Option<Arc<Searched>>,
+    ) -> Option<Self> {
+        let ends = steps.iter().map(|step| Some(step.start + step.duration?));
+        let end = ends.fold(Some(Duration::ZERO), |last, end| Some(last?.max(end?)));
         Some(Self {
             id: id(spec, &steps),
             bytes: Bytes(steps.iter().map(|step| step.bytes.0).sum()),
-            duration,
+            duration: end.map(seconds),
             steps,
+            found_by,
         })
         .filter(|plan| !plan.steps.is_empty())
     }
@@ -199,7 +232,17 @@ impl Frozen {
             source: step.source.to_string(),
             target: step.target.to_string(),
             onward: step.onward.as_ref().map(ToString::to_string),
+            disks: step
+                .pools
+                .iter()
+                .map(|(target, pool)| DiskPlacement {
+                    target: target.clone(),
+                    pool: pool.clone(),
+                })
+                .collect(),
             bytes: step.bytes,
+            start: seconds(step.start),
+            duration: step.duration.map(seconds),
             waits: waits.get(&index).map(|cause| cause.reason.to_string()),
         };
         BalancePlan {

@@ -43,7 +43,11 @@ use tokio::{
 };
 
 pub use clock::Clock;
-pub use question::{Asked, Question};
+pub use levelling::Step;
+pub use question::{
+    Asked, Question,
+    policies::{Input, Kept, Origin, Policy, Search},
+};
 use reconcile::{Command, Reconciler};
 pub use view::{GuestView, Happening, MigrationView, Problem, View};
 pub use wishes::{Options, Wishes};

@@ -20,7 +20,7 @@ use crate::{
     journal::Journal,
     moves::{MoveState, running},
     mutation::{Rule, broken},
-    port::{CpuNeed, DomainFacts, InterfaceSource},
+    port::{CpuNeed, DomainFacts, InterfaceSource, ShutdownStage},
     profile::Profiles,
 };
 
@@ -65,8 +65,10 @@ pub(crate) struct Sources<'a> {
     pub(crate) moves: &'a BTreeMap<MigrationName, MoveState>,
     /// Hosts that another holds.
     pub(crate) claimed: &'a BTreeMap<HostName, Cause>,
-    /// Guests that no drain moves again, by what happened to the drain's own move.
-    pub(crate) spent: &'a BTreeMap<Uuid, Cause>,
+    /// Guests of whom an earlier process left a move unfinished.
+    pub(crate) unfinished: &'a BTreeMap<Uuid, Cause>,
+    /// Bytes of memory that guests dirty per second, as it was last measured.
+    pub(crate) dirtied: &'a BTreeMap<Uuid, Bytes>,
     /// Moves of earlier processes that nobody has taken over yet.
     pub(crate) left: &'a [&'a Journal],
     /// Where guests were to go by the last plan.
@@ -88,6 +90,7 @@ pub(crate) fn build(sources: &Sources<'_>) -> Model {
             .push(capacity::host(name, state, sources.claimed.get(name)));
     }
     let under_way = under_way(sources.moves);
+    let named = named(sources.moves);
     for (&uuid, entry) in &sources.guests.by_uuid {
         let ours = under_way.get(&uuid).copied();
         let Some(place) = place(entry, uuid, sources.hosts, ours) else {
@@ -97,7 +100,12 @@ pub(crate) fn build(sources: &Sources<'_>) -> Model {
             continue;
         };
         let id = GuestId(model.fleet.guests.len() as u32);
-        let guest = guest(sources, entry, uuid, &place, host, ours.is_some());
+        let mut guest = guest(sources, entry, uuid, &place, host, ours.is_some());
+        let named = [entry.name.as_str(), &guest.uuid].map(|name| named.get(name));
+        if let Some(profile) = named.into_iter().flatten().next() {
+            let profile = sources.profiles.choose(Some(profile), None, &[]);
+            guest.bandwidth = profile.ok().and_then(|profile| profile.spec.bandwidth);
+        }
         if let Some((source, target)) = &place.foreign
             && let (Some(&source), Some(&target)) =
                 (model.hosts.get(source), model.hosts.get(target))
@@ -140,6 +148,13 @@ pub(crate) fn under_way(
         .collect()
 }
 
+/// The profiles that moves name which are still to be made, by their guests.
+fn named(moves: &BTreeMap<MigrationName, MoveState>) -> BTreeMap<&str, &str> {
+    let open = moves.values().filter(|state| !state.is_final());
+    open.filter_map(|state| Some((state.spec.guest.as_str(), state.spec.profile.as_deref()?)))
+        .collect()
+}
+
 fn guest(
     sources: &Sources<'_>,
     entry: &Entry,
@@ -151,20 +166,24 @@ fn guest(
     let facts = place.facts;
     let state = &sources.hosts[&place.host];
     let spec = entry.declared.as_ref().map(|guest| &guest.spec);
+    let active = facts.activity.active();
+    let profile = sources.profiles.choose(None, Some(entry), &[&place.host]);
     planner::Guest {
         name: entry.name.clone(),
         domain: facts.name.clone(),
         uuid: uuid.to_string(),
         labels: labels(entry, facts),
         host,
-        active: facts.activity.active(),
+        active,
         immovable: immovable(entry, place, ours),
         held: sources
-            .spent
+            .unfinished
             .get(&uuid)
             .cloned()
-            .or_else(|| held(entry, facts.activity.active(), sources.now))
-            .or_else(|| unprofiled(sources.profiles, entry, place)),
+            .or_else(|| held(entry, sources.now))
+            .or_else(|| shutting_down(entry, facts))
+            .or_else(|| profile.as_ref().err().cloned()),
+        evacuation: evacuation(entry, active),
         cpu_milli: u64::from(facts.vcpus) * 1000,
         memory: Bytes(facts.memory.0 + facts.memory_overhead.0),
         overhead: facts.memory_overhead,
@@ -184,7 +203,8 @@ fn guest(
             })
             .collect(),
         load: None,
-        dirty_rate: None,
+        dirty_rate: sources.dirtied.get(&uuid).copied(),
+        bandwidth: profile.ok().and_then(|profile| profile.spec.bandwidth),
         priority: spec.map_or(0, |spec| spec.priority),
         needs: needs(state, facts),
     }
@@ -261,20 +281,29 @@ pub(crate) fn hold(entry: &Entry, now: Timestamp) -> Option<&Hold> {
 }
 
 /// Why nothing moves it by itself.
-fn held(entry: &Entry, active: bool, now: Timestamp) -> Option<Cause> {
-    let spec = &entry.declared.as_ref()?.spec;
+fn held(entry: &Entry, now: Timestamp) -> Option<Cause> {
+    let hold = hold(entry, now)?;
+    let until = hold
+        .until
+        .as_ref()
+        .map_or_else(String::new, |until| format!(" until {}", until.0));
+    let message = format!("{} is held{until}: {}", entry.name, hold.reason);
+    Some(Cause::new(Reason::GuestHeld, message))
+}
+
+/// Why nothing moves it now: a drain has asked it to shut down.
+fn shutting_down(entry: &Entry, facts: &DomainFacts) -> Option<Cause> {
+    let mark = facts.shutdown_mark.as_ref()?;
+    (facts.activity.active() && mark.stage == ShutdownStage::Asked).then(|| {
+        let message = format!("{} was asked to shut down by {}", entry.name, mark.by);
+        Cause::new(Reason::ShuttingDown, message)
+    })
+}
+
+/// Why no drain moves it: its Guest says how it is evacuated.
+fn evacuation(entry: &Entry, active: bool) -> Option<Cause> {
     let name = &entry.name;
-    if let Some(hold) = hold(entry, now) {
-        let until = hold
-            .until
-            .as_ref()
-            .map_or_else(String::new, |until| format!(" until {}", until.0));
-        return Some(Cause::new(
-            Reason::GuestHeld,
-            format!("{name} is held{until}: {}", hold.reason),
-        ));
-    }
-    match spec.evacuation {
+    match entry.declared.as_ref()?.spec.evacuation {
         Evacuation::Migrate => None,
         Evacuation::Never => Some(Cause::new(
             Reason::EvacuationNever,

@@ -1,11 +1,14 @@
 //! What the planner was asked: everything that a plan follows from, so that it can be made again, anywhere and later.
 
-use std::time::Duration;
+pub(crate) mod policies;
+
+use std::{sync::Arc, time::Duration};
 
 use evenkeel_planner::{Fleet, GuestId, HostId, Ledger, Plan, What, Wish};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use self::policies::{Input, Origin, Policy, Search, whole};
 use crate::view::View;
 
 /// What was asked about a fleet.
@@ -17,8 +20,10 @@ pub struct Asked {
     pub ledger: Ledger,
     /// When, in the ledger's time.
     pub now: Duration,
-    /// The plan with what policies have planned before, where that is more than follows from the rest.
-    pub levelled: Option<Plan>,
+    /// What was asked when plans for policies were looked for.
+    pub searches: Vec<Arc<Input>>,
+    /// What policies keep to.
+    pub policies: Vec<Policy>,
 }
 
 /// The planner's whole input. The same one gives the same plan.
@@ -33,10 +38,12 @@ pub struct Question {
     pub wishes: Vec<Wish>,
     /// What is in flight and what rests.
     pub ledger: Ledger,
-    /// The plan with what policies have planned before, where that is more than follows from the rest: they keep to what
-    /// they have shown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub levelled: Option<Plan>,
+    /// What was asked when plans for policies were looked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub searches: Vec<Search>,
+    /// What policies keep to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Policy>,
 }
 
 impl View {
@@ -47,14 +54,17 @@ impl View {
             wishes,
             ledger,
             now,
-            levelled,
+            searches,
+            policies,
         } = &*self.asked;
+        let search = |input: &Arc<Input>| Search::of(input, &self.fleet, wishes, ledger);
         Question {
             now: *now,
             fleet: (*self.fleet).clone(),
             wishes: wishes.clone(),
             ledger: ledger.clone(),
-            levelled: levelled.clone(),
+            searches: searches.iter().map(search).collect(),
+            policies: policies.clone(),
         }
     }
 }
@@ -63,9 +73,28 @@ impl Question {
     /// The plan.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        self.levelled.clone().unwrap_or_else(|| {
-            evenkeel_planner::plan(&self.fleet, &self.wishes, &self.ledger, self.now)
-        })
+        let plan = evenkeel_planner::plan(&self.fleet, &self.wishes, &self.ledger, self.now);
+        whole(plan, &self.fleet, &self.policies, self.inputs())
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let all = self.searches.iter();
+        all.map(|search| search.input(&self.fleet, &self.wishes, &self.ledger))
+            .collect()
+    }
+
+    /// The fleet, and what was asked about it.
+    #[must_use]
+    pub fn into_asked(self) -> (Fleet, Asked) {
+        let searches = self.inputs().into_iter().map(Arc::new).collect();
+        let asked = Asked {
+            wishes: self.wishes,
+            ledger: self.ledger,
+            now: self.now,
+            searches,
+            policies: self.policies,
+        };
+        (self.fleet, asked)
     }
 
     /// The same question has the same digest: `sha256:` and that of the question as JSON without spaces, fields in the
@@ -84,73 +113,134 @@ impl Question {
     ///
     /// # Errors
     /// With where it stands, field by field, and a sentence.
-    pub fn check(&self) -> Result<(), (Vec<String>, String)> {
-        let (hosts, guests) = (self.fleet.hosts.len(), self.fleet.guests.len());
-        let at = |list: &str, index: usize| vec![list.to_owned(), index.to_string()];
-        let host = |place: Vec<String>, id: HostId| {
-            if id.at() < hosts {
-                return Ok(());
-            }
-            let wrong = format!("there is no host {}: the fleet has {hosts}", id.0);
-            Err((place, wrong))
-        };
-        let guest = |place: Vec<String>, id: GuestId| {
-            if id.at() < guests {
-                return Ok(());
-            }
-            let wrong = format!("there is no guest {}: the fleet has {guests}", id.0);
-            Err((place, wrong))
-        };
-        for (index, own) in self.fleet.guests.iter().enumerate() {
-            let mut place = at("guests", index);
-            place.insert(0, "fleet".to_owned());
-            host(place, own.host)?;
+    pub fn check(&self) -> Result<(), Misplaced> {
+        Indices::of(&self.fleet, Vec::new()).check(&self.fleet, &self.wishes, &self.ledger)?;
+        for (index, search) in self.searches.iter().enumerate() {
+            search.check(&self.fleet, vec!["searches".to_owned(), index.to_string()])?;
         }
-        for (index, wish) in self.wishes.iter().enumerate() {
-            let place = || at("wishes", index);
+        for (index, policy) in self.policies.iter().enumerate() {
+            let origin = policy.plan.as_ref().map(|plan| &plan.origin);
+            let origin = match origin {
+                Some(Origin::Search(place)) => Some(*place),
+                Some(Origin::Status(_)) | None => None,
+            };
+            let count = self.searches.len();
+            if let Some(wrong) = policy
+                .looked
+                .into_iter()
+                .chain(origin)
+                .find(|place| *place >= count)
+            {
+                let place = vec!["policies".to_owned(), index.to_string()];
+                return Err((
+                    place,
+                    format!("there is no search {wrong}: there are {count}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where an index leads nowhere, field by field, and a sentence.
+pub(crate) type Misplaced = (Vec<String>, String);
+
+/// What indices may lead to.
+pub(crate) struct Indices {
+    hosts: usize,
+    guests: usize,
+    /// Where what is checked stands.
+    place: Vec<String>,
+}
+
+impl Indices {
+    pub(crate) fn of(fleet: &Fleet, place: Vec<String>) -> Self {
+        Self {
+            hosts: fleet.hosts.len(),
+            guests: fleet.guests.len(),
+            place,
+        }
+    }
+
+    fn host(&self, place: &[&str], index: usize, id: HostId) -> Result<(), Misplaced> {
+        if id.at() < self.hosts {
+            return Ok(());
+        }
+        let wrong = format!("there is no host {}: the fleet has {}", id.0, self.hosts);
+        Err((self.at(place, index), wrong))
+    }
+
+    pub(crate) fn guest(&self, place: &[&str], index: usize, id: GuestId) -> Result<(), Misplaced> {
+        if id.at() < self.guests {
+            return Ok(());
+        }
+        let wrong = format!("there is no guest {}: the fleet has {}", id.0, self.guests);
+        Err((self.at(place, index), wrong))
+    }
+
+    fn at(&self, place: &[&str], index: usize) -> Vec<String> {
+        let own = place.iter().map(|step| (*step).to_owned());
+        let all = self.place.iter().cloned().chain(own);
+        all.chain([index.to_string()]).collect()
+    }
+
+    pub(crate) fn check(
+        &self,
+        fleet: &Fleet,
+        wishes: &[Wish],
+        ledger: &Ledger,
+    ) -> Result<(), Misplaced> {
+        for (index, own) in fleet.guests.iter().enumerate() {
+            self.host(&["fleet", "guests"], index, own.host)?;
+        }
+        self.check_wishes(&["wishes"], wishes)?;
+        for (index, own) in ledger.in_flight.iter().enumerate() {
+            let place = ["ledger", "inFlight"];
+            self.guest(&place, index, own.guest)?;
+            self.host(&place, index, own.source)?;
+            self.host(&place, index, own.target)?;
+        }
+        for (index, own) in ledger.avoid.iter().enumerate() {
+            let place = ["ledger", "avoid"];
+            own.guest
+                .map_or(Ok(()), |id| self.guest(&place, index, id))?;
+            self.host(&place, index, own.host)?;
+        }
+        for (index, own) in ledger.resting.iter().enumerate() {
+            self.guest(&["ledger", "resting"], index, own.guest)?;
+        }
+        for (own, target) in &ledger.planned {
+            let place = ["ledger", "planned"];
+            self.guest(&place, own.at(), *own)?;
+            self.host(&place, own.at(), *target)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_wishes(&self, place: &[&str], wishes: &[Wish]) -> Result<(), Misplaced> {
+        for (index, wish) in wishes.iter().enumerate() {
+            let host = |id: &HostId| self.host(place, index, *id);
+            let guest = |id: &GuestId| self.guest(place, index, *id);
             match &wish.what {
                 What::Move {
                     guest: own, target, ..
                 } => {
-                    guest(place(), *own)?;
-                    target.map_or(Ok(()), |target| host(place(), target))?;
+                    guest(own)?;
+                    target.iter().try_for_each(host)?;
                 }
-                What::Drain { hosts, .. } => {
-                    hosts.iter().try_for_each(|id| host(place(), *id))?;
+                What::Drain { hosts, leaves, .. } => {
+                    hosts.iter().try_for_each(host)?;
+                    leaves.keys().try_for_each(guest)?;
                 }
                 What::Place(own) => {
-                    own.guests.iter().try_for_each(|id| guest(place(), *id))?;
-                    let hosts = own.hosts.iter().flatten();
-                    hosts.into_iter().try_for_each(|id| host(place(), *id))?;
+                    own.guests.iter().try_for_each(guest)?;
+                    own.hosts.iter().flatten().try_for_each(host)?;
                 }
                 What::Balance(own) => {
-                    own.hosts.iter().try_for_each(|id| host(place(), *id))?;
-                    own.leaves.keys().try_for_each(|id| guest(place(), *id))?;
+                    own.hosts.iter().try_for_each(host)?;
+                    own.leaves.keys().try_for_each(guest)?;
                 }
             }
-        }
-        let ledger = |list: &str, index: usize| {
-            let mut place = at(list, index);
-            place.insert(0, "ledger".to_owned());
-            place
-        };
-        for (index, own) in self.ledger.in_flight.iter().enumerate() {
-            guest(ledger("inFlight", index), own.guest)?;
-            host(ledger("inFlight", index), own.source)?;
-            host(ledger("inFlight", index), own.target)?;
-        }
-        for (index, own) in self.ledger.avoid.iter().enumerate() {
-            let place = || ledger("avoid", index);
-            own.guest.map_or(Ok(()), |id| guest(place(), id))?;
-            host(place(), own.host)?;
-        }
-        for (index, own) in self.ledger.resting.iter().enumerate() {
-            guest(ledger("resting", index), own.guest)?;
-        }
-        for (own, target) in &self.ledger.planned {
-            let place = || vec!["ledger".to_owned(), "planned".to_owned(), own.0.to_string()];
-            guest(place(), *own)?;
-            host(place(), *target)?;
         }
         Ok(())
     }
@@ -189,7 +279,7 @@ mod tests {
     fn an_index_that_leads_nowhere_is_found() {
         let wish: Wish = serde_json::from_value(serde_json::json!({
             "by": {"kind": "HostDrain", "name": "d", "uid": ""},
-            "what": {"Drain": {"hosts": [7], "stopped": false, "parallel": 4, "makes_way": false, "halted": null}},
+            "what": {"Drain": {"hosts": [7], "stopped": false, "parallel": 4, "makes_way": false, "leaves": {}, "halted": null}},
         }))
         .unwrap();
         let question = Question {

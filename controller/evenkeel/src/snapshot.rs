@@ -21,7 +21,7 @@ use evenkeel_crds::{
     reason::Cause,
     shared::{API_VERSION, GROUP, RequestedBy, Timestamp},
 };
-use evenkeel_engine::{Asked, MigrationView, Problem, Question, View, Wishes};
+use evenkeel_engine::{MigrationView, Problem, Question, View, Wishes};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ pub use read::{is_snapshot, read};
 pub const KIND: &str = "Snapshot";
 
 /// The format's number. Another one is refused: a plan must not follow from half of its input.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// The file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,13 +147,7 @@ impl Snapshot {
     /// As it was when it was taken; `wishes` are its objects.
     fn scene(self, wishes: Wishes) -> Scene {
         let plan = self.input.plan();
-        let Question {
-            now,
-            fleet,
-            wishes: asked,
-            ledger,
-            levelled,
-        } = self.input;
+        let (fleet, asked) = self.input.into_asked();
         let place = |(key, place): (String, String)| {
             let (kind, name) = key.split_once('/')?;
             Some(((kind.to_owned(), name.to_owned()), place))
@@ -188,12 +182,7 @@ impl Snapshot {
                 problems: self.seen.problems.into_iter().filter_map(problem).collect(),
                 plan: Arc::new(plan),
                 fleet: Arc::new(fleet),
-                asked: Arc::new(Asked {
-                    wishes: asked,
-                    ledger,
-                    now,
-                    levelled,
-                }),
+                asked: Arc::new(asked),
                 ..View::default()
             }),
             wishes,

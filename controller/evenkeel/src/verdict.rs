@@ -363,6 +363,7 @@ pub fn of_apply(view: &View, wishes: &Wishes, wait: bool) -> Stage {
                 Reason::AwaitingApproval
                     | Reason::Suspended
                     | Reason::WindowClosed
+                    | Reason::MoveDoesNotFitWindow
                     | Reason::LimitReached
             )
         )

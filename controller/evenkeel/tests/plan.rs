@@ -51,6 +51,24 @@ fn a_snapshot_is_planned_without_a_hypervisor() {
 }
 
 #[test]
+fn plans_of_policies_are_made_again_from_a_snapshot() {
+    let snapshot = data("level-snapshot.yaml");
+    let snapshot = snapshot.to_str().unwrap();
+    for (format, expected) in [
+        (&[][..], "level-plan.txt"),
+        (&["-o", "wide"], "level-plan-wide.txt"),
+        (&["-o", "json"], "level-plan.json"),
+        (&["--picture", "-"], "level-plan.svg"),
+    ] {
+        let (code, printed, errors) = run(&[&["plan", "-f", snapshot], format].concat());
+        assert_eq!((code, errors.as_str()), (2, ""), "{expected}");
+        assert_eq!(printed, golden(expected));
+    }
+    let (code, printed, _) = run(&["snapshot", "-f", snapshot]);
+    assert_eq!((code, printed), (0, golden("level-snapshot.yaml")));
+}
+
+#[test]
 fn a_snapshot_of_a_snapshot_is_the_same() {
     let snapshot = data("snapshot.yaml");
     let (code, printed, errors) = run(&["snapshot", "-f", snapshot.to_str().unwrap()]);

@@ -7,14 +7,14 @@ use evenkeel_crds::reason::{Cause, Reason};
 use evenkeel_crds::shared::RequestedBy;
 
 use crate::board::Board;
-use crate::bytes::{rate, travels};
+use crate::bytes::{capped, rate, travels};
 use crate::explain;
 use crate::headroom;
 use crate::level::{Bounds, Level, Shares};
 use crate::model::{Balance, Balanced, Fleet, Guest, GuestId, HostId, Violation, What, Wish};
 use crate::rules::Strictness;
 use crate::view::View;
-use crate::wishes::{self, Ask, Asked, For, Limit, NO_HOSTS, NO_OVERRIDES};
+use crate::wishes::{self, Ask, Asked, For, Limit, NO_HOSTS, NO_OVERRIDES, NOBODY};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -129,6 +129,7 @@ pub(crate) fn ask<'a>(view: &View<'a>, policies: &[Policy<'a>], asked: &mut Aske
     let others: BTreeSet<GuestId> = asks.chain(refused).collect();
     for policy in policies {
         asked.limits.push(Limit {
+            leaves: &NOBODY,
             by: policy.by,
             hosts: &NO_HOSTS,
             stopped: false,
@@ -287,7 +288,7 @@ pub(crate) fn level<'a>(
         if let (true, Some((policy, side))) = (free, owners[guest.host.at()]) {
             let load = load(policies[policy].balance, guest);
             // By the slowest link, on which a busy guest's memory travels most: limits on bytes hold wherever it goes.
-            let gib = travels(guest, slowest[policy]).0 as f64 / GIB;
+            let gib = travels(guest, capped(guest, slowest[policy])).0 as f64 / GIB;
             levels[policy].add(ask.guest, index, side, load, gib);
         }
     }

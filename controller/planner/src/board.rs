@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evenkeel_crds::quantity::Bytes;
 
-use crate::bytes::{rate, travels};
+use crate::bytes::{capped, rate, travels};
 use crate::capacity::demand;
 use crate::capacity::{Room, When};
 use crate::counts::Counts;
@@ -306,15 +306,14 @@ impl<'v, 'a> Board<'v, 'a> {
     /// What is expected to travel for the ask's guest.
     pub(crate) fn bytes(&self, guest: GuestId, target: HostId) -> Bytes {
         let guest = self.view.guest(guest);
-        travels(guest, rate(self.view.fleet, guest.host, target))
+        let rate = rate(self.view.fleet, guest.host, target);
+        travels(guest, capped(guest, rate))
     }
 
     /// What is expected to travel for the guest from one host to another.
     pub(crate) fn bytes_between(&self, guest: GuestId, source: HostId, target: HostId) -> Bytes {
-        travels(
-            self.view.guest(guest),
-            rate(self.view.fleet, source, target),
-        )
+        let guest = self.view.guest(guest);
+        travels(guest, capped(guest, rate(self.view.fleet, source, target)))
     }
 
     /// Places an ask.

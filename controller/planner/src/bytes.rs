@@ -2,8 +2,8 @@
 //!
 //! The model: every allocated byte of the disks travels once. Memory travels once, and what the guest dirties
 //! meanwhile travels again, and what it dirties meanwhile again: memory x (1 + d/r + (d/r)^2 + ...) = memory x r/(r - d)
-//! for a dirty rate d and a rate r of the slower known link alone or the fleet's limit for one move, at most three times the
-//! memory. An unknown dirty rate counts as none.
+//! for a dirty rate d and a rate r of the slower known link alone, the fleet's limit for one move or what the guest's moves may
+//! have, at most three times the memory. An unknown dirty rate counts as none.
 
 use evenkeel_crds::quantity::Bytes;
 
@@ -17,6 +17,12 @@ pub(crate) fn rate(fleet: &Fleet, source: HostId, target: HostId) -> Option<u64>
     let bandwidth = |host: HostId| fleet.hosts[host.at()].bandwidth;
     let known = [bandwidth(source), bandwidth(target), fleet.limits.share];
     known.into_iter().flatten().map(|rate| rate.0.max(1)).min()
+}
+
+/// The same for one guest, whose moves may have less.
+pub(crate) fn capped(guest: &Guest, rate: Option<u64>) -> Option<u64> {
+    let most = guest.bandwidth.map(|most| most.0.max(1));
+    rate.into_iter().chain(most).min()
 }
 
 /// What is expected to travel.

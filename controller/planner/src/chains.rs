@@ -44,6 +44,11 @@ pub(crate) fn ask<'a>(view: &View<'a>, asked: &mut Asked<'a>) {
             || view.flies(id)
             || guest.immovable.is_some()
             || guest.held.is_some()
+            || guest.evacuation.is_some()
+            || asked
+                .limits
+                .iter()
+                .any(|limit| limit.leaves.contains_key(&id))
             || view.gate(guest.host).is_some()
             || at_source(view.fleet, guest).is_some();
         if !stays {

@@ -1,6 +1,7 @@
 //! Whether hosts could be emptied now, and if not, which guests are in the way and why.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evenkeel_crds::reason::{Cause, Reason};
@@ -13,7 +14,7 @@ use crate::model::{Drainable, Fleet, GuestId, HostId, Ledger, Rejection, What, W
 use crate::plan::plan;
 use crate::rules::{Kind, Rule, Strictness};
 use crate::view::View;
-use crate::wishes::{self, Ask, Asked, For, NO_OVERRIDES, rejection, size, stays};
+use crate::wishes::{self, Ask, Asked, For, NO_OVERRIDES, rejection, remains, size};
 
 /// For each of these hosts whether all its running guests could go elsewhere now, as if nothing else moved but what is
 /// in flight. Of the wishes only what binds everybody counts: drained hosts and placements.
@@ -111,6 +112,7 @@ pub(crate) fn emptying(hosts: &[HostId], makes_way: bool) -> Wish {
             stopped: false,
             parallel: u32::MAX,
             makes_way,
+            leaves: BTreeMap::new(),
             halted: None,
         },
     }
@@ -142,7 +144,7 @@ fn blockers<'a>(
     let mut movable = Vec::new();
     for guest in guests.iter().copied().filter(|guest| !view.flies(*guest)) {
         let facts = view.guest(guest);
-        match stays(view.fleet, facts) {
+        match remains(view.fleet, facts) {
             Some(cause) => blockers.push(rejection(by, guest, cause)),
             None => movable.push(guest),
         }

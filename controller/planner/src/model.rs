@@ -153,8 +153,10 @@ pub struct Guest {
     pub active: bool,
     /// Why it can't or must not be moved, whoever asks: devices, managed elsewhere, runs twice, transient, a block job.
     pub immovable: Option<Cause>,
-    /// Why no drain or balance moves it: held, evacuation. Explicit moves may.
+    /// Why no drain, placement or balance moves it: held. Explicit moves may.
     pub held: Option<Cause>,
+    /// Why no drain moves it: its owner has said how it is evacuated. Others may.
+    pub evacuation: Option<Cause>,
     /// Thousandths of a CPU.
     pub cpu_milli: u64,
     /// Bytes of memory, QEMU's overhead included.
@@ -167,6 +169,8 @@ pub struct Guest {
     pub load: Option<Load>,
     /// Bytes of memory dirtied per second, where measured.
     pub dirty_rate: Option<Bytes>,
+    /// The most that a move of it may have, in bytes per second; absent: what its links carry.
+    pub bandwidth: Option<Bytes>,
     /// Higher moves first.
     pub priority: i32,
     /// What it needs of a host.
@@ -256,6 +260,9 @@ pub enum What {
         /// Whether guests on other hosts, that nobody asked to move, may make way where its own find no room. Their moves
         /// are by this drain.
         makes_way: bool,
+        /// Guests that it leaves where they are, and why: its own move aborted by a user, or given up.
+        #[serde(default)]
+        leaves: BTreeMap<GuestId, Cause>,
         /// Why nothing new starts: suspended, past its deadline. The hosts are drained all the same: nothing moves in.
         halted: Option<Cause>,
     },

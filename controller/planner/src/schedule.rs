@@ -1,7 +1,7 @@
 //! When each move starts and ends, by running the plan on virtual time.
 //!
 //! The model: a link carries its bandwidth out and the same in, each shared equally by the moves that way; a move goes at
-//! the lesser share of its two ends; a link of unknown bandwidth does not count. Where neither end's is known, a nominal rate puts the
+//! the lesser share of its two ends, and no faster than its guest's moves may; a link of unknown bandwidth does not count. Where neither end's is known, a nominal rate puts the
 //! moves in an order, but no time that depends on it is told: durations are absent, and what starts after the end of
 //! such a move is told to start when the last known thing happens (zero if nothing is known). Times are whole
 //! microseconds, so that what starts at the end of another move starts at exactly that time.
@@ -18,6 +18,7 @@ use evenkeel_crds::reason::Cause;
 use evenkeel_crds::shared::RequestedBy;
 
 use crate::board::Board;
+use crate::bytes::capped;
 use crate::capacity::When;
 use crate::fit::{self, Refusal};
 use crate::jobs::{Job, Leg};
@@ -83,6 +84,8 @@ struct Active {
     source: HostId,
     target: HostId,
     limits: Vec<usize>,
+    /// The most that it may have, in bytes per second.
+    most: Option<u64>,
     /// Bytes left at `since`; absent: `ends` is given.
     left: Option<f64>,
     since: u64,
@@ -217,6 +220,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
                 source: flight.source,
                 target: flight.target,
                 limits,
+                most: capped(guest, None),
                 left,
                 since: 0,
                 rate: 0.0,
@@ -312,7 +316,8 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
             };
-            let rate = rate.into_iter().chain(most).reduce(f64::min);
+            let own = active.most.map(|most| most as f64);
+            let rate = rate.into_iter().chain(most).chain(own).reduce(f64::min);
             active.nominal = rate.is_none();
             let rate = rate.unwrap_or_else(|| NOMINAL_RATE as f64 / f64::from(out.max(into)));
             if rate == active.rate {
@@ -499,6 +504,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             source: job.source,
             target: job.target,
             limits: limits_of(&self.covering, &self.own, job).to_vec(),
+            most: capped(guest, None),
             left: Some(job.bytes.max(1) as f64),
             since: self.time,
             rate: 0.0,

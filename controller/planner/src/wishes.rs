@@ -53,6 +53,8 @@ pub(crate) struct Limit<'a> {
     /// Whether it moves guests that are not running.
     pub(crate) stopped: bool,
     pub(crate) parallel: u32,
+    /// Guests that it leaves alone.
+    pub(crate) leaves: &'a BTreeMap<GuestId, Cause>,
     /// Why it starts nothing.
     pub(crate) halted: Option<&'a Cause>,
 }
@@ -74,6 +76,9 @@ pub(crate) struct Asked<'a> {
 
 pub(crate) static NO_OVERRIDES: BTreeMap<String, String> = BTreeMap::new();
 
+/// Of a limit that leaves nobody alone.
+pub(crate) static NOBODY: BTreeMap<GuestId, Cause> = BTreeMap::new();
+
 /// The hosts of a limit that is not about hosts.
 pub(crate) static NO_HOSTS: BTreeSet<HostId> = BTreeSet::new();
 
@@ -91,6 +96,7 @@ pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger)
             hosts,
             stopped,
             parallel,
+            leaves,
             halted,
             ..
         } = &wish.what
@@ -101,6 +107,7 @@ pub(crate) fn sort<'a>(fleet: &'a Fleet, wishes: &'a [Wish], ledger: &'a Ledger)
                 hosts,
                 stopped: *stopped,
                 parallel: *parallel,
+                leaves,
                 halted: halted.as_ref(),
             });
         }
@@ -225,11 +232,12 @@ impl<'a> Asked<'a> {
             }
             return;
         }
-        let own = stays(fleet, guest);
+        let own = remains(fleet, guest);
         let mut asks: Vec<&'a RequestedBy> = Vec::new();
         for limit in drains.iter().map(|index| &self.limits[*index]) {
             let parallel = || (limit.parallel == 0).then(|| explain::no_parallel(limit.by));
-            let cause = limit.halted.cloned().or_else(|| own.clone());
+            let left = || limit.leaves.get(&id).cloned();
+            let cause = limit.halted.cloned().or_else(left).or_else(|| own.clone());
             match cause.or_else(parallel) {
                 Some(cause) => self.stuck.push(rejection(limit.by, id, cause)),
                 None => asks.push(limit.by),
@@ -278,6 +286,11 @@ pub(crate) fn stays(fleet: &Fleet, guest: &Guest) -> Option<Cause> {
     at_source(fleet, guest)
         .or_else(|| guest.immovable.clone())
         .or_else(|| guest.held.clone())
+}
+
+/// Why no drain moves the guest.
+pub(crate) fn remains(fleet: &Fleet, guest: &Guest) -> Option<Cause> {
+    stays(fleet, guest).or_else(|| guest.evacuation.clone())
 }
 
 /// Why nothing leaves the guest's host.

@@ -47,9 +47,47 @@ fn held_and_immovable_guests_are_in_the_way() {
     guests[0].held = Some(cause(Reason::GuestHeld));
     guests[1].immovable = Some(cause(Reason::DeviceNotMigratable));
     guests[2].active = false;
+    guests.push(guest("its own way", 0, GI));
+    guests[3].evacuation = Some(cause(Reason::EvacuationNever));
     let fleet = fleet(vec![host("h1"), host("h2")], guests);
     let told = drainable(&fleet, &[], &Ledger::default(), &[HostId(0)], NOW);
-    assert_eq!(blocked(&told[0]), BTreeSet::from([GuestId(0), GuestId(1)]));
+    let all = [0, 1, 3].map(GuestId);
+    assert_eq!(blocked(&told[0]), BTreeSet::from(all));
+}
+
+/// How a guest is evacuated, and whom a drain leaves alone, is about drains: that one alone, where it leaves it alone.
+#[test]
+fn drains_leave_guests_alone_and_others_do_not() {
+    let mut guests = vec![guest("a", 0, GI), guest("b", 0, GI)];
+    guests[0].evacuation = Some(cause(Reason::EvacuationNever));
+    let fleet = fleet(vec![host("h1"), host("h2")], guests);
+    let mut first = drain("a", &[0], 4);
+    if let What::Drain { leaves, .. } = &mut first.what {
+        leaves.insert(GuestId(1), cause(Reason::AbortedByUser));
+    }
+    let plan = planned(&fleet, &[first.clone()], &Ledger::default());
+    assert!(plan.moves.is_empty());
+    let reasons = plan.rejections.iter().map(|one| one.cause.reason);
+    assert_eq!(
+        reasons.collect::<Vec<_>>(),
+        [Reason::EvacuationNever, Reason::AbortedByUser]
+    );
+    let second = drain("b", &[0], 4);
+    let there = Placement {
+        hosts: Some(BTreeSet::from([HostId(1)])),
+        required: true,
+        ..Placement::default()
+    };
+    let wishes = [first, second, place("p", &[0], there)];
+    let plan = planned(&fleet, &wishes, &Ledger::default());
+    let by = plan
+        .moves
+        .iter()
+        .map(|one| (one.guest.0, one.by.name.as_str()));
+    assert_eq!(
+        by.collect::<BTreeSet<_>>(),
+        BTreeSet::from([(0, "p"), (1, "b")])
+    );
 }
 
 #[test]

@@ -106,3 +106,29 @@ fn a_share_is_what_one_move_has_at_most() {
     let ratio = shared.as_secs_f64() / free.as_secs_f64();
     assert!((ratio - 10.0).abs() < 0.01, "{ratio}");
 }
+
+/// A guest's moves go no faster than they may: alone, beside others, and where no link is known.
+#[test]
+fn a_guest_has_no_more_than_its_own_rate() {
+    let wishes = [drain("d", &[0], 9)];
+    let seconds = |fleet: &Fleet, name: &str| {
+        let plan = planned(fleet, &wishes, &Ledger::default());
+        let mut moves = plan.moves.iter();
+        let own = moves.find(|one| &*fleet.guests[one.guest.at()].name == name);
+        own.unwrap().duration.map(|time| time.as_secs_f64())
+    };
+    let mut fleet = stage(Limits::default());
+    let fast = seconds(&fleet, "g0").unwrap();
+    assert!(fast < 1.0, "{fast}");
+    fleet.guests[0].bandwidth = Some(Bytes(10 * MI));
+    assert_eq!(seconds(&fleet, "g0"), Some(10.0));
+    assert!(seconds(&fleet, "g2").unwrap() < 1.0);
+    for host in &mut fleet.hosts {
+        host.bandwidth = None;
+    }
+    assert_eq!(seconds(&fleet, "g0"), Some(10.0));
+    assert_eq!(seconds(&fleet, "g2"), None);
+    // What it dirties meanwhile counts by the rate that it has.
+    fleet.guests[0].dirty_rate = Some(Bytes(5 * MI));
+    assert_eq!(seconds(&fleet, "g0"), Some(20.0));
+}

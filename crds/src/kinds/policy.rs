@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    kinds::migration::DiskPlacement,
     quantity::{Bytes, Span},
     shared::{Picker, conditions_schema},
 };
@@ -257,9 +258,9 @@ pub struct Headroom {
     /// The label of hosts; `evenkeel.dev/host`: each host by itself.
     #[schemars(length(min = 1, max = 317))]
     pub topology_key: String,
-    /// How many of its values at once.
+    /// How many of its values at once: one, by this version.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 10))]
+    #[schemars(range(min = 1, max = 1))]
     pub failures: i32,
 }
 
@@ -386,8 +387,17 @@ pub struct BalanceMove {
     /// Where the guest goes on to by a later move of this plan, if it only stops over at `target`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onward: Option<String>,
+    /// Where its disks go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskPlacement>,
     /// Bytes expected to travel.
     pub bytes: Bytes,
+    /// Expected start, from that of the plan.
+    #[serde(default)]
+    pub start: Span,
+    /// Expected time it takes; absent where no rate is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Span>,
     /// Why it has not begun, one word; absent once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,

@@ -81,9 +81,11 @@ impl Reconciler {
         Some(name)
     }
 
-    /// Guests that a wish leaves alone, as its own move of them was aborted by a user or given up.
+    /// Guests that a wish leaves alone, as its own move of them was aborted by a user or given up. Which of all objects of
+    /// its name it is tells the move's own name.
     pub(super) fn spent_by(&self, by: &RequestedBy) -> BTreeMap<Uuid, Cause> {
-        let mine = self.spent.iter().filter(|(whose, ..)| whose == by);
+        let all = self.spent.iter();
+        let mine = all.filter(|(whose, ..)| (&whose.kind, &whose.name) == (&by.kind, &by.name));
         mine.map(|(_, guest, cause)| (*guest, cause.clone()))
             .collect()
     }

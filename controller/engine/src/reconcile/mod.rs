@@ -89,7 +89,7 @@ enum Inner {
     /// Whether hosts could be emptied was looked at.
     Emptying(BTreeMap<HostName, (Answer, Cause)>),
     /// Plans for policies were looked for.
-    Searched(Box<policies::Searched>),
+    Searched(policies::Found),
     /// A guest that was seen on several hosts has had the time to be on one.
     Settled,
 }
@@ -196,6 +196,8 @@ pub(crate) struct Reconciler {
     levelling: BTreeMap<String, Levelling>,
     /// What was measured of guests.
     uses: Uses,
+    /// Bytes of memory that guests dirty per second, as their last moves measured it.
+    dirtied: BTreeMap<Uuid, Bytes>,
     /// When policies were last gone through.
     levelled_at: Instant,
     /// The fleet as of the last pass.
@@ -228,8 +230,8 @@ pub(crate) struct Pass {
     shutdowns: BTreeMap<GuestName, Cause>,
     /// When it was planned, in the ledger's time.
     planned: Duration,
-    /// The plan, where policies have added to it.
-    lined_up: Option<planner::Plan>,
+    /// What policies keep to.
+    keeps: policies::Keeps,
 }
 
 /// Waits for the next pass. Never over where none is due.
@@ -288,6 +290,7 @@ impl Reconciler {
             emptying: emptying::Emptying::default(),
             levelling: BTreeMap::new(),
             uses: Uses::default(),
+            dirtied: BTreeMap::new(),
             levelled_at: Instant::now(),
             fleet: planner::Fleet::default(),
             shown: shown::Shown::default(),
@@ -448,7 +451,11 @@ impl Reconciler {
             Report::Progress(progress) => state.progress(progress),
             Report::Brings(files) => state.brings(files),
             Report::Waiting(cause) => state.waiting = cause,
-            Report::Dirtying(rate) => state.status.dirty_rate = Some(rate),
+            Report::Dirtying(rate) => {
+                state.status.dirty_rate = Some(rate);
+                let guest = state.running.as_ref().map(|running| running.guest);
+                self.dirtied.extend(guest.map(|guest| (guest, rate)));
+            }
             Report::Profile(profile) => state.status.profile = Some(profile),
             Report::Course(course) => state.course = Some(course),
             Report::Ended(outcome) => self.ended(name, *outcome, now),
@@ -478,8 +485,8 @@ impl Reconciler {
                 true
             }
             Inner::Emptying(answers) => self.emptying.found(answers),
-            Inner::Searched(searched) => {
-                self.found(&searched);
+            Inner::Searched(found) => {
+                self.found(&found);
                 true
             }
             Inner::Evacuated(guest, name, done) => {
@@ -613,14 +620,16 @@ impl Reconciler {
             .collect();
         self.look_for_other_hands(&guests, now);
         self.spent = self.spent(&guests);
-        let spent = self.left_alone();
+        let unfinished = self.left_unfinished();
+        self.forget_dirtying(&guests);
         let left: Vec<&Journal> = self.orphans.values().map(|(journal, _)| journal).collect();
         let mut model = model::build(&Sources {
             hosts: &self.hosts,
             guests: &guests,
             moves: &self.moves,
             claimed: &claimed,
-            spent: &spent,
+            unfinished: &unfinished,
+            dirtied: &self.dirtied,
             left: &left,
             planned: &self.planned,
             profiles: self.profiles(),
@@ -641,9 +650,7 @@ impl Reconciler {
         };
         self.note_changes(&model);
         self.look_at_emptying(&model, &wanted.wishes);
-        let bare = (!self.declared.policies.is_empty()).then(|| plan.clone());
-        let levelled = self.level(&guests, &model, &wanted, &mut plan, now);
-        let lined_up = bare.is_some_and(|bare| bare != plan).then(|| plan.clone());
+        let (levelled, keeps) = self.level(&guests, &model, &wanted, &mut plan, now);
         self.close_windows(now);
         let mut pass = Pass {
             now,
@@ -655,7 +662,7 @@ impl Reconciler {
             plan,
             shutdowns: BTreeMap::new(),
             planned,
-            lined_up,
+            keeps,
         };
         self.tell_moves();
         self.adopt(&pass);
@@ -710,6 +717,20 @@ impl Reconciler {
                 running.known = Some(seen.clone());
             }
         }
+    }
+
+    /// Forgets what guests dirtied that run no more.
+    fn forget_dirtying(&mut self, guests: &Guests) {
+        let hosts = &self.hosts;
+        let moving: BTreeSet<Uuid> = running(&self.moves).map(|running| running.guest).collect();
+        self.dirtied.retain(|uuid, _| {
+            let places = guests.by_uuid.get(uuid).map(|entry| &entry.hosts);
+            let runs = |host: &HostName| {
+                let facts = hosts.get(host).and_then(|state| state.domains.get(uuid));
+                facts.is_some_and(|facts| facts.activity.active())
+            };
+            moving.contains(uuid) || places.is_some_and(|places| places.iter().any(runs))
+        });
     }
 
     /// Counts guests that have just arrived where their host has not told of them yet: it may be slow to answer.

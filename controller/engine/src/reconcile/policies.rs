@@ -7,7 +7,7 @@ mod measuring;
 mod running;
 mod searching;
 
-pub(super) use searching::Searched;
+pub(super) use searching::Found;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,10 +29,30 @@ use crate::{
     hosts::HostState,
     levelling::{Frozen, Levelling},
     model::Model,
+    question::policies::{Ids, Policy, Searched, sum_up},
     statuses,
     view::{Problem, View},
     windows::open_until,
 };
+
+/// What policies keep to, and the searches that found it.
+#[derive(Debug, Default)]
+pub(super) struct Keeps {
+    pub(super) policies: Vec<Policy>,
+    pub(super) searches: Vec<Arc<Searched>>,
+}
+
+impl Keeps {
+    /// The place of a search in the list.
+    fn place(&mut self, search: &Arc<Searched>) -> usize {
+        let mut known = self.searches.iter();
+        let known = known.position(|other| Arc::ptr_eq(other, search));
+        known.unwrap_or_else(|| {
+            self.searches.push(search.clone());
+            self.searches.len() - 1
+        })
+    }
+}
 
 /// A policy, resolved.
 #[derive(Debug, Default)]
@@ -49,7 +69,8 @@ pub(crate) struct Levelled {
 }
 
 impl Reconciler {
-    /// Brings policies up to what is seen and adds those moves of their plans to the plan that are left.
+    /// Brings policies up to what is seen and adds those moves of their plans to the plan that are left. Tells what they
+    /// keep to.
     pub(super) fn level(
         &mut self,
         guests: &Guests,
@@ -57,7 +78,7 @@ impl Reconciler {
         wanted: &Wanted,
         plan: &mut planner::Plan,
         now: Timestamp,
-    ) -> BTreeMap<String, Levelled> {
+    ) -> (BTreeMap<String, Levelled>, Keeps) {
         self.levelled_at = Instant::now();
         let declared = self.declared.clone();
         let alive = |policy: &Arc<RebalancePolicy>| policy.metadata.deletion_timestamp.is_none();
@@ -76,6 +97,7 @@ impl Reconciler {
         let mut owners: BTreeMap<HostId, &str> = BTreeMap::new();
         let mut all = BTreeMap::new();
         let mut searches = Vec::new();
+        let mut keeps = Keeps::default();
         for (name, policy) in policies {
             let by = asks("RebalancePolicy", name, &policy.metadata);
             let mut levelling = self.levelling.remove(name).unwrap_or_default();
@@ -96,7 +118,7 @@ impl Reconciler {
             hosts.retain(|host| !owners.contains_key(host));
             owners.extend(hosts.iter().map(|host| (*host, name.as_str())));
             self.follow(policy, &by, &mut levelling, model, now);
-            self.line_up(
+            let kept = self.line_up(
                 policy,
                 &by,
                 &mut levelling,
@@ -104,8 +126,16 @@ impl Reconciler {
                 model,
                 wanted,
                 plan,
+                &mut keeps,
                 now,
             );
+            let told_by = levelling.told_by.as_ref();
+            let looked = told_by.map(|search| keeps.place(search));
+            keeps.policies.push(Policy {
+                by: by.clone(),
+                looked,
+                plan: kept,
+            });
             let balance = self.balance(policy, &by, hosts, &levelling, &levelled, model, now);
             if self.is_search_due(&levelling, &levelled, &balance) {
                 levelling.searched = Some((Instant::now(), balance.clone()));
@@ -117,7 +147,8 @@ impl Reconciler {
             all.insert(name.clone(), levelled);
         }
         self.search(searches, model, wanted);
-        all
+        sum_up(plan, &keeps.policies, &keeps.searches, &Ids::of(model));
+        (all, keeps)
     }
 
     fn resolve_policy(

@@ -61,11 +61,13 @@ impl Reconciler {
         } else {
             Arc::new(pass.model.fleet)
         };
+        let searches = pass.keeps.searches.iter();
         view.asked = Arc::new(Asked {
             wishes: pass.wanted.wishes,
             ledger: pass.model.ledger,
             now: pass.planned,
-            levelled: pass.lined_up,
+            searches: searches.map(|search| search.input.clone()).collect(),
+            policies: pass.keeps.policies,
         });
         if std::mem::take(&mut self.answer) || differ(&before, &view) {
             self.views.send_replace(Arc::new(view));

@@ -188,19 +188,12 @@ impl Reconciler {
         spent
     }
 
-    /// Guests that nothing but an explicit move touches: a drain has given them up, or an earlier process left a move of
-    /// them unfinished.
-    pub(super) fn left_alone(&self) -> BTreeMap<Uuid, Cause> {
-        let drained = self
-            .spent
-            .iter()
-            .filter(|(by, ..)| by.kind == "HostDrain")
-            .map(|(_, guest, cause)| (*guest, cause.clone()));
-        let unfinished = self
-            .orphans
-            .values()
-            .filter_map(|(journal, _)| Some((journal.guest, self.unfinished(journal)?)));
-        drained.chain(unfinished).collect()
+    /// Guests of whom an earlier process left a move unfinished: no wish moves them meanwhile.
+    pub(super) fn left_unfinished(&self) -> BTreeMap<Uuid, Cause> {
+        let orphans = self.orphans.values();
+        orphans
+            .filter_map(|(journal, _)| Some((journal.guest, self.unfinished(journal)?)))
+            .collect()
     }
 
     /// Resolves what is declared into wishes.
@@ -254,15 +247,20 @@ impl Reconciler {
                 .filter_map(|host| model.hosts.get(host).copied())
                 .collect();
             if !hosts.is_empty() {
+                let by = by_drain(name, drain);
+                let spent = self.spent_by(&by).into_iter();
+                let leaves =
+                    spent.filter_map(|(uuid, cause)| Some((*model.guests.get(&uuid)?, cause)));
                 wanted.wishes.push(Wish {
-                    by: by_drain(name, drain),
                     what: What::Drain {
                         hosts,
                         stopped: drain.spec.stopped == StoppedGuests::Move,
                         parallel: drain.spec.parallel.max(1).unsigned_abs(),
                         makes_way: true,
+                        leaves: leaves.collect(),
                         halted: resolved.halted.clone(),
                     },
+                    by,
                 });
             }
             wanted.drains.insert(name.clone(), resolved);

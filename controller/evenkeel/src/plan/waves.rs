@@ -10,10 +10,13 @@ use evenkeel_planner::Move;
 pub fn waves(moves: &[Move]) -> Vec<usize> {
     let mut wave = 1;
     let mut ends: Option<Duration> = None;
+    // Whether anything starts now.
+    let mut begun = false;
     let number = |planned: &Move| {
         let end = planned.duration.map(|time| planned.start + time);
         let over = ends.is_some_and(|ends| planned.start >= ends);
-        let unknown = ends.is_none() && wave == 1 && planned.waits.is_some();
+        let unknown = ends.is_none() && wave == 1 && begun && planned.waits.is_some();
+        begun |= planned.waits.is_none();
         if over || unknown {
             wave += 1;
             ends = end;
@@ -65,6 +68,16 @@ mod tests {
     }
 
     #[test]
+    fn the_first_wave_is_the_first_though_it_waits() {
+        let moves = [
+            planned(0, Some(10), true),
+            planned(0, Some(10), true),
+            planned(10, Some(10), true),
+        ];
+        assert_eq!(waves(&moves), [1, 1, 2]);
+    }
+
+    #[test]
     fn without_times_what_waits_comes_second() {
         let moves = [
             planned(0, None, false),
@@ -72,6 +85,9 @@ mod tests {
             planned(0, None, true),
         ];
         assert_eq!(waves(&moves), [1, 2, 2]);
+        // A plan that waits for a word.
+        let moves = [planned(0, None, true), planned(0, None, true)];
+        assert_eq!(waves(&moves), [1, 1]);
         assert_eq!(waves(&[]), [0; 0]);
     }
 }

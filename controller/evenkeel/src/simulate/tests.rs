@@ -1,7 +1,7 @@
 //! The engine on a simulated fleet does what the plan says.
 
 use super::*;
-use crate::snapshot::tests::{data, golden, live};
+use crate::snapshot::tests::{data, golden, live, uneven};
 
 fn simulate(faults: usize, seed: u64) -> Simulate {
     Simulate {
@@ -66,6 +66,17 @@ async fn a_rehearsal_ends_as_predicted_and_the_same_each_time() {
     let again = rehearse(live().await, simulate(0, 1)).await.document();
     assert_eq!(document, again);
     golden(&data("simulation.txt"), &document.to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_moves_of_policies_are_predicted_too() {
+    let scene = uneven().await;
+    let plan = scene.view.plan.clone();
+    let document = rehearse(scene, simulate(0, 1)).await.document();
+    assert_eq!(document.predicted.moves, plan.moves.len());
+    let makespan = plan.makespan.map(|time| time.as_secs_f64());
+    assert_eq!(document.predicted.makespan_seconds, makespan);
+    assert!(makespan.is_some_and(|time| time > 0.0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use evenkeel_crds::{
     quantity::{Bytes, Cpus},
 };
 use evenkeel_engine::{
-    Question, View, Wishes,
+    Question, Search, View, Wishes,
     port::{CpuNeed, InterfaceFacts, InterfaceSource},
 };
 use evenkeel_hypervisor::sim::{self, Fleet, GuestPlan, HostPlan, Needs, Offers};
@@ -36,12 +36,16 @@ pub struct Assumed {
 
 /// Puts what is assumed where nothing is known.
 pub fn assume(question: &mut Question, assumed: Assumed) {
-    for host in &mut question.fleet.hosts {
-        host.bandwidth.get_or_insert(assumed.bandwidth);
-    }
-    if assumed.dirty_rate.0 > 0 {
-        for guest in &mut question.fleet.guests {
-            guest.dirty_rate.get_or_insert(assumed.dirty_rate);
+    let searches = question.searches.iter_mut();
+    let fleets = searches.filter_map(Search::fleet_mut);
+    for fleet in fleets.chain([&mut question.fleet]) {
+        for host in &mut fleet.hosts {
+            host.bandwidth.get_or_insert(assumed.bandwidth);
+        }
+        if assumed.dirty_rate.0 > 0 {
+            for guest in &mut fleet.guests {
+                guest.dirty_rate.get_or_insert(assumed.dirty_rate);
+            }
         }
     }
 }

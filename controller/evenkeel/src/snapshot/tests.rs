@@ -3,14 +3,17 @@
 use std::{fs, path::PathBuf};
 
 use evenkeel_crds::reason::Reason;
-use evenkeel_engine::{Clock, Engine, Options};
+use evenkeel_engine::{Asked, Clock, Engine, Options};
 use evenkeel_hypervisor::sim::{self, Fleet, GIB, GuestPlan, HostPlan, MIB};
 use evenkeel_planner::{self as planner, Ledger};
 use proptest::prelude::*;
 use tokio::sync::{mpsc, watch};
 
 use super::*;
-use crate::{manifests::Manifests, plan::Plan};
+use crate::{
+    manifests::Manifests,
+    plan::{Plan, draw},
+};
 
 pub fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -33,9 +36,6 @@ pub fn golden(path: &std::path::Path, text: &str) {
 
 /// A fleet as an engine sees it through its hypervisors, simulated ones.
 pub async fn live() -> Scene {
-    let file = data("manifests.yaml");
-    let text = fs::read_to_string(&file).unwrap();
-    let manifests = Manifests::check([("manifests.yaml".into(), text)]).unwrap();
     let fleet = Fleet::new(1);
     for name in ["h1", "h2", "h3"] {
         fleet.add_host(&HostPlan::new(name).pool(100 * GIB));
@@ -74,6 +74,39 @@ pub async fn live() -> Scene {
     ] {
         fleet.add_guest(host, &guest);
     }
+    see("manifests.yaml", &fleet, |_| true).await
+}
+
+/// A fleet that is uneven in two ways, and a policy for each.
+pub async fn uneven() -> Scene {
+    let fleet = Fleet::new(1);
+    for name in ["h1", "h2", "h3", "h4", "h5"] {
+        fleet.add_host(&HostPlan::new(name).pool(200 * GIB));
+    }
+    fleet.add_guest("h1", &GuestPlan::new("backup").memory(GIB));
+    for number in 1..=4 {
+        let mail = GuestPlan::new(&format!("mail-{number}")).memory(GIB);
+        fleet.add_guest("h1", &mail.disk(10 * GIB, 5 * GIB));
+    }
+    for number in 1..=4 {
+        let web = GuestPlan::new(&format!("web-{number}")).memory(GIB);
+        let web = fleet.add_guest("h4", &web.disk(4 * GIB, 2 * GIB));
+        fleet.busy(web, 2000);
+    }
+    let known = |view: &View| {
+        let mut all = view.policies.values();
+        all.all(|policy| {
+            let balanced = evenkeel_crds::shared::find(&policy.conditions, "Balanced");
+            balanced.is_some_and(|balanced| balanced.status == "False") && policy.plan.is_some()
+        })
+    };
+    see("level-manifests.yaml", &fleet, known).await
+}
+
+/// What an engine sees of a fleet that is declared there.
+async fn see(file: &str, fleet: &Fleet, enough: impl Fn(&View) -> bool) -> Scene {
+    let text = fs::read_to_string(data(file)).unwrap();
+    let manifests = Manifests::check([(file.into(), text)]).unwrap();
     let mut wishes = manifests.wishes.clone();
     for (name, host) in &mut wishes.hosts {
         let mut own = (**host).clone();
@@ -101,7 +134,11 @@ pub async fn live() -> Scene {
         happenings,
     );
     let mut views = engine.views();
-    let view = views.wait_for(|view| view.settled).await.unwrap().clone();
+    let view = views
+        .wait_for(|view| view.settled && enough(view))
+        .await
+        .unwrap()
+        .clone();
     engine.leave().await;
     let place = |(key, place): (&(String, String), &crate::manifests::Place)| {
         (key.clone(), place.to_string())
@@ -160,22 +197,44 @@ async fn a_plan_from_a_snapshot_is_the_live_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_policies_have_planned_before_is_kept() {
-    let mut scene = live().await;
-    let digest = scene.view.question().digest();
-    let mut view = (*scene.view).clone();
-    let mut plan = (*view.plan).clone();
-    plan.moves.truncate(1);
-    view.plan = Arc::new(plan.clone());
-    view.asked = Arc::new(Asked {
-        levelled: Some(plan.clone()),
-        ..(*view.asked).clone()
-    });
-    scene.view = Arc::new(view);
+async fn plans_of_policies_are_whole_and_made_again_from_a_snapshot() {
+    let scene = uneven().await;
+    let plan = planned(&scene);
     let text = serde_saphyr::to_string(&Snapshot::of(&scene).unwrap()).unwrap();
+    golden(&data("level-snapshot.yaml"), &text);
+    golden(&data("level-plan.txt"), &plan.to_string());
+    golden(&data("level-plan-wide.txt"), &plan.text(true).to_string());
+    let json = serde_json::to_string_pretty(&plan).unwrap();
+    golden(&data("level-plan.json"), &format!("{json}\n"));
+    let picture = draw(&scene.view, &plan).svg();
+    golden(&data("level-plan.svg"), &picture);
+
+    let shown = &scene.view.plan;
+    let sum: u64 = shown.moves.iter().map(|one| one.bytes.0).sum();
+    assert_eq!(shown.bytes.0, sum);
+    let last = shown
+        .moves
+        .iter()
+        .map(|one| one.start + one.duration.unwrap());
+    assert_eq!(shown.makespan, last.max());
+    assert_eq!(shown.balances.len(), 2);
+    assert!(shown.moves.iter().any(|one| !one.start.is_zero()), "{plan}");
+
     let again = read(&file(), &text).unwrap();
-    assert_eq!(*again.view.plan, plan);
-    assert_ne!(again.view.question().digest(), digest);
+    let question = again.view.question();
+    assert_eq!(question, scene.view.question());
+    assert_eq!(question.digest(), scene.view.question().digest());
+    assert_eq!(again.view.plan, scene.view.plan);
+    // The decision itself is made again, not only told again: with other loads it is another one.
+    let idle = text.replace("cpuMilli: 2000", "cpuMilli: 0");
+    assert_ne!(idle, text);
+    let idle = read(&file(), &idle).unwrap();
+    assert_ne!(idle.view.question().digest(), question.digest());
+    let own = |scene: &Scene| {
+        let moves = scene.view.plan.moves.iter();
+        moves.filter(|one| one.by.name == "used").count()
+    };
+    assert_eq!((own(&scene), own(&idle)), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,9 +254,9 @@ async fn what_is_wrong_with_a_snapshot_is_said_with_its_line() {
         wrong(&text.replacen(old, new, 1))
     };
     assert_eq!(
-        with("version: 1\n", "version: 7\n"),
+        with("version: 2\n", "version: 7\n"),
         [
-            "s.yaml:3:10: this is a snapshot of version 7, and this program reads version 1: read it with the program that took it (it was taken by evenkeel 0.1.0)"
+            "s.yaml:3:10: this is a snapshot of version 7, and this program reads version 2: read it with the program that took it (it was taken by evenkeel 0.1.0)"
         ]
     );
     let unknown = with("    - name: h1\n", "    - name: h1\n      colour: red\n");
@@ -285,6 +344,7 @@ proptest! {
                 active,
                 immovable: None,
                 held: None,
+                evacuation: None,
                 cpu_milli: 1000,
                 memory: evenkeel_crds::quantity::Bytes(memory),
                 overhead: evenkeel_crds::quantity::Bytes(memory / 10),
@@ -297,6 +357,7 @@ proptest! {
                 }],
                 load: None,
                 dirty_rate: None,
+                bandwidth: None,
                 priority: 0,
                 needs: planner::Needs::default(),
             }).collect(),
@@ -317,6 +378,7 @@ proptest! {
                     stopped: true,
                     parallel: 2,
                     makes_way: true,
+                    leaves: BTreeMap::new(),
                     halted: None,
                 },
             }, planner::Wish {
@@ -333,7 +395,8 @@ proptest! {
                 }),
             }],
             ledger: Ledger::default(),
-            levelled: None,
+            searches: Vec::new(),
+            policies: Vec::new(),
         };
         let plan = question.plan();
         let view = View {
@@ -343,7 +406,8 @@ proptest! {
                 wishes: question.wishes.clone(),
                 ledger: question.ledger.clone(),
                 now: question.now,
-                levelled: None,
+                searches: Vec::new(),
+                policies: Vec::new(),
             }),
             plan: Arc::new(plan.clone()),
             ..View::default()

@@ -2,7 +2,7 @@
 //! says, and each move must have carried its bytes when it is told to end.
 //!
 //! The model: a link carries its bandwidth out and the same in, each shared equally by the moves that way; a move goes at
-//! the lesser share of its two ends, and no faster than the fleet's limit for one.
+//! the lesser share of its two ends, and no faster than the fleet's limit for one, or its guest's own.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ const ROUNDING: f64 = 2e-6;
 
 /// Something that uses two links.
 struct Transfer {
+    guest: GuestId,
     source: usize,
     target: usize,
     carried: f64,
@@ -37,12 +38,24 @@ fn part(fleet: &Fleet, host: usize, moves: usize) -> Option<f64> {
 /// What a move gets at most where so many go out of its source and into its target.
 fn rate(
     fleet: &Fleet,
+    guest: GuestId,
     (source, out): (usize, usize),
     (target, into): (usize, usize),
 ) -> Option<f64> {
-    let own = fleet.limits.share.map(|share| share.0.max(1) as f64);
-    let parts = [part(fleet, source, out), part(fleet, target, into), own];
-    parts.into_iter().flatten().reduce(f64::min)
+    let limits = [fleet.limits.share, fleet.guests[guest.at()].bandwidth];
+    let limits = limits.map(|limit| limit.map(|most| most.0.max(1) as f64));
+    let parts = [part(fleet, source, out), part(fleet, target, into)];
+    parts.into_iter().chain(limits).flatten().reduce(f64::min)
+}
+
+/// What a move gets that has its links for itself.
+fn alone(fleet: &Fleet, step: &Move) -> Option<f64> {
+    rate(
+        fleet,
+        step.guest,
+        (step.source.at(), 1),
+        (step.target.at(), 1),
+    )
 }
 
 impl Links<'_> {
@@ -64,7 +77,12 @@ impl Links<'_> {
             transfer.since = now;
             let ends = (transfer.source, transfer.target);
             let counts = (self.out[ends.0].len(), self.into[ends.1].len());
-            let rate = rate(self.fleet, (ends.0, counts.0), (ends.1, counts.1));
+            let rate = rate(
+                self.fleet,
+                transfer.guest,
+                (ends.0, counts.0),
+                (ends.1, counts.1),
+            );
             transfer.rate = if other == index && !begins {
                 0.0
             } else {
@@ -89,10 +107,7 @@ impl Links<'_> {
 pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
     for step in &plan.moves {
         bytes(fleet, step);
-        if let (Some(told), Some(alone)) = (
-            step.duration,
-            rate(fleet, (step.source.at(), 1), (step.target.at(), 1)),
-        ) {
+        if let (Some(told), Some(alone)) = (step.duration, alone(fleet, step)) {
             let least = step.bytes.0 as f64 / alone;
             assert!(
                 told.as_secs_f64() >= least * (1.0 - 1e-9),
@@ -114,6 +129,7 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
     let flying = ledger.in_flight.iter();
     let flying = flying.map(|flight| {
         (
+            flight.guest,
             flight.source,
             flight.target,
             zero,
@@ -123,6 +139,7 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
     let moves = plan.moves.iter();
     let moves = moves.map(|step| {
         (
+            step.guest,
             step.source,
             step.target,
             step.start,
@@ -131,9 +148,10 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
     });
     // Ends before starts, for what ends at an instant has left its links by then.
     let mut events: Vec<(Duration, bool, usize)> = Vec::new();
-    for (source, target, start, end) in flying.chain(moves) {
+    for (guest, source, target, start, end) in flying.chain(moves) {
         let index = links.all.len();
         links.all.push(Transfer {
+            guest,
             source: source.at(),
             target: target.at(),
             carried: 0.0,
@@ -155,7 +173,7 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
         };
         if !begins {
             let (carried, bytes) = (links.all[index].carried, step.bytes.0 as f64);
-            let alone = rate(fleet, (step.source.at(), 1), (step.target.at(), 1)).unwrap_or(0.0);
+            let alone = alone(fleet, step).unwrap_or(0.0);
             let slack = bytes * 1e-6 + alone * ROUNDING + 1.0;
             assert!(
                 (carried - bytes).abs() <= slack,
@@ -174,7 +192,7 @@ fn bytes(fleet: &Fleet, step: &Move) {
     } else {
         0.0
     };
-    let link = rate(fleet, (step.source.at(), 1), (step.target.at(), 1));
+    let link = alone(fleet, step);
     let mut times = 1.0;
     if let (Some(link), Some(dirty)) = (link, guest.dirty_rate) {
         let again = dirty.0 as f64 / link;

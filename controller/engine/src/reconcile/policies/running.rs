@@ -13,18 +13,19 @@ use evenkeel_crds::{
     reason::{Cause, Class, Reason},
     shared::{RequestedBy, Timestamp, whole_seconds},
 };
-use evenkeel_planner::{self as planner, GuestId, HostId, InFlight, Ledger, Move};
+use evenkeel_planner::{self as planner, GuestId, HostId, InFlight, Ledger};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
     super::{Reconciler, wanted::Wanted},
-    Levelled,
+    Keeps, Levelled,
 };
 use crate::{
     hands::OTHER,
     levelling::{Frozen, Levelling, Step},
     model::{Model, holds},
+    question::policies::{Ids, Kept, Origin},
     windows::open_until,
 };
 
@@ -117,7 +118,8 @@ impl Reconciler {
         }
     }
 
-    /// Adds the moves of a frozen plan that have not begun to the plan of the pass, each with what it waits for.
+    /// Adds the moves of a frozen plan that have not begun to the plan of the pass, each with what it waits for. Tells how
+    /// far the plan is.
     #[expect(clippy::too_many_arguments)]
     pub(super) fn line_up(
         &self,
@@ -128,8 +130,9 @@ impl Reconciler {
         model: &Model,
         wanted: &Wanted,
         plan: &mut planner::Plan,
+        keeps: &mut Keeps,
         now: Timestamp,
-    ) {
+    ) -> Option<Kept> {
         let spec = &policy.spec;
         let approved = spec.approve.as_deref();
         let current = levelling.frozen.as_ref().map(|frozen| frozen.id.as_str());
@@ -154,9 +157,7 @@ impl Reconciler {
         }
         let mine = self.moves.values().filter(|state| state.by == *by);
         levelled.moving = mine.filter(|state| state.running.is_some()).count();
-        let Some(frozen) = levelling.frozen.clone() else {
-            return;
-        };
+        let frozen = levelling.frozen.clone()?;
         let waits_for_word = (manual && approved != Some(frozen.id.as_str())).then(|| {
             let message = format!("plan {} waits for `approve`", frozen.id);
             Cause::new(Reason::AwaitingApproval, message)
@@ -184,11 +185,8 @@ impl Reconciler {
             if !later && standings[index] != Standing::Waits {
                 continue;
             }
-            let (Some(&guest), Some(&source), Some(&target)) = (
-                model.guests.get(&step.guest),
-                model.hosts.get(&step.source),
-                model.hosts.get(&step.target),
-            ) else {
+            let ends = (model.guests.get(&step.guest), model.hosts.get(&step.target));
+            let (Some(&guest), Some(&target)) = ends else {
                 continue;
             };
             let comes_first = || {
@@ -207,8 +205,7 @@ impl Reconciler {
                 .or_else(|| start.limited(policy, by, &frozen, index));
             if waits.is_none() && tried < LOOK_AHEAD {
                 tried += 1;
-                let admitted = self
-                    .in_time(policy, &frozen, index, model, now)
+                let admitted = in_time(policy, &frozen, index, model, now)
                     .and_then(|()| start.admit(self, wanted, model, plan, by, guest, target, step));
                 match admitted {
                     Ok(()) => start.count(&frozen, index),
@@ -227,24 +224,12 @@ impl Reconciler {
                 levelled.waits.insert(index, cause.clone());
                 taken.extend([&step.source, &step.target]);
             }
-            let onward = step.onward.as_ref();
-            plan.moves.push(Move {
-                by: by.clone(),
-                guest,
-                source,
-                target,
-                pools: step.pools.clone(),
-                bytes: step.bytes,
-                start: Duration::ZERO,
-                duration: self.predicted(policy, step, model),
-                waits,
-                makes_way_for: None,
-                onward: onward.and_then(|host| model.hosts.get(host).copied()),
-            });
         }
         if tried == 0 || hopeless.len() < tried || levelled.moving > 0 {
             levelling.hopeless = None;
-            return;
+            return Some(keep(
+                frozen, &standings, levelled, stop, by, model, plan, keeps,
+            ));
         }
         // Nothing of it runs and nothing of it can.
         let since = *levelling.hopeless.get_or_insert_with(Instant::now);
@@ -255,59 +240,14 @@ impl Reconciler {
                     *cause = Cause::new(Reason::Waiting, cause.message.clone());
                 }
             }
-            return;
+            return Some(keep(
+                frozen, &standings, levelled, stop, by, model, plan, keeps,
+            ));
         }
         // The fleet is another than the one that it was made for.
         levelling.end(done, now);
-        plan.moves.retain(|planned| planned.by != *by);
         levelled.waits.clear();
-    }
-
-    /// How long the move takes by the links' rates, were as many under way as the policy allows; nothing where no rate
-    /// is known.
-    fn predicted(&self, policy: &RebalancePolicy, step: &Step, model: &Model) -> Option<Duration> {
-        let rate = |host: &HostName| model.host(*model.hosts.get(host)?).bandwidth;
-        let rates = [&step.source, &step.target].map(rate);
-        let slowest = rates.into_iter().flatten().min()?.0;
-        let share = slowest / u64::from(policy.spec.limits.parallel.max(1).unsigned_abs());
-        Some(Duration::from_secs(step.bytes.0.div_ceil(share.max(1))))
-    }
-
-    /// Whether the move would end inside the window that is open; where its guest only stops over, all that there are until
-    /// it has gone on.
-    fn in_time(
-        &self,
-        policy: &RebalancePolicy,
-        frozen: &Frozen,
-        index: usize,
-        model: &Model,
-        now: Timestamp,
-    ) -> Result<(), Cause> {
-        let step = &frozen.steps[index];
-        let Some(end) = open_until(&policy.spec.windows, now)? else {
-            return Ok(());
-        };
-        let last = frozen.goes_on(index).unwrap_or(index);
-        let all = frozen.steps[index..=last].iter();
-        let times = all.map(|step| self.predicted(policy, step, model));
-        let Some(takes) = times.sum::<Option<Duration>>() else {
-            let message = format!(
-                "how long it takes to move {} is not known, and so not whether it ends inside the window",
-                step.name
-            );
-            return Err(Cause::new(Reason::WindowClosed, message)
-                .hint("set `migration.bandwidth` of the hosts"));
-        };
-        if now + takes <= end {
-            return Ok(());
-        }
-        let message = format!(
-            "{} would take {} s, and the window closes at {}",
-            step.name,
-            takes.as_secs(),
-            whole_seconds(end)
-        );
-        Err(Cause::new(Reason::WindowClosed, message))
+        None
     }
 
     /// How many moves of a policy began within an hour, and their bytes: by what is known of the moves, and by what the
@@ -325,21 +265,23 @@ impl Reconciler {
             let started = state.status.start_time.as_ref();
             if started.is_some_and(|started| recent(started.0)) {
                 count += 1;
-                bytes += state.status.bytes.as_ref().map_or(0, |bytes| bytes.total.0);
                 let guest = state.status.guest.as_deref().unwrap_or(&state.spec.guest);
                 let all = model.fleet.guests.iter().zip(&model.uuids);
-                let uuid = all.filter(|(one, _)| one.name.as_str() == guest);
-                known.extend(uuid.map(|(_, uuid)| *uuid));
+                let seen = all.into_iter().find(|(one, _)| one.name.as_str() == guest);
+                known.extend(seen.map(|(_, uuid)| *uuid));
+                // One that has only begun does not know yet how much it is.
+                let told = state.status.bytes.as_ref().map_or(0, |bytes| bytes.total.0);
+                let expected = seen.filter(|_| !state.is_final());
+                bytes += told.max(expected.map_or(0, |(guest, _)| carries(guest)));
             }
         }
         let own = format!("{}/{}", by.kind, by.name);
-        for (id, uuid) in model.uuids.iter().enumerate() {
+        for (guest, uuid) in model.fleet.guests.iter().zip(&model.uuids) {
             let last = self.last_move(*uuid, model);
             if last.is_some_and(|last| last.by == own && recent(last.time)) && !known.contains(uuid)
             {
                 count += 1;
-                let disks = model.fleet.guests[id].disks.iter();
-                bytes += disks.map(|disk| disk.allocated.0).sum::<u64>();
+                bytes += carries(guest);
             }
         }
         (count, Bytes(bytes))
@@ -374,6 +316,96 @@ pub(super) struct Came {
     pub(super) by: String,
     /// Whether it was to go on from there.
     pub(super) stops_over: bool,
+}
+
+/// What a move of the guest carries at least: its disks, and its memory once.
+fn carries(guest: &planner::Guest) -> u64 {
+    let disks = guest.disks.iter().map(|disk| disk.allocated.0).sum::<u64>();
+    let memory = guest.memory.0.saturating_sub(guest.overhead.0);
+    disks + if guest.active { memory } else { 0 }
+}
+
+/// How long a move takes of which the plan does not tell: by the links' rates as they are known by now, were as many under
+/// way as the policy allows.
+fn by_links(policy: &RebalancePolicy, step: &Step, model: &Model) -> Option<Duration> {
+    let rate = |host: &HostName| model.host(*model.hosts.get(host)?).bandwidth;
+    let rates = [&step.source, &step.target].map(rate);
+    let slowest = rates.into_iter().flatten().min()?.0;
+    let share = slowest / u64::from(policy.spec.limits.parallel.max(1).unsigned_abs());
+    Some(Duration::from_secs(step.bytes.0.div_ceil(share.max(1))))
+}
+
+/// Whether the move would end inside the window that is open; where its guest only stops over, all that there are until
+/// it has gone on.
+fn in_time(
+    policy: &RebalancePolicy,
+    frozen: &Frozen,
+    index: usize,
+    model: &Model,
+    now: Timestamp,
+) -> Result<(), Cause> {
+    let step = &frozen.steps[index];
+    let Some(end) = open_until(&policy.spec.windows, now)? else {
+        return Ok(());
+    };
+    let last = frozen.goes_on(index).unwrap_or(index);
+    let all = frozen.steps[index..=last].iter();
+    let times = all.map(|step| step.duration.or_else(|| by_links(policy, step, model)));
+    let Some(takes) = times.sum::<Option<Duration>>() else {
+        let message = format!(
+            "how long it takes to move {} is not known, and so not whether it ends inside the window",
+            step.name
+        );
+        return Err(Cause::new(Reason::MoveDoesNotFitWindow, message)
+            .hint("set `migration.bandwidth` of the hosts"));
+    };
+    if now + takes <= end {
+        return Ok(());
+    }
+    let message = format!(
+        "{} would take {} s, and the window closes at {}",
+        step.name,
+        takes.as_secs(),
+        whole_seconds(end)
+    );
+    Err(Cause::new(Reason::MoveDoesNotFitWindow, message))
+}
+
+/// Adds what is left of a plan to that of the pass, and tells how far it is.
+#[expect(clippy::too_many_arguments)]
+fn keep(
+    frozen: Frozen,
+    standings: &[Standing],
+    levelled: &Levelled,
+    halted: Option<Cause>,
+    by: &RequestedBy,
+    model: &Model,
+    plan: &mut planner::Plan,
+    keeps: &mut Keeps,
+) -> Kept {
+    let places = |wanted: &[Standing]| -> BTreeSet<usize> {
+        let all = standings.iter().enumerate();
+        all.filter(|(_, standing)| wanted.contains(standing))
+            .map(|(index, _)| index)
+            .collect()
+    };
+    let waits = levelled.waits.iter();
+    let waits = waits.filter(|(_, cause)| Some(*cause) != halted.as_ref());
+    let kept = Kept {
+        over: places(&[Standing::Done, Standing::GivenUp, Standing::Void]),
+        moving: places(&[Standing::Moves]),
+        waits: waits
+            .map(|(index, cause)| (*index, cause.clone()))
+            .collect(),
+        halted,
+        origin: match &frozen.found_by {
+            Some(search) => Origin::Search(keeps.place(search)),
+            None => Origin::Status(frozen.steps.clone()),
+        },
+    };
+    let moves = kept.moves(by, &frozen.steps, &Ids::of(model));
+    plan.moves.extend(moves);
+    kept
 }
 
 fn done(all: &[Standing]) -> usize {
@@ -448,11 +480,20 @@ impl Start {
                 self.begun.0, by.name
             ));
         }
+        let step = &frozen.steps[index];
         if let Some(most) = limits.bytes_per_hour
-            && self.begun.1.0 + bytes >= most.0
+            && self
+                .begun
+                .1
+                .0
+                .saturating_add(bytes)
+                .saturating_add(step.bytes.0)
+                > most.0
         {
             return reached(format!(
-                "moves of {} that began within an hour carry {}{to_come}",
+                "{} carries {}, and moves of {} that began within an hour carry {}{to_come}",
+                step.name,
+                step.bytes.human(),
                 by.name,
                 self.begun.1.human()
             ));

@@ -25,6 +25,7 @@ use crate::{
     levelling::{Frozen, Level, Levelling},
     model::Model,
     port::DomainFacts,
+    question::policies::{Input, Searched},
 };
 
 /// The least time from one search to the next.
@@ -36,12 +37,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How soon hosts are looked at again whose load is measured: it changes without anybody telling.
 const MEASURE_AGAIN: Duration = Duration::from_secs(60);
 
-/// A search's outcome: the fleet that was looked at, and the plan.
+/// A search's outcome.
 #[derive(Debug)]
-pub(in crate::reconcile) struct Searched {
+pub(in crate::reconcile) struct Found {
     policies: Vec<String>,
-    fleet: planner::Fleet,
-    plan: planner::Plan,
+    search: Arc<Searched>,
 }
 
 impl Reconciler {
@@ -206,20 +206,23 @@ impl Reconciler {
             let what = What::Balance(balance);
             wishes.push(Wish { by, what });
         }
-        let now = self.started.elapsed();
+        let input = Arc::new(Input {
+            now: self.started.elapsed(),
+            fleet,
+            wishes,
+            ledger,
+        });
         self.work_out(move || {
-            let plan = planner::plan(&fleet, &wishes, &ledger, now);
-            Inner::Searched(Box::new(Searched {
-                policies,
-                fleet,
-                plan,
-            }))
+            let plan = input.plan();
+            let search = Arc::new(Searched { input, plan });
+            Inner::Searched(Found { policies, search })
         });
     }
 
     /// A search is over: what it found is frozen.
-    pub(in crate::reconcile) fn found(&mut self, searched: &Searched) {
-        for name in &searched.policies {
+    pub(in crate::reconcile) fn found(&mut self, found: &Found) {
+        let searched = &found.search;
+        for name in &found.policies {
             let (Some(levelling), Some(policy)) = (
                 self.levelling.get_mut(name),
                 self.declared.policies.get(name),
@@ -231,7 +234,7 @@ impl Reconciler {
             let Some(told) = balances.find(|told| told.by.name == *name) else {
                 continue;
             };
-            let guest = |id: GuestId| searched.fleet.guests[id.at()].name.to_string();
+            let guest = |id: GuestId| searched.input.fleet.guests[id.at()].name.to_string();
             let busy = levelling.frozen.is_some();
             let predicted = match &levelling.level {
                 Some(before) if busy => before.predicted,
@@ -271,6 +274,7 @@ impl Reconciler {
             let idle = |cause: &Cause| matches!(cause.reason, Reason::AsExpected | Reason::Blocked);
             let stranded =
                 stranded.filter(|_| told.now > stop && told.cause.as_ref().is_some_and(idle));
+            levelling.told_by = Some(searched.clone());
             levelling.level = Some(Level {
                 now: told.now,
                 predicted,
@@ -299,7 +303,7 @@ impl Reconciler {
                     Reason::ParallelLimit | Reason::Suspended | Reason::WindowClosed
                 )
             };
-            levelling.frozen = Frozen::of(policy, name, &searched.fleet, &searched.plan);
+            levelling.frozen = Frozen::of(policy, name, searched);
             let halted = told.cause.as_ref().is_some_and(halted);
             levelling.begun = levelling.frozen.is_some()
                 || stranded.is_some()
