@@ -104,6 +104,7 @@ fn scene(seed: u64, hosts: u64, guests: u64, tight: u64) -> Scene {
         guest.immovable = dice.one_in(15).then(|| cause(Reason::DeviceNotMigratable));
         guest.held = dice.one_in(15).then(|| cause(Reason::GuestHeld));
         guest.dirty_rate = dice.one_in(2).then(|| Bytes(dice.roll(300) * MI));
+        guest.bandwidth = dice.one_in(4).then(|| Bytes((1 + dice.roll(8)) * 20 * MI));
         if dice.one_in(5) {
             guest.needs.cpu = Some(if dice.one_in(4) { "cpu-b" } else { "cpu-a" }.into());
         }
