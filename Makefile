@@ -41,15 +41,10 @@ chart: tools ## lint the chart
 bench: packages ## paired against a shell loop over virsh migrate
 	tests/scripts/bench.sh
 
-bench-planner: ## plans: how long, how many bytes, how close to what is possible; EVENKEEL_BENCH_DATA=DIR and FLEET=FILE for more
-	cargo bench --quiet -p evenkeel-planner --bench plan
-	cargo bench --quiet -p evenkeel-planner --bench ordering
-	cargo bench --quiet -p evenkeel-planner --bench clusters
-	@if [ -z "$(FLEET)" ]; then echo "htools: skipped, FLEET names no fleet file of Ganeti's htools"; \
-	elif ! command -v hbal >/dev/null; then echo "htools: skipped, hbal (ganeti-htools) is not installed to judge"; \
-	else cargo bench --quiet -p evenkeel-planner --bench htools -- $(abspath $(FLEET)) && \
-		hbal -t $(abspath $(FLEET)).after --ignore-dynu -l 0 | grep 'Initial score' && \
-		echo "hbal itself:" && time hbal -t $(abspath $(FLEET)) --ignore-dynu | grep -E 'Initial score|Cluster score|Solution length'; fi
+bench-planner: ## plans: how long, how many bytes, how close to what is possible; EVENKEEL_BENCH_DATA=DIR, LONG=1 for more
+	@command -v hbal > /dev/null || tests/scripts/packages.sh ganeti-htools || echo "without hbal nothing is compared with it"
+	@for bench in plan full htools ordering clusters placement; do \
+		cargo bench --quiet -p evenkeel-planner --bench $$bench || exit 1; done
 
 chaos: packages ## moves among faults on real hosts; ROUNDS=100 or MOVES=1000, SEED=7 to say how many and which
 	cargo build --quiet -p evenkeel -p evenkeel-tests --bins

@@ -132,7 +132,7 @@ fn main() {
             checker::check(&fleet, &wishes, &Ledger::default(), NOW, &made);
             let (before, after) = (free(&fleet, None), free(&fleet, Some(&made)));
             println!(
-                "{name} {which}: {} NUMA nodes, {} guests that fit one: {} moves, CPU deviation {:.2} -> {:.2} percent points, fragments {:.1} -> {:.1} %, {:.1} ms",
+                "{name} {which}: {} NUMA nodes, {} guests that fit one: {} moves, CPU deviation {:.2} -> {:.2} percent points, fragments {:.1} -> {:.1} %, {:.1} ms, the checker holds",
                 fleet.hosts.len(),
                 fleet.guests.len() - stay.len(),
                 made.moves.len(),

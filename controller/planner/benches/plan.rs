@@ -63,15 +63,27 @@ fn lower_bound(fleet: &Fleet, wishes: &[Wish], plan: &Plan) -> Duration {
     least
 }
 
+/// The most memory that this process had at once since this was asked last, in MiB; the fleet and two plans of it are in it.
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    Some(kilobytes >> 10)
+}
+
 fn report(name: &str, fleet: &Fleet, wishes: &[Wish]) {
     if !wanted(name) {
         return;
     }
+    peak();
     let (made, took) = timed(|| plan(fleet, wishes, &Ledger::default(), NOW));
+    let most = peak().map_or("unknown".to_owned(), |most| format!("{most} MiB"));
+    checker::check(fleet, wishes, &Ledger::default(), NOW, &made);
     let makespan = made.makespan.unwrap_or_default();
     let bound = lower_bound(fleet, wishes, &made).as_secs_f64().max(1e-9);
     println!(
-        "{name}: {} moves, {} rejected, {:.0} GiB, makespan {:.0} s ({:.2} of the lower bound), planned in {:.1} ms",
+        "{name}: {} moves, {} rejected, {:.0} GiB, makespan {:.0} s ({:.2} of the lower bound), planned in {:.1} ms, peak memory {most}, the checker holds",
         made.moves.len(),
         made.rejections.len(),
         made.bytes.0 as f64 / GI as f64,
@@ -79,6 +91,14 @@ fn report(name: &str, fleet: &Fleet, wishes: &[Wish]) {
         makespan.as_secs_f64() / bound,
         took.as_secs_f64() * 1000.0,
     );
+    for told in &made.balances {
+        let points = |hundredths: u32| f64::from(hundredths) / 100.0;
+        println!(
+            "  imbalance {:.2} -> {:.2} percent points",
+            points(told.now),
+            points(told.predicted)
+        );
+    }
 }
 
 fn drains() {
@@ -139,15 +159,12 @@ fn balances() {
             balance.parallel = 1000;
             balance.stops_over = true;
         }
-        let name = format!("level {hosts}");
-        report(&name, &fleet, std::slice::from_ref(&wish));
-        if wanted(&name) {
-            let made = plan(&fleet, &[wish], &Ledger::default(), NOW);
-            println!(
-                "  {:?} -> {:?}",
-                made.balances[0].now, made.balances[0].predicted
-            );
-        }
+        let guests = fleet.guests.len();
+        report(
+            &format!("level {hosts} hosts with {guests} guests"),
+            &fleet,
+            &[wish],
+        );
     }
 }
 
@@ -201,6 +218,7 @@ fn changes() {
         ] {
             let share = |ledger: &Ledger| {
                 let (next, took) = timed(|| plan(&changed, &wishes, ledger, NOW));
+                checker::check(&changed, &wishes, ledger, NOW, &next);
                 let targets: std::collections::BTreeMap<GuestId, HostId> = next
                     .moves
                     .iter()
