@@ -74,6 +74,8 @@ pub(crate) struct MoveState {
     pub(crate) release: OnRelease,
     /// The drained guest that it makes way for.
     pub(crate) makes_way_for: Option<Uuid>,
+    /// Bytes that were expected to travel when it was started; 0 where another process has.
+    pub(crate) expected: Bytes,
 }
 
 /// A running attempt.
@@ -136,6 +138,7 @@ impl MoveState {
             hidden: false,
             release: OnRelease::default(),
             makes_way_for: None,
+            expected: Bytes(0),
         }
     }
 

@@ -33,18 +33,18 @@ fn links(desk: &Desk) {
 }
 
 /// Three hosts, so many guests like this on h1, and an engine that has looked at all.
-async fn full(seed: u64, guests: usize, plan: &GuestPlan, role: &Role) -> (Actor, Vec<Uuid>) {
+async fn full(
+    seed: u64,
+    guests: usize,
+    plan: impl Fn(GuestPlan) -> GuestPlan,
+    role: &Role,
+) -> (Actor, Vec<Uuid>) {
     let hosts = ["h1", "h2", "h3"].map(|name| HostPlan::new(name).pool(100 * GIB));
     let (fleet, desk) = stage(seed, &hosts);
     links(&desk);
-    let uuids = (1..=guests).map(|number| {
-        let own = GuestPlan {
-            name: format!("g{number}"),
-            ..plan.clone()
-        };
-        fleet.add_guest("h1", &own)
-    });
-    let uuids = uuids.collect();
+    let uuids = (1..=guests)
+        .map(|number| fleet.add_guest("h1", &plan(GuestPlan::new(&format!("g{number}")))))
+        .collect();
     let actor = Actor::start(&fleet, &desk, role);
     actor.settled().await;
     (actor, uuids)
@@ -67,7 +67,7 @@ fn begun(view: &View) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_said_of_a_drain() {
-    let (actor, guests) = full(1, 1, &GuestPlan::new("g"), &role()).await;
+    let (actor, guests) = full(1, 1, |plan| plan, &role()).await;
     let reason = |name: &str| {
         let drained = actor.condition("HostDrain", name, "Drained");
         drained.map(|drained| (drained.status, drained.reason))
@@ -93,7 +93,7 @@ async fn what_is_said_of_a_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_said_of_placements_and_policies() {
-    let (actor, _) = full(2, 4, &GuestPlan::new("g"), &role()).await;
+    let (actor, _) = full(2, 6, |plan| plan, &role()).await;
     actor
         .desk
         .placement("nobody", &[], |spec| spec.guests = labelled("app"));
@@ -165,8 +165,8 @@ fn window(now: Timestamp, from: i64, to: i64) -> Window {
 /// Each takes about 200 s, and the window is open for less.
 #[tokio::test(start_paused = true)]
 async fn move_does_not_fit_window() {
-    let large = GuestPlan::new("g").disk(30 * GIB, 20 * GIB);
-    let (actor, _) = full(4, 4, &large, &role()).await;
+    let large = |plan: GuestPlan| plan.memory(GIB).disk(30 * GIB, 20 * GIB);
+    let (actor, _) = full(4, 6, large, &role()).await;
     actor.desk.policy("level", |spec| {
         spec.windows = vec![window(Timestamp::now(), -5, 2)];
     });
@@ -182,8 +182,8 @@ async fn move_does_not_fit_window() {
 }
 
 /// What a policy carries within an hour: a GiB of disk and one of memory each.
-fn two_gib() -> GuestPlan {
-    GuestPlan::new("g").memory(GIB).disk(2 * GIB, GIB)
+fn two_gib(plan: GuestPlan) -> GuestPlan {
+    plan.memory(GIB).disk(2 * GIB, GIB)
 }
 
 fn carries_little(spec: &mut RebalancePolicySpec) {
@@ -203,7 +203,7 @@ async fn is_done(actor: &Actor) {
 /// A plan that was approved waits for the next hour before it carries more than it may, not after.
 #[tokio::test(start_paused = true)]
 async fn limit_reached_by_bytes() {
-    let (actor, _) = full(5, 6, &two_gib(), &role()).await;
+    let (actor, _) = full(5, 6, two_gib, &role()).await;
     actor.desk.policy("level", |spec| {
         carries_little(spec);
         spec.mode = Mode::Manual;
@@ -225,6 +225,10 @@ async fn limit_reached_by_bytes() {
         .await;
     sleep(Duration::from_secs(1800)).await;
     assert_eq!(begun(&actor.view()), 1, "{}", actor.picture());
+    // The fleet is another by now: how the plan was found is known all the same, and what is left of it.
+    let view = actor.view();
+    assert_eq!(view.plan.moves.len() as i64, plan.total - 1);
+    assert_eq!(view.question().plan(), *view.plan);
     sleep(Duration::from_secs(1900)).await;
     assert_eq!(begun(&actor.view()), 2, "{}", actor.picture());
 }
@@ -233,7 +237,7 @@ async fn limit_reached_by_bytes() {
 #[tokio::test(start_paused = true)]
 async fn limit_reached_by_bytes_of_the_process_before() {
     let role = Role::new("one").files().on_virtual_time();
-    let (actor, _) = full(6, 6, &two_gib(), &role).await;
+    let (actor, _) = full(6, 6, two_gib, &role).await;
     actor.desk.policy("level", carries_little);
     is_done(&actor).await;
     sleep(Duration::from_secs(60)).await;
@@ -271,8 +275,9 @@ async fn a_recalled_plan_keeps_its_pools() {
     large.pools.push(("fast".to_owned(), 100 * GIB));
     let (fleet, desk): (Fleet, Desk) = stage(7, &[large, small]);
     pools(&desk);
-    for number in 0..4 {
-        let plan = GuestPlan::new(&format!("g{number}")).disk(4 * GIB, GIB);
+    for number in 0..6 {
+        let plan = GuestPlan::new(&format!("g{number}"));
+        let plan = plan.memory(GIB).disk(4 * GIB, GIB);
         fleet.add_guest("h1", &plan);
     }
     let actor = Actor::start(&fleet, &desk, &role);
@@ -308,7 +313,7 @@ async fn a_recalled_plan_keeps_its_pools() {
 /// What a move has measured of a guest is known as long as it runs, and its profile's rate from the start.
 #[tokio::test(start_paused = true)]
 async fn what_is_known_of_a_guest_is_planned_with() {
-    let (actor, guests) = full(8, 1, &GuestPlan::new("g"), &role()).await;
+    let (actor, guests) = full(8, 1, |plan| plan.disk(20 * GIB, 10 * GIB), &role()).await;
     let guest = |view: &View| view.fleet.guests[0].clone();
     assert_eq!(guest(&actor.view()).dirty_rate, None);
     actor.desk.profile("default", |spec| {
@@ -321,7 +326,7 @@ async fn what_is_known_of_a_guest_is_planned_with() {
         .await;
     actor.fleet.dirty(guests[0], 5 * MIB);
     actor.desk.migrate("m", "g1", Some("h2"));
-    actor.phase("m", MigrationPhase::Succeeded, 120).await;
+    actor.phase("m", MigrationPhase::Succeeded, 600).await;
     let measured = actor.status("m").dirty_rate;
     assert!(measured.is_some_and(|rate| rate.0 > 0), "{measured:?}");
     assert_eq!(guest(&actor.view()).dirty_rate, measured);

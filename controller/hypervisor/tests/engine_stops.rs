@@ -289,8 +289,12 @@ async fn evacuation_never_is_about_drains_only() {
     assert_eq!(actor.fleet.boots(guests[0]), 1, "none was shut down");
     actor.desk.drain("d", &["h3"], |_| {});
     let never = |view: &View| {
-        let mut all = view.drains["d"].blocked.iter();
-        all.any(|one| one.guest == "g2" && one.reason == "EvacuationNever")
+        let mut all = view.drains.get("d").into_iter();
+        let never = ("g2", "EvacuationNever");
+        all.any(|drain| {
+            let mut blocked = drain.blocked.iter();
+            blocked.any(|one| (one.guest.as_str(), one.reason.as_str()) == never)
+        })
     };
     actor.until("it is said", 30, never).await;
     sleep(Duration::from_secs(120)).await;

@@ -244,6 +244,9 @@ pub(crate) fn sum_up(
     searches: &[Arc<Searched>],
     ids: &Ids<'_>,
 ) {
+    if policies.is_empty() {
+        return;
+    }
     let moved = |planned: &&Move| policies.iter().any(|policy| policy.by == planned.by);
     for own in plan.moves.iter().filter(moved) {
         plan.bytes = Bytes(plan.bytes.0.saturating_add(own.bytes.0));

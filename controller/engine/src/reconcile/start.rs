@@ -104,6 +104,7 @@ impl Reconciler {
             let way_for = planned.makes_way_for;
             if let Some(state) = self.moves.get_mut(&name) {
                 state.makes_way_for = way_for.map(|guest| pass.model.uuids[guest.at()]);
+                state.expected = planned.bytes;
             }
             let Some(state) = self.moves.get(&name) else {
                 continue;

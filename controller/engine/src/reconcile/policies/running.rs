@@ -269,10 +269,13 @@ impl Reconciler {
                 let all = model.fleet.guests.iter().zip(&model.uuids);
                 let seen = all.into_iter().find(|(one, _)| one.name.as_str() == guest);
                 known.extend(seen.map(|(_, uuid)| *uuid));
-                // One that has only begun does not know yet how much it is.
-                let told = state.status.bytes.as_ref().map_or(0, |bytes| bytes.total.0);
-                let expected = seen.filter(|_| !state.is_final());
-                bytes += told.max(expected.map_or(0, |(guest, _)| carries(guest)));
+                let mut own = state.status.bytes.as_ref().map_or(0, |bytes| bytes.total.0);
+                if !state.is_final() {
+                    // One that has only begun does not know yet how much it is, nor do its ends.
+                    own = own.max(state.expected.0);
+                    own = own.max(seen.map_or(0, |(guest, _)| carries(guest)));
+                }
+                bytes += own;
             }
         }
         let own = format!("{}/{}", by.kind, by.name);
