@@ -76,6 +76,7 @@ impl Attempt {
         }
         let mut disks = self.place(&facts, &pools)?;
         self.check_clashes(&facts, &disks).await?;
+        self.find_missing(&mut disks).await?;
         let secrets = self.survey_secrets(&facts).await?;
         let predicts = self.begin_prediction(&facts).await;
         let mut definition = None;
@@ -374,13 +375,17 @@ impl Attempt {
             let volume = if taken.insert((pool.name.clone(), file.clone())) {
                 file
             } else {
-                format!("{}-{file}", disk.target)
+                match file.rsplit_once('/') {
+                    Some((directory, name)) => format!("{directory}/{}-{name}", disk.target),
+                    None => format!("{}-{file}", disk.target),
+                }
             };
             disks.push(JournalDisk {
                 target: disk.target.clone(),
                 source_path,
                 pool: pool.name.clone(),
                 target_path: format!("{}/{volume}", pool.path.trim_end_matches('/')),
+                new_directory: None,
                 volume,
                 format: disk.format.clone(),
                 virtual_size: disk.virtual_size,
@@ -461,6 +466,17 @@ impl Attempt {
                     ),
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// Notes the directories that are to be made for disks below a pool's own.
+    async fn find_missing(&self, disks: &mut [JournalDisk]) -> Result<(), Cause> {
+        let target = &self.order.target;
+        for disk in disks.iter_mut().filter(|disk| disk.volume.contains('/')) {
+            let missing = target.hypervisor.missing_directory(&disk.target_path).await;
+            disk.new_directory = missing
+                .map_err(|error| failure(&target.host, "looking for a disk's directory", &error))?;
         }
         Ok(())
     }
@@ -627,8 +643,8 @@ fn files_to_bring(files: &[JournalFile]) -> impl Iterator<Item = &JournalFile> {
 }
 
 fn lies_in(file: &JournalFile, pool: &PoolFacts) -> bool {
-    let directory = file.path.rsplit_once('/').map(|(directory, _)| directory);
-    directory == Some(pool.path.trim_end_matches('/'))
+    let below = file.path.strip_prefix(pool.path.trim_end_matches('/'));
+    below.is_some_and(|below| below.starts_with('/'))
 }
 
 /// What is brought into each pool, besides disks.

@@ -4,6 +4,7 @@
 //! that what waits for a domain's lock, for QEMU or for a slow file system never holds up looking at the host.
 
 mod claim;
+mod directories;
 mod domain;
 mod events;
 mod farewell;
@@ -345,6 +346,22 @@ impl Hypervisor for Host {
         .await
     }
 
+    async fn missing_directory(&self, path: &str) -> PortResult<Option<String>> {
+        let path = xml::tidy_path(path);
+        self.call(Session::files, CALL, move |session, connection| {
+            session.storage(connection).missing(&path)
+        })
+        .await
+    }
+
+    async fn remove_directories(&self, path: &str, top: &str) -> PortResult<()> {
+        let (path, top) = (xml::tidy_path(path), xml::tidy_path(top));
+        self.call(Session::files, CALL, move |session, connection| {
+            session.storage(connection).remove_directories(&path, &top)
+        })
+        .await
+    }
+
     async fn file(&self, path: &str) -> PortResult<Option<FileState>> {
         let path = path.to_owned();
         self.call(Session::files, CALL, move |session, connection| {
@@ -389,7 +406,8 @@ impl Hypervisor for Host {
     }
 
     async fn close_pools(&self) -> PortResult<()> {
-        self.call(Session::files, CALL, files::close_pools).await
+        self.call(Session::files, CALL, directories::close_pools)
+            .await
     }
 
     async fn secret(&self, id: Uuid) -> PortResult<Option<SecretFacts>> {

@@ -20,7 +20,7 @@ use evenkeel_engine::{
 use tokio::sync::{mpsc::UnboundedSender, watch};
 
 use super::{
-    files::Lent,
+    directories::Lent,
     keeper::{Keeper, Message},
     keys::Reach,
     link,
@@ -159,6 +159,7 @@ impl Session {
         Storage {
             connect: connection,
             refreshes: &self.refreshes,
+            lent: &self.lent,
         }
     }
 

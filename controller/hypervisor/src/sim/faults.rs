@@ -172,6 +172,7 @@ impl Fleet {
             backing: None,
         };
         if let Some(machine) = self.world().machine(host) {
+            machine.make_directories(&path);
             machine.files.insert(path.clone(), file);
         }
         path

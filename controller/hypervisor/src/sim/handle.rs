@@ -265,6 +265,22 @@ impl Hypervisor for Handle {
         .await
     }
 
+    async fn missing_directory(&self, path: &str) -> PortResult<Option<String>> {
+        let path = path.to_owned();
+        self.look_at(move |world, host| world.machines[host].missing_directory(&path))
+            .await
+    }
+
+    async fn remove_directories(&self, path: &str, top: &str) -> PortResult<()> {
+        let (path, top) = (path.to_owned(), top.to_owned());
+        self.change(move |world, host| {
+            let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            machine.remove_directories(&path, &top);
+            Ok(())
+        })
+        .await
+    }
+
     async fn file(&self, path: &str) -> PortResult<Option<FileState>> {
         let path = path.to_owned();
         self.look_at(move |world, host| {

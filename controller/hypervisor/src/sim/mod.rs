@@ -141,6 +141,7 @@ impl Fleet {
             generation: 1,
             pools: plan.pools.iter().map(pool).chain(mount).collect(),
             files: BTreeMap::new(),
+            directories: BTreeSet::new(),
             domains: BTreeMap::new(),
             secrets: BTreeMap::new(),
             claim: None,
@@ -176,6 +177,10 @@ impl Fleet {
             let folder = mounted
                 .flatten()
                 .unwrap_or_else(|| format!("/pools/{pool}"));
+            let folder = match &plan.folder {
+                Some(below) => format!("{folder}/{below}"),
+                None => folder,
+            };
             let path = format!("{folder}/{}-{target}.qcow2", plan.name);
             let file = File {
                 capacity: *size,
@@ -184,6 +189,7 @@ impl Fleet {
                 backing: plan.base.as_ref().map(|(path, _)| path.clone()),
             };
             if let Some(machine) = world.machine(host) {
+                machine.make_directories(&path);
                 machine.files.insert(path.clone(), file);
             }
             disks.push(Disk {

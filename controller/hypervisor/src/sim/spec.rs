@@ -187,6 +187,8 @@ pub struct GuestPlan {
     pub shared: Vec<String>,
     /// The pool of each other disk, by target device; `default` where this says nothing.
     pub pools: BTreeMap<String, String>,
+    /// The directory below their pool's in which its disks are; nothing where they are right in the pool's.
+    pub folder: Option<String>,
     /// A base image below its disks: path, and the bytes it occupies. Guests of one path share the file.
     pub base: Option<(String, u64)>,
     /// Other files it needs: role, path, length in bytes. Guests of one path share the file.
@@ -224,6 +226,7 @@ impl GuestPlan {
             disks: vec![("vda".to_owned(), GIB, 400 * MIB)],
             shared: Vec::new(),
             pools: BTreeMap::new(),
+            folder: None,
             base: None,
             files: Vec::new(),
             secret: None,
@@ -257,6 +260,13 @@ impl GuestPlan {
     pub fn shared_disk(mut self, target: &str, size: u64) -> Self {
         self.disks.push((target.to_owned(), size, size / 2));
         self.shared.push(target.to_owned());
+        self
+    }
+
+    /// With its disks in a directory below their pool's.
+    #[must_use]
+    pub fn folder(mut self, folder: &str) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 

@@ -151,7 +151,7 @@ impl<'a> Looker<'a> {
         Self {
             session,
             connection,
-            volumes: Volumes::new(pools),
+            volumes: Volumes::new(session.storage(connection), pools),
         }
     }
 
@@ -322,12 +322,17 @@ impl<'a> Looker<'a> {
         let Some(path) = &disk.path else {
             return Ok(facts);
         };
-        if let Some((pool, name)) = self.volumes.owner(path) {
+        let top = match disk.is_written() {
+            true => self.volumes.get(path)?,
+            false => self.volumes.listed(path)?,
+        };
+        if let Some((pool, name)) = self.volumes.owner(path)
+            && (top.is_some() || !name.contains('/'))
+        {
             facts.pool = Some(pool.facts.name.clone());
             facts.volume = Some(name.to_owned());
             facts.shared |= pool.facts.shared;
         }
-        let top = self.volumes.get(path)?;
         match &top {
             Some(seen) => {
                 facts.virtual_size = seen.capacity;
