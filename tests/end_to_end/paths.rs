@@ -94,7 +94,11 @@ fn a_killed_apply_leaves_nothing() -> Result<()> {
     fleet.run(&["apply", "--yes"])?.expect(0)?;
     ensure!(lab.guest("g1")?.host()?.name() == "h1", "g1 is not on h1");
     is_bare(&two)?;
-    let made = two.exec(&["sh", "-c", "ls /var/lib/libvirt/images; ls -d /srv/data/vms"])?;
+    let made = two.exec(&[
+        "sh",
+        "-c",
+        "ls /var/lib/libvirt/images; ls -d /srv/data/vms",
+    ])?;
     ensure!(made.trim() == OUTSIDE, "directories of h2: {made}");
     ensure!(files(&one)? == before, "{:?}", files(&one)?);
     no_pool_is_open(&one)?;
@@ -117,7 +121,10 @@ fn a_target_without_the_directory_is_refused_by_name() -> Result<()> {
     // Unless a pool is named for that disk.
     fleet.write(
         "move.yaml",
-        &MOVE.replace("target: h2}", "target: h2, disks: [{target: vdc, pool: default}]}"),
+        &MOVE.replace(
+            "target: h2}",
+            "target: h2, disks: [{target: vdc, pool: default}]}",
+        ),
     )?;
     fleet.run(&["apply", "--yes"])?.expect(0)?;
     ensure!(lab.guest("g1")?.host()?.name() == "h2", "g1 is not on h2");

@@ -239,10 +239,10 @@ pub struct HostFacts {
     pub domains: Vec<DomainFacts>,
 }
 
-/// A storage pool.
+/// A storage pool, or a directory outside all pools that guests have disks in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolFacts {
-    /// Its name.
+    /// Its name; a directory goes by its path, which is no name that libvirt allows.
     pub name: String,
     /// libvirt's type: `dir`, `fs`, `netfs`, `logical`, ...
     pub kind: String,
@@ -256,6 +256,35 @@ pub struct PoolFacts {
     pub available: Bytes,
     /// Whether other hosts see the same files (a network file system).
     pub shared: bool,
+}
+
+impl PoolFacts {
+    /// Whether it is a directory that libvirt has no pool for.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        is_directory(&self.name)
+    }
+
+    /// Whether a file or directory lies below its own.
+    #[must_use]
+    pub fn is_above(&self, path: &str) -> bool {
+        let below = path.strip_prefix(self.path.trim_end_matches('/'));
+        below.is_some_and(|below| below.starts_with('/'))
+    }
+
+    /// Whether that directory, outside all pools elsewhere, is its own here or lies below.
+    #[must_use]
+    pub fn takes(&self, directory: &str) -> bool {
+        self.active
+            && matches!(self.kind.as_str(), "dir" | "fs" | "netfs")
+            && (self.path == directory || self.is_above(directory))
+    }
+}
+
+/// Whether what is given for a pool's name is the path of a directory that is none.
+#[must_use]
+pub fn is_directory(pool: &str) -> bool {
+    pool.starts_with('/')
 }
 
 /// What a domain is doing.
@@ -444,7 +473,7 @@ pub struct DiskFacts {
     pub allocated: Bytes,
     /// What its whole chain occupies: the top file and every backing file.
     pub chain_allocated: Bytes,
-    /// The pool in whose directory it lies, or below.
+    /// The pool in whose directory it lies, or below; outside all pools the path of its directory.
     pub pool: Option<String>,
     /// Its path from that pool's directory.
     pub volume: Option<String>,
@@ -631,7 +660,7 @@ pub struct JournalEntry {
 /// A volume to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewVolume {
-    /// In which pool.
+    /// In which pool, or directory outside all pools.
     pub pool: String,
     /// Its path from the pool's directory. Directories that are missing between are made.
     pub name: String,
@@ -727,6 +756,10 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// Other credentials from now on: whatever is connected is connected anew with them. Returns at once; where they
     /// are refused, that is told as [`News::Lost`].
     fn renew(&self, credentials: Option<Arc<Credentials>>);
+
+    /// Directories in which guests of the fleet have disks, outside all pools of their hosts: from now on those that this
+    /// host has, and that lie in no pool here, count as pools. Returns at once.
+    fn use_directories(&self, directories: BTreeSet<String>);
 
     /// The whole host, pools refreshed.
     async fn observe(&self) -> PortResult<HostFacts>;

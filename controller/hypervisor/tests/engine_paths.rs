@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use evenkeel_crds::MigrationPhase;
+use evenkeel_crds::{MigrationPhase, kinds::migration::DiskPlacement};
 use evenkeel_hypervisor::sim::{Fleet, GuestPlan, HostPlan};
 use support::*;
 use tokio::time::sleep;
@@ -120,6 +120,17 @@ fn with_pool(name: &str, pool: &str, path: &str) -> HostPlan {
     plan
 }
 
+fn migrate_to_pool(desk: &Desk, name: &str, target: &str, pool: &str) {
+    desk.migration(name, |spec| {
+        spec.guest = "g1".to_owned();
+        spec.target = Some(target.to_owned());
+        spec.disks = Some(vec![DiskPlacement {
+            target: "vda".to_owned(),
+            pool: pool.to_owned(),
+        }]);
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn outside_pools_into_the_same_directory_and_back() {
     let (fleet, desk) = stage(4, &[with_data("h1"), with_data("h2")]);
@@ -151,7 +162,7 @@ async fn outside_pools_into_a_pool_over_the_directory() {
         actor.says("GuestMigration", "n", "PoolMissing", 60).await;
         desk.abort("n");
         actor.phase("n", MigrationPhase::Aborted, 60).await;
-        desk.migrate_disks("o", "g1", "h1", &[("vda", DATA)]);
+        migrate_to_pool(&desk, "o", "h1", DATA);
         actor.phase("o", MigrationPhase::Succeeded, 60).await;
         assert_eq!(fleet.files("h1"), ["/data/vms/g1-vda.qcow2"], "{pool}");
     }
@@ -165,10 +176,16 @@ async fn a_target_without_the_directory_is_refused_by_name_unless_a_pool_is_name
     actor.settled().await;
     desk.migrate("m", "g1", Some("h2"));
     actor.says("GuestMigration", "m", "PoolMissing", 60).await;
-    assert!(actor.picture().contains("h2 has no directory /data/vms for disk vda"), "{}", actor.picture());
+    assert!(
+        actor
+            .picture()
+            .contains("h2 has no directory /data/vms for vda of g1"),
+        "{}",
+        actor.picture()
+    );
     desk.abort("m");
     actor.phase("m", MigrationPhase::Aborted, 60).await;
-    desk.migrate_disks("n", "g1", "h2", &[("vda", "default")]);
+    migrate_to_pool(&desk, "n", "h2", "default");
     actor.phase("n", MigrationPhase::Succeeded, 60).await;
     actor.clean(&[(guest, "h2")]).await;
     assert_eq!(fleet.files("h2"), ["/pools/default/g1-vda.qcow2"]);
@@ -178,7 +195,7 @@ async fn a_target_without_the_directory_is_refused_by_name_unless_a_pool_is_name
 async fn outside_pools_what_is_in_the_way_stays() {
     let (fleet, desk) = stage(7, &[with_data("h1"), with_data("h2")]);
     let guest = fleet.add_guest("h1", &GuestPlan::new("g1").pool(DATA));
-    let file = fleet.put_file_at("h2", "/data/vms/g1-vda.qcow2", 1 << 20);
+    let file = fleet.put_file("h2", "/data/vms/g1-vda.qcow2", 1 << 20);
     let actor = Actor::start(&fleet, &desk, &Role::new("one").cluster());
     actor.settled().await;
     desk.migrate("m", "g1", Some("h2"));
@@ -213,6 +230,10 @@ async fn outside_pools_killed_at_every_moment() {
             .await;
         actor.clean(&[(guest, "h2")]).await;
         assert_eq!(fleet.files("h2"), ["/data/vms/g1-vda.qcow2"], "{millis}");
-        assert!(fleet.files("h1").is_empty(), "{millis}\n{}", actor.picture());
+        assert!(
+            fleet.files("h1").is_empty(),
+            "{millis}\n{}",
+            actor.picture()
+        );
     }
 }

@@ -20,9 +20,13 @@ use super::{
     sharing,
 };
 use crate::{
+    capacity::taken_by,
     evidence::{Arrival, Verdict},
     journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
-    port::{Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult},
+    port::{
+        Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult,
+        is_directory,
+    },
 };
 
 /// How long the answer of a measurement of one second is waited for.
@@ -351,8 +355,11 @@ impl Attempt {
         for disk in facts.disks.iter().filter(|disk| disk.is_copied()) {
             let source_path = disk.path.clone().unwrap_or_default();
             let name = self.order.pools.get(&disk.target).or(disk.pool.as_ref());
-            let pool = name
-                .and_then(|name| pools.iter().find(|pool| &pool.name == name && pool.active))
+            let named =
+                name.and_then(|name| pools.iter().find(|pool| &pool.name == name && pool.active));
+            let outside = name.filter(|name| is_directory(name));
+            let pool = named
+                .or_else(|| outside.and_then(|directory| taken_by(pools, directory)))
                 .ok_or_else(|| {
                     Cause::new(
                         Reason::PoolMissing,
@@ -364,13 +371,17 @@ impl Attempt {
                         ),
                     )
                 })?;
-            let file = disk.volume.clone().unwrap_or_else(|| {
-                source_path
-                    .rsplit('/')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            });
+            let outside = disk.pool.as_deref().is_some_and(is_directory);
+            let own = source_path.rsplit('/').next().unwrap_or_default();
+            let file = if outside && !pool.is_directory() && pool.is_above(&source_path) {
+                // It keeps its path.
+                &source_path[pool.path.trim_end_matches('/').len() + 1..]
+            } else if pool.is_directory() {
+                own
+            } else {
+                disk.volume.as_deref().unwrap_or(own)
+            };
+            let file = file.to_owned();
             // Two disks of one name from two pools may meet in one.
             let volume = if taken.insert((pool.name.clone(), file.clone())) {
                 file
@@ -411,7 +422,7 @@ impl Attempt {
                 .filter(|disk| disk.pool == pool.name)
                 .map(|disk| disk.virtual_size.0);
             let of_files = files_to_bring(files)
-                .filter(|file| lies_in(file, pool))
+                .filter(|file| pool.is_above(&file.path))
                 .map(|file| file.length.0);
             let bytes: u64 = of_disks.chain(of_files).sum();
             if pool.available.0 < bytes {
@@ -487,7 +498,8 @@ impl Attempt {
             .disks
             .iter()
             .filter(|disk| disk.is_copied())
-            .find_map(|disk| disk.pool.clone());
+            .filter_map(|disk| disk.pool.clone())
+            .find(|pool| !is_directory(pool));
         if let Some(pool) = own {
             return Ok(pool);
         }
@@ -642,16 +654,11 @@ fn files_to_bring(files: &[JournalFile]) -> impl Iterator<Item = &JournalFile> {
         .filter(|file| file.origin == FileOrigin::Planned)
 }
 
-fn lies_in(file: &JournalFile, pool: &PoolFacts) -> bool {
-    let below = file.path.strip_prefix(pool.path.trim_end_matches('/'));
-    below.is_some_and(|below| below.starts_with('/'))
-}
-
 /// What is brought into each pool, besides disks.
 fn brings(files: &[JournalFile], pools: &[PoolFacts]) -> BTreeMap<String, Bytes> {
     let mut brings = BTreeMap::<String, Bytes>::new();
     for file in files_to_bring(files) {
-        if let Some(pool) = pools.iter().find(|pool| lies_in(file, pool)) {
+        if let Some(pool) = pools.iter().find(|pool| pool.is_above(&file.path)) {
             brings.entry(pool.name.clone()).or_default().0 += file.length.0;
         }
     }
@@ -666,10 +673,12 @@ fn journal_pool(
 ) -> Option<String> {
     let own = |pool: &&PoolFacts| {
         pool.active
+            && !pool.is_directory()
             && matches!(pool.kind.as_str(), "dir" | "fs")
             && !shared.contains(pool.path.trim_end_matches('/'))
     };
-    let beside = disks.first().map(|disk| disk.pool.clone());
+    let beside = disks.iter().map(|disk| &disk.pool);
+    let beside = beside.cloned().find(|pool| !is_directory(pool));
     beside.or_else(|| pools.iter().find(own).map(|pool| pool.name.clone()))
 }
 

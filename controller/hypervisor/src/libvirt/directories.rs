@@ -1,6 +1,7 @@
 //! Directories that are no storage pools. libvirt only makes, streams and removes files of pools, so one is opened over
 //! such a directory for as long as somebody here uses it: transient, never one of the user's.
 //!
+//! A directory outside all pools counts as one, named by its path, as long as guests of the fleet have disks in it.
 //! What lies below a pool's directory, at any depth, counts as the pool's. Directories that are missing there are made,
 //! and those that a move made are removed again where it is taken back, as long as they are empty.
 
@@ -10,7 +11,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use evenkeel_engine::port::{Fault, PortError, PortResult};
+use evenkeel_engine::port::{Fault, PoolFacts, PortError, PortResult};
 use uuid::Uuid;
 use virt::sys;
 
@@ -281,6 +282,32 @@ pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
 fn is_within(directory: &str, other: &str) -> bool {
     let rest = directory.strip_prefix(other);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Every pool, and the directories in use in the fleet that lie in none and are here.
+pub(crate) fn all(
+    session: &Session,
+    connection: &Connection,
+    pools: &[Pool],
+) -> PortResult<Vec<PoolFacts>> {
+    let storage = session.storage(connection);
+    let mut all: Vec<PoolFacts> = pools.iter().map(|pool| pool.facts.clone()).collect();
+    let used = lock(&session.directories).clone();
+    for directory in used {
+        let is_own = |pool: &Pool| pool.facts.active && pool.facts.path == directory;
+        if pools.iter().any(is_own) || storage::above(pools, &directory).is_some() {
+            continue;
+        }
+        match storage.lend(&directory) {
+            Ok(loan) => all.push(PoolFacts {
+                name: directory,
+                ..loan.facts.clone()
+            }),
+            Err(error) if error.fault == Fault::Unsupported => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
 }
 
 /// Closes those of our pools that nobody here uses.

@@ -28,7 +28,7 @@ mod worker;
 mod xml;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
     thread,
@@ -52,6 +52,7 @@ pub use self::farewell::farewell;
 pub use self::uri::{HypervisorUri, Transport, check_address, check_uri};
 use self::{
     fault::OrFault,
+    keeper::Message,
     keys::Reach,
     raw::Connection,
     refreshes::Freshness,
@@ -231,6 +232,13 @@ impl Hypervisor for Host {
         }
     }
 
+    fn use_directories(&self, directories: BTreeSet<String>) {
+        if let Ok(session) = &self.session {
+            *worker::lock(&session.directories) = directories;
+            session.send(Message::LookAround);
+        }
+    }
+
     async fn observe(&self) -> PortResult<HostFacts> {
         self.call(Session::files, CALL, |session, connection| {
             host::observe(session, connection)
@@ -262,7 +270,7 @@ impl Hypervisor for Host {
     async fn pools(&self) -> PortResult<Vec<PoolFacts>> {
         self.call(Session::files, CALL, |session, connection| {
             let pools = session.storage(connection).pools(Freshness::Lately)?;
-            Ok(pools.into_iter().map(|pool| pool.facts).collect())
+            directories::all(session, connection, &pools)
         })
         .await
     }

@@ -64,6 +64,14 @@ impl Shared {
     }
 }
 
+/// Where a pool lies; a directory that is none goes by its path.
+fn folder(pool: &str) -> String {
+    if pool.starts_with('/') {
+        return pool.to_owned();
+    }
+    format!("/pools/{pool}")
+}
+
 impl Fleet {
     /// An empty fleet on the current runtime. The seed decides what is left to chance.
     #[must_use]
@@ -116,7 +124,11 @@ impl Fleet {
     pub fn add_host(&self, plan: &HostPlan) {
         let pool = |(name, total): &(String, u64)| Pool {
             name: name.clone(),
-            path: format!("/pools/{name}"),
+            path: plan
+                .paths
+                .get(name)
+                .cloned()
+                .unwrap_or_else(|| folder(name)),
             total: *total,
             taken: plan.taken.get(name).copied().unwrap_or(0),
             kind: "dir",
@@ -142,6 +154,7 @@ impl Fleet {
             pools: plan.pools.iter().map(pool).chain(mount).collect(),
             files: BTreeMap::new(),
             directories: BTreeSet::new(),
+            used: BTreeSet::new(),
             domains: BTreeMap::new(),
             secrets: BTreeMap::new(),
             claim: None,
@@ -174,9 +187,7 @@ impl Fleet {
                     .map(|pool| pool.path.clone())
             });
             let pool = plan.pools.get(target).map_or("default", String::as_str);
-            let folder = mounted
-                .flatten()
-                .unwrap_or_else(|| format!("/pools/{pool}"));
+            let folder = mounted.flatten().unwrap_or_else(|| self::folder(pool));
             let folder = match &plan.folder {
                 Some(below) => format!("{folder}/{below}"),
                 None => folder,

@@ -160,6 +160,8 @@ pub(super) struct Machine {
     pub(super) generation: u64,
     pub(super) pools: Vec<Pool>,
     pub(super) files: BTreeMap<String, File>,
+    /// Directories outside pools that its clients were told of.
+    pub(super) used: BTreeSet<String>,
     /// Directories below those of pools.
     pub(super) directories: BTreeSet<String>,
     pub(super) domains: BTreeMap<Uuid, Domain>,

@@ -20,6 +20,7 @@ use super::{
     volumes::Volumes,
 };
 use crate::libvirt::{
+    directories,
     fault::OrFault,
     raw::{self, Connection},
     refreshes::Freshness,
@@ -332,6 +333,11 @@ impl<'a> Looker<'a> {
             facts.pool = Some(pool.facts.name.clone());
             facts.volume = Some(name.to_owned());
             facts.shared |= pool.facts.shared;
+        } else if top.is_some()
+            && let Some((directory, name)) = directories::split(path)
+        {
+            facts.pool = Some(directory.to_owned());
+            facts.volume = Some(name.to_owned());
         }
         match &top {
             Some(seen) => {
