@@ -83,7 +83,7 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
         storage: facts
             .pools
             .iter()
-            .filter(|pool| pool.active)
+            .filter(|pool| pool.active && !pool.is_directory())
             .map(|pool| (pool.name.clone(), pool.path.clone()))
             .collect(),
     };
@@ -163,12 +163,7 @@ fn pools(host: &HostName, state: &HostState, facts: &HostFacts) -> Vec<planner::
         }
     }
     for disk in state.kept.iter().flat_map(|kept| &kept.journal.disks) {
-        let holds = |pool: &&PoolFacts| {
-            let folder = pool.path.trim_end_matches('/');
-            disk.source_path
-                .strip_prefix(folder)
-                .is_some_and(|rest| rest.starts_with('/'))
-        };
+        let holds = |pool: &&PoolFacts| pool.is_above(&disk.source_path);
         if let Some(pool) = facts.pools.iter().find(holds) {
             *used.entry(&pool.name).or_default() += disk.virtual_size.0;
         }
@@ -217,9 +212,24 @@ fn pools(host: &HostName, state: &HostState, facts: &HostFacts) -> Vec<planner::
                 virtual_used: Bytes(used.get(pool.name.as_str()).copied().unwrap_or(0)),
                 budget: groups.get(pool.name.as_str()).copied().unwrap_or(u32::MAX),
                 class: spec.and_then(|spec| spec.class.clone()),
+                directories: state
+                    .directories
+                    .iter()
+                    .filter(|directory| {
+                        let taken_by = taken_by(&facts.pools, directory);
+                        taken_by.is_some_and(|taker| taker.name == pool.name)
+                    })
+                    .cloned()
+                    .collect(),
             }
         })
         .collect()
+}
+
+/// The pool that a directory outside all pools elsewhere is, or lies in; the nearest of several.
+pub(crate) fn taken_by<'p>(pools: &'p [PoolFacts], directory: &str) -> Option<&'p PoolFacts> {
+    let takers = pools.iter().filter(|pool| pool.takes(directory));
+    takers.max_by_key(|pool| pool.path.len())
 }
 
 /// The manifest's word on a pool.

@@ -1,6 +1,10 @@
 //! What every host last told, and how well the line to it stands.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use evenkeel_crds::{
     Host,
@@ -14,7 +18,9 @@ use uuid::Uuid;
 use crate::circuit::Circuit;
 use crate::credentials::Credentials;
 use crate::journal::Journal;
-use crate::port::{DomainFacts, Endpoint, Fault, HostFacts, Hypervisor, News, PortError};
+use crate::port::{
+    DomainFacts, Endpoint, Fault, HostFacts, Hypervisor, News, PoolFacts, PortError,
+};
 
 /// Milliseconds that a deadline may lie ahead for the clock to bear it: ten years.
 const MOST_KEPT: u64 = 10 * 365 * 86_400_000;
@@ -56,6 +62,9 @@ pub(crate) struct HostState {
     pub(crate) kept: Vec<Keeping>,
     /// When the line was first asked for.
     pub(crate) attached: Instant,
+    /// Directories outside pools that it was asked about, and whether it has answered.
+    pub(crate) directories: BTreeSet<String>,
+    pub(crate) directories_told: bool,
     /// Another Host that leads to the same hypervisor and is used instead.
     pub(crate) duplicate_of: Option<HostName>,
     /// What failed moves to it add up to.
@@ -175,6 +184,17 @@ pub(crate) enum Change {
 }
 
 impl HostState {
+    /// Takes in its pools as they are now. Whether that is news.
+    pub(crate) fn hear_pools(&mut self, pools: Vec<PoolFacts>) -> bool {
+        match &mut self.facts {
+            Some(facts) if facts.pools != pools => {
+                facts.pools = pools;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Takes in what the host told.
     pub(crate) fn hear(&mut self, name: &HostName, news: News, now: Timestamp) -> Change {
         if self.link != Link::Up {

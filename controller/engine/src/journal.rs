@@ -99,10 +99,13 @@ pub struct JournalDisk {
     pub source_path: String,
     /// Pool at the target.
     pub pool: String,
-    /// Name in that pool.
+    /// Path from that pool's directory.
     pub volume: String,
     /// File at the target.
     pub target_path: String,
+    /// The topmost directory that had to be made for it: removed where the move is taken back, as long as it is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_directory: Option<String>,
     /// Format.
     pub format: String,
     /// Exact virtual size.

@@ -239,10 +239,10 @@ pub struct HostFacts {
     pub domains: Vec<DomainFacts>,
 }
 
-/// A storage pool.
+/// A storage pool, or a directory outside all pools that guests have disks in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolFacts {
-    /// Its name.
+    /// Its name; a directory goes by its path, which is no name that libvirt allows.
     pub name: String,
     /// libvirt's type: `dir`, `fs`, `netfs`, `logical`, ...
     pub kind: String,
@@ -256,6 +256,35 @@ pub struct PoolFacts {
     pub available: Bytes,
     /// Whether other hosts see the same files (a network file system).
     pub shared: bool,
+}
+
+impl PoolFacts {
+    /// Whether it is a directory that libvirt has no pool for.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        is_directory(&self.name)
+    }
+
+    /// Whether a file or directory lies below its own.
+    #[must_use]
+    pub fn is_above(&self, path: &str) -> bool {
+        let below = path.strip_prefix(self.path.trim_end_matches('/'));
+        below.is_some_and(|below| below.starts_with('/'))
+    }
+
+    /// Whether that directory, outside all pools elsewhere, is its own here or lies below.
+    #[must_use]
+    pub fn takes(&self, directory: &str) -> bool {
+        self.active
+            && matches!(self.kind.as_str(), "dir" | "fs" | "netfs")
+            && (self.path == directory || self.is_above(directory))
+    }
+}
+
+/// Whether what is given for a pool's name is the path of a directory that is none.
+#[must_use]
+pub fn is_directory(pool: &str) -> bool {
+    pool.starts_with('/')
 }
 
 /// What a domain is doing.
@@ -444,9 +473,9 @@ pub struct DiskFacts {
     pub allocated: Bytes,
     /// What its whole chain occupies: the top file and every backing file.
     pub chain_allocated: Bytes,
-    /// The pool whose directory holds it.
+    /// The pool in whose directory it lies, or below; outside all pools the path of its directory.
     pub pool: Option<String>,
-    /// Its name within that pool.
+    /// Its path from that pool's directory.
     pub volume: Option<String>,
     /// Backing files below it, nearest first.
     pub backing: Vec<String>,
@@ -471,11 +500,14 @@ impl DiskFacts {
         self.is_written() && self.shared
     }
 
-    /// The directory that its file is in.
+    /// The directory of the pool that its file is in; without a pool the file's own.
     #[must_use]
     pub fn directory(&self) -> Option<&str> {
-        let (directory, _) = self.path.as_deref()?.rsplit_once('/')?;
-        Some(directory)
+        let path = self.path.as_deref()?;
+        match &self.volume {
+            Some(volume) => path.strip_suffix(volume.as_str())?.strip_suffix('/'),
+            None => path.rsplit_once('/').map(|(directory, _)| directory),
+        }
     }
 
     /// Whether it is a disk that the guest writes to, in a file.
@@ -628,9 +660,9 @@ pub struct JournalEntry {
 /// A volume to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewVolume {
-    /// In which pool.
+    /// In which pool, or directory outside all pools.
     pub pool: String,
-    /// Its name there.
+    /// Its path from the pool's directory. Directories that are missing between are made.
     pub name: String,
     /// `qcow2` or `raw`.
     pub format: String,
@@ -725,6 +757,10 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// are refused, that is told as [`News::Lost`].
     fn renew(&self, credentials: Option<Arc<Credentials>>);
 
+    /// Directories in which guests of the fleet have disks, outside all pools of their hosts: from now on those that this
+    /// host has, and that lie in no pool here, count as pools. Returns at once.
+    fn use_directories(&self, directories: BTreeSet<String>);
+
     /// The whole host, pools refreshed.
     async fn observe(&self) -> PortResult<HostFacts>;
     /// One domain; nothing where the host has none of that UUID.
@@ -753,8 +789,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// Removes a journal; no error where it is gone.
     async fn remove_journal(&self, pool: &str, id: Uuid) -> PortResult<()>;
 
-    /// The file at a path, if it belongs to an active pool (refreshed first) and exists.
-    /// [`Fault::Unsupported`] where the path is in no pool: then nothing is known.
+    /// The file at a path, if it exists. A directory that no pool has is opened as one for as long as it takes;
+    /// [`Fault::Unsupported`] where that can't be done: then nothing is known.
     async fn volume(&self, path: &str) -> PortResult<Option<VolumeFacts>>;
     /// Makes an empty thin volume, exclusively, and returns its path.
     async fn create_volume(&self, volume: &NewVolume) -> PortResult<String>;
@@ -765,7 +801,12 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// pool has is opened as one for as long as it takes; [`Fault::Unsupported`] where that can't be done, or where
     /// the directory itself is not there.
     async fn file(&self, path: &str) -> PortResult<Option<FileState>>;
-    /// Makes a file of that length, all hole, exclusively. [`Fault::Exists`] where there is one.
+    /// The topmost of the directories that a file at that path lacks below its pool's; nothing where all are there.
+    async fn missing_directory(&self, path: &str) -> PortResult<Option<String>>;
+    /// Removes directories as far as they are empty: from that of a file up to `top`.
+    async fn remove_directories(&self, path: &str, top: &str) -> PortResult<()>;
+    /// Makes a file of that length, all hole, exclusively. [`Fault::Exists`] where there is one. Directories that are
+    /// missing below a pool's are made.
     async fn create_file(&self, path: &str, length: Bytes, access: &Access) -> PortResult<()>;
     /// Reads a file from its first byte to its last. Returns when all is handed over, or when nobody takes it any
     /// more; not subject to a deadline.

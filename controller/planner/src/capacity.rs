@@ -3,7 +3,7 @@
 //! A move holds capacity at both ends until it has ended: the target's is taken when it is planned or started, the
 //! source's comes back only with its end. Sums are kept wide enough that no sum of 64-bit amounts can overflow.
 
-use crate::model::{Fleet, Guest, GuestId, HostId, Ledger};
+use crate::model::{Fleet, Guest, GuestId, HostId, Ledger, Pool};
 
 /// Which room is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +78,12 @@ impl Layout {
         self.space[self.budget[pool]]
     }
 
-    /// The pool of that name.
+    /// The pool of that name, or the one that a directory of that name lies in.
     pub(crate) fn named(&self, fleet: &Fleet, host: HostId, name: &str) -> Option<usize> {
         let pools = &fleet.hosts[host.at()].pools;
-        let index = pools.iter().position(|pool| pool.name == name)?;
+        let holds = |pool: &Pool| pool.directories.contains(name);
+        let named = pools.iter().position(|pool| pool.name == name);
+        let index = named.or_else(|| pools.iter().position(holds))?;
         Some(self.pool(host, index))
     }
 }

@@ -324,6 +324,19 @@ fn disk_refusal(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId, refusal: Dis
         DiskWhy::Missing => {
             let demanded = ask.overrides.get(&disk.target);
             let pool = demanded.or(disk.pool.as_ref());
+            let outside = pool.filter(|pool| pool.starts_with('/'));
+            if let Some(directory) = outside {
+                return Cause::new(
+                    Reason::PoolMissing,
+                    format!(
+                        "{name} has no directory {directory} for {what}, nor a pool that it would lie in"
+                    ),
+                )
+                .hint(
+                    "make the directory there, or start a storage pool over it, or name the pool that the disk is to \
+                     go to (`spec.disks` of a GuestMigration)",
+                );
+            }
             let message = match (pool, &disk.class) {
                 (Some(pool), Some(class)) if demanded.is_none() => {
                     format!("{name} has no pool {pool} for {what}, nor another of class {class}")

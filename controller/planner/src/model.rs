@@ -119,7 +119,7 @@ pub struct Offers {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pool {
-    /// libvirt's name of it.
+    /// libvirt's name of it; a directory outside all pools goes by its path.
     pub name: String,
     /// Why it may not receive disks: not in the Host's list, inactive.
     pub closed: Option<Cause>,
@@ -133,6 +133,9 @@ pub struct Pool {
     pub budget: u32,
     /// Pools of one class stand in for one another.
     pub class: Option<String>,
+    /// Directories in which guests elsewhere have disks, outside all pools there, and which lie in this one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub directories: BTreeSet<String>,
 }
 
 /// A guest.

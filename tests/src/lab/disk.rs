@@ -62,6 +62,9 @@ pub struct DiskSpec {
     pub size: u64,
     /// The bytes it is filled with, a multiple of 64 KiB; at least 4 MiB less than its size.
     pub data: u64,
+    /// Its directory, where that is not its pool's. It is made on the guest's host; as with a pool's, it has to be under
+    /// `/var/lib/libvirt` or `/srv`.
+    pub directory: Option<String>,
     /// Its file name; absent: `GUEST-TARGET.qcow2` or `.img`.
     pub file: Option<String>,
     /// A base image under it, for a qcow2 disk only; the data is then in the base.
@@ -78,6 +81,7 @@ impl Default for DiskSpec {
             format: DiskFormat::Qcow2,
             size,
             data,
+            directory: None,
             file: None,
             backing: None,
             secret: None,
@@ -107,6 +111,13 @@ impl DiskSpec {
     #[must_use]
     pub fn pool(mut self, pool: impl Into<String>) -> Self {
         self.pool = pool.into();
+        self
+    }
+
+    /// Puts it into this directory, see [`DiskSpec::directory`].
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<String>) -> Self {
+        self.directory = Some(directory.into());
         self
     }
 
@@ -174,7 +185,8 @@ impl DiskSpec {
             .find(|pool| pool.name == self.pool);
         let pool =
             pool.with_context(|| format!("host {} has no pool {:?}", host.name(), self.pool))?;
-        Ok(format!("{}/{}", pool.path, self.file_name(guest, target)))
+        let directory = self.directory.as_ref().unwrap_or(&pool.path);
+        Ok(format!("{directory}/{}", self.file_name(guest, target)))
     }
 }
 
@@ -259,6 +271,9 @@ pub(crate) fn make_disks(host: &Host<'_>, guest: &GuestRecord) -> Result<Vec<Str
             "disk {target} of {name:?}: its sizes do not fit, see DiskSpec"
         );
         let path = disk.path(host, name, &target)?;
+        if let Some(directory) = &disk.directory {
+            host.files(&["mkdir", "-p", directory])?;
+        }
         let seed = disk.seed(name, &target);
         let scratch = format!("{}-{target}", guest.index);
         match &disk.backing {

@@ -354,6 +354,14 @@ impl Attempt {
             self.take_luggage_back(journal, written.as_ref(), |path| named.contains_key(path))
                 .await?;
             self.take_secrets_back(journal).await?;
+            for disk in &journal.disks {
+                if let Some(top) = &disk.new_directory {
+                    let removed = hypervisor.remove_directories(&disk.target_path, top).await;
+                    removed.map_err(|error| {
+                        failure(&target.host, &format!("removing {top}"), &error)
+                    })?;
+                }
+            }
         }
         close_pools(target).await;
         hypervisor

@@ -20,9 +20,13 @@ use super::{
     sharing,
 };
 use crate::{
+    capacity::taken_by,
     evidence::{Arrival, Verdict},
     journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
-    port::{Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult},
+    port::{
+        Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult,
+        is_directory,
+    },
 };
 
 /// How long the answer of a measurement of one second is waited for.
@@ -76,6 +80,7 @@ impl Attempt {
         }
         let mut disks = self.place(&facts, &pools)?;
         self.check_clashes(&facts, &disks).await?;
+        self.find_missing(&mut disks).await?;
         let secrets = self.survey_secrets(&facts).await?;
         let predicts = self.begin_prediction(&facts).await;
         let mut definition = None;
@@ -350,8 +355,11 @@ impl Attempt {
         for disk in facts.disks.iter().filter(|disk| disk.is_copied()) {
             let source_path = disk.path.clone().unwrap_or_default();
             let name = self.order.pools.get(&disk.target).or(disk.pool.as_ref());
-            let pool = name
-                .and_then(|name| pools.iter().find(|pool| &pool.name == name && pool.active))
+            let named =
+                name.and_then(|name| pools.iter().find(|pool| &pool.name == name && pool.active));
+            let outside = name.filter(|name| is_directory(name));
+            let pool = named
+                .or_else(|| outside.and_then(|directory| taken_by(pools, directory)))
                 .ok_or_else(|| {
                     Cause::new(
                         Reason::PoolMissing,
@@ -363,24 +371,32 @@ impl Attempt {
                         ),
                     )
                 })?;
-            let file = disk.volume.clone().unwrap_or_else(|| {
-                source_path
-                    .rsplit('/')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            });
+            let outside = disk.pool.as_deref().is_some_and(is_directory);
+            let own = source_path.rsplit('/').next().unwrap_or_default();
+            let file = if outside && !pool.is_directory() && pool.is_above(&source_path) {
+                // It keeps its path.
+                &source_path[pool.path.trim_end_matches('/').len() + 1..]
+            } else if pool.is_directory() {
+                own
+            } else {
+                disk.volume.as_deref().unwrap_or(own)
+            };
+            let file = file.to_owned();
             // Two disks of one name from two pools may meet in one.
             let volume = if taken.insert((pool.name.clone(), file.clone())) {
                 file
             } else {
-                format!("{}-{file}", disk.target)
+                match file.rsplit_once('/') {
+                    Some((directory, name)) => format!("{directory}/{}-{name}", disk.target),
+                    None => format!("{}-{file}", disk.target),
+                }
             };
             disks.push(JournalDisk {
                 target: disk.target.clone(),
                 source_path,
                 pool: pool.name.clone(),
                 target_path: format!("{}/{volume}", pool.path.trim_end_matches('/')),
+                new_directory: None,
                 volume,
                 format: disk.format.clone(),
                 virtual_size: disk.virtual_size,
@@ -406,7 +422,7 @@ impl Attempt {
                 .filter(|disk| disk.pool == pool.name)
                 .map(|disk| disk.virtual_size.0);
             let of_files = files_to_bring(files)
-                .filter(|file| lies_in(file, pool))
+                .filter(|file| pool.is_above(&file.path))
                 .map(|file| file.length.0);
             let bytes: u64 = of_disks.chain(of_files).sum();
             if pool.available.0 < bytes {
@@ -465,13 +481,25 @@ impl Attempt {
         Ok(())
     }
 
+    /// Notes the directories that are to be made for disks below a pool's own.
+    async fn find_missing(&self, disks: &mut [JournalDisk]) -> Result<(), Cause> {
+        let target = &self.order.target;
+        for disk in disks.iter_mut().filter(|disk| disk.volume.contains('/')) {
+            let missing = target.hypervisor.missing_directory(&disk.target_path).await;
+            disk.new_directory = missing
+                .map_err(|error| failure(&target.host, "looking for a disk's directory", &error))?;
+        }
+        Ok(())
+    }
+
     /// Where the source's journal goes: next to the guest's first disk, else into any pool.
     async fn source_pool(&self, facts: &DomainFacts) -> Result<String, Cause> {
         let own = facts
             .disks
             .iter()
             .filter(|disk| disk.is_copied())
-            .find_map(|disk| disk.pool.clone());
+            .filter_map(|disk| disk.pool.clone())
+            .find(|pool| !is_directory(pool));
         if let Some(pool) = own {
             return Ok(pool);
         }
@@ -626,16 +654,11 @@ fn files_to_bring(files: &[JournalFile]) -> impl Iterator<Item = &JournalFile> {
         .filter(|file| file.origin == FileOrigin::Planned)
 }
 
-fn lies_in(file: &JournalFile, pool: &PoolFacts) -> bool {
-    let directory = file.path.rsplit_once('/').map(|(directory, _)| directory);
-    directory == Some(pool.path.trim_end_matches('/'))
-}
-
 /// What is brought into each pool, besides disks.
 fn brings(files: &[JournalFile], pools: &[PoolFacts]) -> BTreeMap<String, Bytes> {
     let mut brings = BTreeMap::<String, Bytes>::new();
     for file in files_to_bring(files) {
-        if let Some(pool) = pools.iter().find(|pool| lies_in(file, pool)) {
+        if let Some(pool) = pools.iter().find(|pool| pool.is_above(&file.path)) {
             brings.entry(pool.name.clone()).or_default().0 += file.length.0;
         }
     }
@@ -650,10 +673,12 @@ fn journal_pool(
 ) -> Option<String> {
     let own = |pool: &&PoolFacts| {
         pool.active
+            && !pool.is_directory()
             && matches!(pool.kind.as_str(), "dir" | "fs")
             && !shared.contains(pool.path.trim_end_matches('/'))
     };
-    let beside = disks.first().map(|disk| disk.pool.clone());
+    let beside = disks.iter().map(|disk| &disk.pool);
+    let beside = beside.cloned().find(|pool| !is_directory(pool));
     beside.or_else(|| pools.iter().find(own).map(|pool| pool.name.clone()))
 }
 

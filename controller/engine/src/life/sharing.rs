@@ -17,7 +17,7 @@ use evenkeel_crds::{
 use super::{Attempt, failure};
 use crate::{
     journal::SharedDisk,
-    port::{DiskFacts, DomainFacts, Fault, PoolFacts},
+    port::{DiskFacts, DomainFacts, Fault, PoolFacts, is_directory},
 };
 
 /// How often the target is asked for what was made at the source: network file systems may take a moment.
@@ -75,7 +75,10 @@ fn check_mode(mode: MigrationMode, facts: &DomainFacts) -> Result<(), Cause> {
 /// The target's pool in that directory.
 fn pool_in<'p>(pools: &'p [PoolFacts], directory: &str) -> Option<&'p PoolFacts> {
     let same = |pool: &&PoolFacts| pool.path.trim_end_matches('/') == directory;
-    pools.iter().filter(|pool| pool.active).find(same)
+    let mut pools = pools
+        .iter()
+        .filter(|pool| pool.active && !pool.is_directory());
+    pools.find(same)
 }
 
 impl Attempt {
@@ -92,7 +95,8 @@ impl Attempt {
             let (Some(pool), Some(directory)) = (&disk.pool, disk.directory()) else {
                 continue;
             };
-            if !disk.stays() && !disk.is_copied() {
+            // What is in no pool of its host is not known to be shared: it is copied, or found in its own way.
+            if !disk.stays() && !disk.is_copied() || is_directory(pool) {
                 continue;
             }
             let there = pool_in(pools, directory);

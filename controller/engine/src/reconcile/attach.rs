@@ -1,16 +1,20 @@
 //! Keeps a line to each declared host, and finds two that lead to one hypervisor.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use evenkeel_crds::names::HostName;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Reconciler;
+use super::{Inner, Reconciler};
 use crate::{
     circuit::Circuit,
     hosts::{HostState, Journals, Link, endpoint},
     moves::running,
+    port::is_directory,
 };
 
 impl Reconciler {
@@ -72,6 +76,8 @@ impl Reconciler {
                     journals: Journals::Unread,
                     journals_read: Instant::now(),
                     attached: Instant::now(),
+                    directories: BTreeSet::new(),
+                    directories_told: true,
                     duplicate_of: None,
                     circuit: Circuit::default(),
                     kept: Vec::new(),
@@ -79,6 +85,36 @@ impl Reconciler {
             );
         }
         self.find_duplicates();
+    }
+
+    /// Asks every host about the directories that disks in the fleet lie in, or are to go to, outside all pools.
+    pub(super) fn ask_for_directories(&mut self) {
+        let domains = self.hosts.values().flat_map(|state| state.domains.values());
+        let disks = domains.flat_map(|domain| domain.disks.iter().filter(|disk| disk.is_copied()));
+        let moves = self.moves.values().filter(|state| !state.is_final());
+        let named = moves.flat_map(|state| state.spec.disks.iter().flatten());
+        let used: BTreeSet<String> = disks
+            .filter_map(|disk| disk.pool.as_ref())
+            .chain(named.map(|disk| &disk.pool))
+            .filter(|pool| is_directory(pool))
+            .cloned()
+            .collect();
+        for (name, state) in &mut self.hosts {
+            let Some(hypervisor) = state.hypervisor.clone() else {
+                continue;
+            };
+            if state.directories == used {
+                continue;
+            }
+            state.directories.clone_from(&used);
+            state.directories_told = false;
+            hypervisor.use_directories(used.clone());
+            let (inner, name) = (self.inner.0.clone(), name.clone());
+            self.tasks.spawn(async move {
+                let pools = hypervisor.pools().await;
+                let _ = inner.send(Inner::Directories(name, pools.ok()));
+            });
+        }
     }
 
     /// Of several Hosts with one hypervisor the oldest is used, by name among equals.

@@ -78,6 +78,8 @@ enum Inner {
     Journals(HostName, Option<Vec<JournalEntry>>),
     /// A host's pools, looked at because something waits for room.
     Pools(HostName, Vec<PoolFacts>),
+    /// The same, directories outside pools among them; nothing where the host did not answer.
+    Directories(HostName, Option<Vec<PoolFacts>>),
     /// A journal without a word at that host is gone, or was written after all.
     Swept(HostName, Uuid),
     /// Disks that were kept at that host are removed, or why they are not.
@@ -467,17 +469,15 @@ impl Reconciler {
         match inner {
             Inner::Journals(host, entries) => self.journals_read(&host, entries),
             Inner::Pools(host, pools) => {
-                let facts = self
-                    .hosts
-                    .get_mut(&host)
-                    .and_then(|state| state.facts.as_mut());
-                match facts {
-                    Some(facts) if facts.pools != pools => {
-                        facts.pools = pools;
-                        true
-                    }
-                    _ => false,
+                let state = self.hosts.get_mut(&host);
+                state.is_some_and(|state| state.hear_pools(pools))
+            }
+            Inner::Directories(host, pools) => {
+                if let Some(state) = self.hosts.get_mut(&host) {
+                    state.directories_told = true;
+                    pools.map(|pools| state.hear_pools(pools));
                 }
+                true
             }
             Inner::Swept(host, id) => self.sweeping.remove(&(host, id)),
             Inner::Released(host, id, done) => {
@@ -609,6 +609,7 @@ impl Reconciler {
         let mut guests = Guests::collect(&self.hosts, &self.declared.guests);
         self.let_settle(&mut guests);
         self.sync_moves(&guests, now);
+        self.ask_for_directories();
         let claimed: BTreeMap<HostName, Cause> = self
             .claims
             .others()

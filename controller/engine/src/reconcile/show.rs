@@ -28,6 +28,7 @@ impl Reconciler {
         let mut view = View {
             number: before.number + 1,
             settled: self.hosts.values().all(|state| state.link != Link::Unheard)
+                && self.hosts.values().all(|state| state.directories_told)
                 && self.is_swept()
                 && !pass.guests.by_uuid.values().any(|entry| entry.settling),
             ..View::default()

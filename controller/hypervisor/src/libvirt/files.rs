@@ -1,19 +1,14 @@
 //! Files carried byte for byte, through libvirt's streams. A file in no pool's directory is reached through a pool that
-//! is opened over that directory for as long as somebody here uses it: transient, never one of the user's.
+//! is opened over that directory for a while (`directories.rs`).
 //!
 //! libvirt's client takes in whatever a stream sends, used or not, so a file is read in spans, each a stream of its own:
 //! no more than one span is ever in memory.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{Access, Backing, Fault, FileState, Piece, PortError, PortResult};
 use tokio::sync::mpsc;
-use uuid::Uuid;
 use virt::{connect::Connect, storage_vol::StorageVol, stream::Stream, sys};
 
 use super::{
@@ -22,147 +17,36 @@ use super::{
     raw::{self, Connection, Received},
     refreshes::Freshness,
     session::Session,
-    storage::{self, Pool, Storage},
-    worker::lock,
+    storage::Pool,
     xml,
 };
 
-/// What the names of our own pools begin with; a UUID follows.
-const PREFIX: &str = "evenkeel-";
 /// Most that is read by one stream.
 const SPAN: u64 = 16 << 20;
 /// What one message of a stream carries at most.
 const MESSAGE: usize = 262_120;
 const KNOCK: Duration = Duration::from_secs(5);
 
-/// Directories that are open as pools, by their paths: how often, and under which name.
-#[derive(Debug, Default)]
-pub(crate) struct Lent(Mutex<HashMap<String, (usize, String)>>);
-
-/// Whether a pool of that name is one that we opened for a while.
-pub(crate) fn is_lent(name: &str) -> bool {
-    name.strip_prefix(PREFIX)
-        .is_some_and(|id| Uuid::parse_str(id).is_ok())
-}
-
-/// A pool over a directory, for as long as this lives.
-struct Loan<'s> {
-    lent: &'s Lent,
-    directory: String,
-    pool: Pool,
-}
-
-impl Drop for Loan<'_> {
-    fn drop(&mut self) {
-        let mut lent = lock(&self.lent.0);
-        let Some((users, name)) = lent.get_mut(&self.directory) else {
-            return;
-        };
-        *users -= 1;
-        if *users == 0 {
-            if let Err(error) = self.pool.close() {
-                // The next move that ends here closes it.
-                tracing::debug!(pool = name, %error, "a pool opened for a while stays open");
-            }
-            lent.remove(&self.directory);
-        }
-    }
-}
-
-/// Opens a directory as a pool, or shares one that is open.
-fn lend<'s>(session: &'s Session, storage: Storage<'_>, directory: &str) -> PortResult<Loan<'s>> {
-    let refused = |error: PortError| match error.fault {
-        Fault::Unreachable | Fault::TimedOut | Fault::Busy => error,
-        _ => PortError::new(
-            Fault::Unsupported,
-            format!("the directory `{directory}` can't be opened as a storage pool: {error}"),
-        ),
-    };
-    let mut lent = lock(&session.lent.0);
-    let known = lent.get(directory).map(|(_, name)| name.clone());
-    let opened = match known {
-        Some(name) => storage.connect.lookup_storage_pool_by_name(&name),
-        None => {
-            let name = format!("{PREFIX}{}", Uuid::new_v4());
-            let description = format!(
-                "<pool type='dir'><name>{name}</name><target><path>{}</path></target></pool>",
-                xml::escape(directory)
-            );
-            storage.connect.create_storage_pool_xml(&description, 0)
-        }
-    };
-    let pool = match opened.or_fault() {
-        Ok(object) => storage.read(object, true)?,
-        // One of ours that a dead process left open will do as well.
-        Err(error) => Some(left_open(storage, directory)?.ok_or_else(|| refused(error))?),
-    };
-    let pool =
-        pool.ok_or_else(|| refused(PortError::new(Fault::NotFound, "it is gone at once")))?;
-    let entry = lent
-        .entry(directory.to_owned())
-        .or_insert_with(|| (0, pool.facts.name.clone()));
-    entry.0 += 1;
-    Ok(Loan {
-        lent: &session.lent,
-        directory: directory.to_owned(),
-        pool,
-    })
-}
-
-/// Our own pools.
-fn own_pools(storage: Storage<'_>) -> PortResult<Vec<Pool>> {
-    let active = sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
-    let mut pools = Vec::new();
-    for object in storage.connect.list_all_storage_pools(active).or_fault()? {
-        if object.name().is_ok_and(|name| is_lent(&name)) {
-            pools.extend(storage.read(object, true)?);
-        }
-    }
-    Ok(pools)
-}
-
-fn left_open(storage: Storage<'_>, directory: &str) -> PortResult<Option<Pool>> {
-    let mut pools = own_pools(storage)?.into_iter();
-    Ok(pools.find(|pool| pool.facts.path == directory))
-}
-
-/// Closes those of our pools that nobody here uses.
-pub(crate) fn close_pools(session: &Arc<Session>, connection: &Connection) -> PortResult<()> {
-    let lent = lock(&session.lent.0);
-    for pool in own_pools(session.storage(connection))? {
-        if !lent.contains_key(&pool.facts.path) {
-            match pool.close() {
-                Err(error) if error.fault != Fault::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Does something in the pool that holds a file, or that is opened for it.
+/// Does something in the pool that holds a file, or that is opened for it. Nothing where its directory is a missing one
+/// below a pool's.
 fn within<T>(
     session: &Session,
     connection: &Connection,
     path: &str,
     act: impl FnOnce(&Pool, &str) -> PortResult<T>,
-) -> PortResult<T> {
+) -> PortResult<Option<T>> {
     let path = xml::tidy_path(path);
-    let storage = session.storage(connection);
-    let pools = storage.pools(Freshness::AsListed)?;
-    if let Some((pool, name)) = storage::owner(&pools, &path) {
-        return act(pool, name);
+    match session.storage(connection).open(&path)? {
+        Some((pool, name)) => act(&pool, name).map(Some),
+        None => Ok(None),
     }
-    match path.rsplit_once('/') {
-        Some((directory, name)) if !directory.is_empty() && !name.is_empty() => {
-            let loan = lend(session, storage, directory)?;
-            act(&loan.pool, name)
-        }
-        _ => Err(PortError::new(
-            Fault::Unsupported,
-            format!("`{path}` is no path of a file in a directory"),
-        )),
-    }
+}
+
+fn gone(path: &str) -> PortError {
+    PortError::new(
+        Fault::NotFound,
+        format!("there is no directory for the file `{path}`"),
+    )
 }
 
 /// A volume whose file is there now.
@@ -202,6 +86,7 @@ pub(crate) fn state(
             None => Ok(None),
         }
     })
+    .map(Option::flatten)
 }
 
 fn described(description: &str) -> PortResult<FileState> {
@@ -249,23 +134,23 @@ pub(crate) fn create(
     length: Bytes,
     access: &Access,
 ) -> PortResult<()> {
-    within(session, connection, path, |pool, name| {
-        let number = |text: &str| text.parse::<u32>().is_ok();
-        let mut permissions = String::new();
-        if number(&access.mode) && number(&access.owner) && number(&access.group) {
-            permissions = format!(
-                "<permissions><mode>{}</mode><owner>{}</owner><group>{}</group></permissions>",
-                access.mode, access.owner, access.group
-            );
-        }
-        let description = format!(
-            "<volume type='file'><name>{}</name><capacity unit='bytes'>{}</capacity>\
-             <allocation unit='bytes'>0</allocation><target><format type='raw'/>{permissions}</target></volume>",
-            xml::escape(name),
-            length.0
+    let path = xml::tidy_path(path);
+    let (pool, name) = session.storage(connection).open_new(&path)?;
+    let number = |text: &str| text.parse::<u32>().is_ok();
+    let mut permissions = String::new();
+    if number(&access.mode) && number(&access.owner) && number(&access.group) {
+        permissions = format!(
+            "<permissions><mode>{}</mode><owner>{}</owner><group>{}</group></permissions>",
+            access.mode, access.owner, access.group
         );
-        pool.create(name, &description).map(drop)
-    })
+    }
+    let description = format!(
+        "<volume type='file'><name>{}</name><capacity unit='bytes'>{}</capacity>\
+         <allocation unit='bytes'>0</allocation><target><format type='raw'/>{permissions}</target></volume>",
+        xml::escape(name),
+        length.0
+    );
+    pool.create(name, &description).map(drop)
 }
 
 /// Removes a file; no error where it is gone.
@@ -274,7 +159,7 @@ pub(crate) fn remove(
     connection: &Connection,
     path: &str,
 ) -> PortResult<()> {
-    within(session, connection, path, Pool::delete)
+    within(session, connection, path, Pool::delete).map(Option::unwrap_or_default)
 }
 
 /// Reads a file from its first byte to its last, over a connection of its own.
@@ -299,7 +184,8 @@ pub(crate) fn read(
             offset += span;
         }
         Ok(())
-    })
+    })?
+    .ok_or_else(|| gone(path))
 }
 
 /// Reads a part of a file. Whether anybody still takes it.
@@ -375,7 +261,8 @@ pub(crate) fn write(
             ));
         }
         stream.finish().or_fault()
-    })
+    })?
+    .ok_or_else(|| gone(path))
 }
 
 fn send(stream: &Stream, piece: &Piece) -> PortResult<()> {
@@ -394,12 +281,6 @@ fn send(stream: &Stream, piece: &Piece) -> PortResult<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn our_pools_are_told_by_their_names() {
-        assert!(is_lent("evenkeel-6f1c2b5e-8f3a-4b59-9d0a-0d8f0c6a1b2c"));
-        assert!(!is_lent("evenkeel-images") && !is_lent("default"));
-    }
 
     #[test]
     fn what_a_volume_says_of_its_file() {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use virt::sys;
 
 use super::{
-    domain,
+    directories, domain,
     fault::OrFault,
     raw::{self, Connection},
     refreshes::Freshness,
@@ -117,7 +117,7 @@ pub(crate) fn observe(session: &Arc<Session>, connection: &Connection) -> PortRe
             .or_else(|error| without_driver(error, BTreeSet::new()))?,
         machines: capabilities.machines,
         domains: domain::look_at_all(session, connection, &pools)?,
-        pools: pools.into_iter().map(|pool| pool.facts).collect(),
+        pools: directories::all(session, connection, &pools)?,
     })
 }
 

@@ -55,6 +55,8 @@ pub(crate) enum Message {
     Looked(u64, Uuid, Box<PortResult<Option<DomainFacts>>>),
     Sampled(u64, PortResult<(host::Sample, BTreeMap<Uuid, Usage>)>),
     Suspect,
+    /// What is to be seen of the host has changed.
+    LookAround,
     /// How the host is reached has changed.
     Renew,
     Stop,
@@ -181,6 +183,10 @@ impl Keeper {
                 }
             }
             Message::Renew => self.renew(),
+            Message::LookAround => {
+                let soon = Instant::now() + SURROUNDINGS_PAUSE;
+                self.observe_at = self.observe_at.map(|at| at.min(soon));
+            }
             Message::Event(..)
             | Message::Observed(..)
             | Message::Looked(..)

@@ -4,6 +4,7 @@
 //! that what waits for a domain's lock, for QEMU or for a slow file system never holds up looking at the host.
 
 mod claim;
+mod directories;
 mod domain;
 mod events;
 mod farewell;
@@ -27,7 +28,7 @@ mod worker;
 mod xml;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
     thread,
@@ -51,6 +52,7 @@ pub use self::farewell::farewell;
 pub use self::uri::{HypervisorUri, Transport, check_address, check_uri};
 use self::{
     fault::OrFault,
+    keeper::Message,
     keys::Reach,
     raw::Connection,
     refreshes::Freshness,
@@ -230,6 +232,13 @@ impl Hypervisor for Host {
         }
     }
 
+    fn use_directories(&self, directories: BTreeSet<String>) {
+        if let Ok(session) = &self.session {
+            *worker::lock(&session.directories) = directories;
+            session.send(Message::LookAround);
+        }
+    }
+
     async fn observe(&self) -> PortResult<HostFacts> {
         self.call(Session::files, CALL, |session, connection| {
             host::observe(session, connection)
@@ -261,7 +270,7 @@ impl Hypervisor for Host {
     async fn pools(&self) -> PortResult<Vec<PoolFacts>> {
         self.call(Session::files, CALL, |session, connection| {
             let pools = session.storage(connection).pools(Freshness::Lately)?;
-            Ok(pools.into_iter().map(|pool| pool.facts).collect())
+            directories::all(session, connection, &pools)
         })
         .await
     }
@@ -345,6 +354,22 @@ impl Hypervisor for Host {
         .await
     }
 
+    async fn missing_directory(&self, path: &str) -> PortResult<Option<String>> {
+        let path = xml::tidy_path(path);
+        self.call(Session::files, CALL, move |session, connection| {
+            session.storage(connection).missing(&path)
+        })
+        .await
+    }
+
+    async fn remove_directories(&self, path: &str, top: &str) -> PortResult<()> {
+        let (path, top) = (xml::tidy_path(path), xml::tidy_path(top));
+        self.call(Session::files, CALL, move |session, connection| {
+            session.storage(connection).remove_directories(&path, &top)
+        })
+        .await
+    }
+
     async fn file(&self, path: &str) -> PortResult<Option<FileState>> {
         let path = path.to_owned();
         self.call(Session::files, CALL, move |session, connection| {
@@ -389,7 +414,8 @@ impl Hypervisor for Host {
     }
 
     async fn close_pools(&self) -> PortResult<()> {
-        self.call(Session::files, CALL, files::close_pools).await
+        self.call(Session::files, CALL, directories::close_pools)
+            .await
     }
 
     async fn secret(&self, id: Uuid) -> PortResult<Option<SecretFacts>> {

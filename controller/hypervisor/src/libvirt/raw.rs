@@ -16,7 +16,7 @@ use uuid::Uuid;
 use virt::{connect::Connect, domain::Domain, error::Error, secret::Secret, stream::Stream, sys};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{farewell::Open, files::is_lent};
+use super::{directories::is_lent, farewell::Open};
 
 /// Has libvirt keep its own log to errors, which it hands us as well: else it writes warnings to standard error. What the
 /// environment says of it already stays. Does nothing where other threads run.

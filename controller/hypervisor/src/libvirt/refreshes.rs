@@ -56,6 +56,11 @@ impl Refreshes {
         *last = Some(begun);
         Ok(())
     }
+
+    /// Of a pool that is closed for good.
+    pub(crate) fn forget(&self, pool: &str) {
+        lock(&self.0).remove(pool);
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The keeper (`keeper.rs`) decides whether there is a connection; here is what callers share with it.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +21,7 @@ use evenkeel_engine::{
 use tokio::sync::{mpsc::UnboundedSender, watch};
 
 use super::{
-    files::Lent,
+    directories::Lent,
     keeper::{Keeper, Message},
     keys::Reach,
     link,
@@ -61,6 +62,8 @@ pub(crate) struct Session {
     /// The last figure for CPU use.
     pub(crate) cpu_milli: Mutex<Option<u64>>,
     refreshes: Arc<Refreshes>,
+    /// Directories outside pools that guests of the fleet have disks in.
+    pub(crate) directories: Mutex<BTreeSet<String>>,
     /// Directories that are open as pools for a while.
     pub(crate) lent: Lent,
     pub(crate) keeper: Sender<Message>,
@@ -85,6 +88,7 @@ impl Session {
             status: watch::Sender::new(Status::Connecting),
             cpu_milli: Mutex::new(None),
             refreshes: Arc::default(),
+            directories: Mutex::default(),
             lent: Lent::default(),
             keeper: sender,
             stopped: AtomicBool::new(false),
@@ -159,6 +163,7 @@ impl Session {
         Storage {
             connect: connection,
             refreshes: &self.refreshes,
+            lent: &self.lent,
         }
     }
 

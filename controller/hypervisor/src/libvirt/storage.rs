@@ -11,8 +11,8 @@ use evenkeel_engine::port::{Fault, NewVolume, PoolFacts, PortError, PortResult, 
 use virt::{connect::Connect, storage_pool::StoragePool, storage_vol::StorageVol, sys};
 
 use super::{
+    directories::{self, Lent, Opened},
     fault::OrFault,
-    files,
     refreshes::{Freshness, Refreshes},
     xml,
 };
@@ -29,6 +29,8 @@ const SHARED_KINDS: &[&str] = &[
 ];
 /// Pool types whose content is refreshed before it is believed.
 const REFRESHED_KINDS: &[&str] = &["dir", "fs", "netfs", "gluster", "vstorage"];
+/// Pool types that are directories, with others below.
+const DIRECTORY_KINDS: &[&str] = &["dir", "fs", "netfs"];
 /// While a volume is being built libvirt refuses to refresh its pool; that takes a moment, and an encrypted one seconds.
 /// It is tried so often before others who want the same get their turn, and so many times over.
 const BUSY_TRIES: u32 = 10;
@@ -46,6 +48,7 @@ const MEASURED_AGAIN: u32 = 10;
 pub(crate) struct Storage<'c> {
     pub(crate) connect: &'c Connect,
     pub(crate) refreshes: &'c Arc<Refreshes>,
+    pub(crate) lent: &'c Lent,
 }
 
 /// A pool and libvirt's object for it.
@@ -59,6 +62,7 @@ pub(crate) struct Pool {
 impl Pool {
     /// Stops it; its files stay.
     pub(crate) fn close(&self) -> PortResult<()> {
+        self.refreshes.forget(&self.facts.name);
         self.object.destroy().or_fault()
     }
 
@@ -162,7 +166,7 @@ impl Pool {
     }
 }
 
-impl Storage<'_> {
+impl<'c> Storage<'c> {
     /// Every pool, but for those that we opened for a while.
     pub(crate) fn pools(&self, freshness: Freshness) -> PortResult<Vec<Pool>> {
         let mut pools = Vec::new();
@@ -176,7 +180,7 @@ impl Storage<'_> {
                 listed => listed?,
             };
             for object in listed {
-                if object.name().is_ok_and(|name| files::is_lent(&name)) {
+                if object.name().is_ok_and(|name| directories::is_lent(&name)) {
                     continue;
                 }
                 if let Some(pool) = self.describe(object, active, freshness)? {
@@ -232,11 +236,15 @@ impl Storage<'_> {
         }))
     }
 
-    /// The active pool of that name.
-    pub(crate) fn pool(&self, name: &str) -> PortResult<Pool> {
+    /// The active pool of that name; a directory that is no pool is named by its path, and opened for a while.
+    pub(crate) fn pool(&self, name: &str) -> PortResult<Opened<'c>> {
+        if name.starts_with('/') {
+            return self.lend(name).map(Opened::Lent);
+        }
         self.pools(Freshness::AsListed)?
             .into_iter()
             .find(|pool| pool.facts.name == name && pool.facts.active)
+            .map(Opened::Listed)
             .ok_or_else(|| {
                 PortError::new(
                     Fault::NotFound,
@@ -245,11 +253,12 @@ impl Storage<'_> {
             })
     }
 
-    /// A file in a pool, as it is now.
+    /// A file, as it is now.
     pub(crate) fn volume(&self, path: &str) -> PortResult<Option<VolumeFacts>> {
-        let pools = self.pools(Freshness::AsListed)?;
         let path = xml::tidy_path(path);
-        let (pool, name) = known_owner(&pools, &path)?;
+        let Some((pool, name)) = self.open(&path)? else {
+            return Ok(None);
+        };
         // libvirt looks at the file itself when it is asked about a volume that it remembers.
         let mut info = match pool.lookup(name)? {
             Some(volume) => volume.info().ok(),
@@ -271,14 +280,19 @@ impl Storage<'_> {
 
     /// Makes an empty thin volume, exclusively, and returns its path.
     pub(crate) fn create(&self, volume: &NewVolume) -> PortResult<String> {
-        let description = volume_xml(volume)?;
-        let pool = self.pool(&volume.pool)?;
-        let mut made = pool.create(&volume.name, &description);
+        let mut pool = self.pool(&volume.pool)?;
+        let path = format!("{}/{}", pool.facts.path.trim_end_matches('/'), volume.name);
+        let mut name = volume.name.as_str();
+        if name.contains('/') {
+            (pool, name) = self.open_new(&path)?;
+        }
+        let description = volume_xml(volume, name)?;
+        let mut made = pool.create(name, &description);
         for _ in 1..MEASURED_AGAIN {
             if !matches!(&made, Err(error) if error.message.contains(NOT_MEASURED)) {
                 break;
             }
-            match pool.create(&volume.name, &description) {
+            match pool.create(name, &description) {
                 // What QEMU left of it is nobody else's.
                 Err(error) if error.fault == Fault::Exists => break,
                 again => made = again,
@@ -300,10 +314,11 @@ impl Storage<'_> {
 
     /// Removes a volume by its path; no error where it is gone.
     pub(crate) fn delete(&self, path: &str) -> PortResult<()> {
-        let pools = self.pools(Freshness::AsListed)?;
         let path = xml::tidy_path(path);
-        let (pool, name) = known_owner(&pools, &path)?;
-        pool.delete(name)
+        match self.open(&path)? {
+            Some((pool, name)) => pool.delete(name),
+            None => Ok(()),
+        }
     }
 }
 
@@ -329,29 +344,38 @@ pub(super) fn pool_facts(description: &str, active: bool) -> PortResult<PoolFact
     })
 }
 
-/// The active pool with the longest path that holds a file, and the file's name in it. Nothing for a file in a
-/// subdirectory of a pool: it is no volume.
+/// The active pool with the longest path that has a file right in its directory, and the file's name there.
 pub(crate) fn owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> Option<(&'p Pool, &'f str)> {
+    owner_at(pools, path).map(|(at, name)| (&pools[at], name))
+}
+
+/// The same by the pool's place among them.
+pub(super) fn owner_at<'f>(pools: &[Pool], path: &'f str) -> Option<(usize, &'f str)> {
+    let pools = pools.iter().enumerate();
+    pools
+        .filter(|(_, pool)| pool.facts.active)
+        .filter_map(|(at, pool)| Some((pool.facts.path.len(), at, pool.name_of(path)?)))
+        .max_by_key(|(length, ..)| *length)
+        .map(|(_, at, name)| (at, name))
+}
+
+/// The active pool of files with the longest path that a file or directory lies below, and the path from there.
+pub(crate) fn above<'p, 'f>(pools: &'p [Pool], path: &'f str) -> Option<(&'p Pool, &'f str)> {
     pools
         .iter()
-        .filter(|pool| pool.facts.active)
-        .filter_map(|pool| Some((pool, pool.name_of(path)?)))
+        .filter(|pool| pool.facts.active && DIRECTORY_KINDS.contains(&pool.facts.kind.as_str()))
+        .filter_map(|pool| {
+            let below = path.strip_prefix(pool.facts.path.trim_end_matches('/'))?;
+            Some((
+                pool,
+                below.strip_prefix('/').filter(|below| !below.is_empty())?,
+            ))
+        })
         .max_by_key(|(pool, _)| pool.facts.path.len())
 }
 
-/// The pool that holds a file, and the file's name in it; an error where none does.
-fn known_owner<'p, 'f>(pools: &'p [Pool], path: &'f str) -> PortResult<(&'p Pool, &'f str)> {
-    owner(pools, path).ok_or_else(|| {
-        PortError::new(
-            Fault::Unsupported,
-            format!("`{path}` is in no active storage pool"),
-        )
-    })
-}
-
-fn volume_xml(volume: &NewVolume) -> PortResult<String> {
+fn volume_xml(volume: &NewVolume, name: &str) -> PortResult<String> {
     let invalid = |what: String| Err(PortError::new(Fault::Invalid, what));
-    let name = &volume.name;
     if name.is_empty()
         || name == "."
         || name == ".."
@@ -425,6 +449,10 @@ mod tests {
     use super::*;
     use evenkeel_engine::port::Backing;
 
+    fn xml_of(volume: &NewVolume) -> PortResult<String> {
+        volume_xml(volume, &volume.name)
+    }
+
     #[test]
     fn a_pool() {
         let facts = pool_facts(
@@ -462,26 +490,26 @@ mod tests {
             ..volume("o", "qcow2")
         };
         let base = "<backingStore><path>/p/a&amp;b</path><format type='raw'/></backingStore>";
-        assert!(volume_xml(&over).unwrap().contains(base));
+        assert!(xml_of(&over).unwrap().contains(base));
         let sealed = NewVolume {
             secret: Some(uuid::Uuid::from_u128(7)),
             ..over.clone()
         };
-        assert_eq!(volume_xml(&sealed).unwrap_err().fault, Fault::Invalid);
+        assert_eq!(xml_of(&sealed).unwrap_err().fault, Fault::Invalid);
         let raw = NewVolume {
             format: "raw".into(),
             ..over
         };
-        assert_eq!(volume_xml(&raw).unwrap_err().fault, Fault::Invalid);
+        assert_eq!(xml_of(&raw).unwrap_err().fault, Fault::Invalid);
         let sealed = NewVolume {
             secret: Some(uuid::Uuid::from_u128(7)),
             ..volume("s", "raw")
         };
         let key = "<format type='raw'/><encryption format='luks'>\
                    <secret type='passphrase' uuid='00000000-0000-0000-0000-000000000007'/></encryption></target>";
-        assert!(volume_xml(&sealed).unwrap().contains(key));
+        assert!(xml_of(&sealed).unwrap().contains(key));
         assert!(
-            volume_xml(&volume("a'b<c", "qcow2"))
+            xml_of(&volume("a'b<c", "qcow2"))
                 .unwrap()
                 .contains("a&apos;b&lt;c")
         );
@@ -493,7 +521,7 @@ mod tests {
             ("a", "vmdk"),
         ] {
             assert_eq!(
-                volume_xml(&volume(name, format)).unwrap_err().fault,
+                xml_of(&volume(name, format)).unwrap_err().fault,
                 Fault::Invalid
             );
         }

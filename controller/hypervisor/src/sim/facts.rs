@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
     Activity, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, Load, PoolFacts, Usage,
+    is_directory,
 };
 use uuid::Uuid;
 
@@ -68,6 +69,7 @@ pub(super) fn pools(machine: &Machine) -> Vec<PoolFacts> {
     machine
         .pools
         .iter()
+        .filter(|pool| !is_directory(&pool.name) || machine.used.contains(&pool.name))
         .map(|pool| PoolFacts {
             name: pool.name.clone(),
             kind: pool.kind.into(),

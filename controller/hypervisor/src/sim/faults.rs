@@ -162,9 +162,12 @@ impl Fleet {
         self.world().boot(host, guest);
     }
 
-    /// Puts a file of somebody else's into the host's default pool and returns its path.
+    /// Puts a file of somebody else's into the host's default pool, or at a path, and returns that.
     pub fn put_file(&self, host: &str, name: &str, size: u64) -> String {
-        let path = format!("/pools/default/{name}");
+        let path = match name.starts_with('/') {
+            true => name.to_owned(),
+            false => format!("/pools/default/{name}"),
+        };
         let file = File {
             capacity: size,
             allocated: size,
@@ -172,6 +175,7 @@ impl Fleet {
             backing: None,
         };
         if let Some(machine) = self.world().machine(host) {
+            machine.make_directories(&path);
             machine.files.insert(path.clone(), file);
         }
         path

@@ -63,6 +63,7 @@ pub(super) fn create(world: &mut World, host: &str, path: String, length: u64) -
         },
         backing: None,
     };
+    machine.make_directories(&path);
     machine.files.insert(path, file);
     Ok(())
 }

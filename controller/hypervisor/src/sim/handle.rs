@@ -1,6 +1,10 @@
 //! The port's calls, each done to the simulated host.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
@@ -101,6 +105,12 @@ impl Handle {
 impl Hypervisor for Handle {
     // A line in here needs no keys.
     fn renew(&self, _: Option<Arc<Credentials>>) {}
+
+    fn use_directories(&self, directories: BTreeSet<String>) {
+        if let Some(machine) = self.shared.world().machine(&self.machine) {
+            machine.used = directories;
+        }
+    }
 
     async fn observe(&self) -> PortResult<HostFacts> {
         self.look_at(|world, host| facts::host(host, &world.machines[host]))
@@ -260,6 +270,22 @@ impl Hypervisor for Handle {
         let path = path.to_owned();
         self.change(move |world, host| {
             world.delete(host, &path);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn missing_directory(&self, path: &str) -> PortResult<Option<String>> {
+        let path = path.to_owned();
+        self.look_at(move |world, host| world.machines[host].missing_directory(&path))
+            .await
+    }
+
+    async fn remove_directories(&self, path: &str, top: &str) -> PortResult<()> {
+        let (path, top) = (path.to_owned(), top.to_owned());
+        self.change(move |world, host| {
+            let machine = world.machine(host).ok_or_else(|| missing("Host"))?;
+            machine.remove_directories(&path, &top);
             Ok(())
         })
         .await

@@ -64,6 +64,14 @@ impl Shared {
     }
 }
 
+/// Where a pool lies; a directory that is none goes by its path.
+fn folder(pool: &str) -> String {
+    if pool.starts_with('/') {
+        return pool.to_owned();
+    }
+    format!("/pools/{pool}")
+}
+
 impl Fleet {
     /// An empty fleet on the current runtime. The seed decides what is left to chance.
     #[must_use]
@@ -116,7 +124,11 @@ impl Fleet {
     pub fn add_host(&self, plan: &HostPlan) {
         let pool = |(name, total): &(String, u64)| Pool {
             name: name.clone(),
-            path: format!("/pools/{name}"),
+            path: plan
+                .paths
+                .get(name)
+                .cloned()
+                .unwrap_or_else(|| folder(name)),
             total: *total,
             taken: plan.taken.get(name).copied().unwrap_or(0),
             kind: "dir",
@@ -141,6 +153,8 @@ impl Fleet {
             generation: 1,
             pools: plan.pools.iter().map(pool).chain(mount).collect(),
             files: BTreeMap::new(),
+            directories: BTreeSet::new(),
+            used: BTreeSet::new(),
             domains: BTreeMap::new(),
             secrets: BTreeMap::new(),
             claim: None,
@@ -173,9 +187,11 @@ impl Fleet {
                     .map(|pool| pool.path.clone())
             });
             let pool = plan.pools.get(target).map_or("default", String::as_str);
-            let folder = mounted
-                .flatten()
-                .unwrap_or_else(|| format!("/pools/{pool}"));
+            let folder = mounted.flatten().unwrap_or_else(|| self::folder(pool));
+            let folder = match &plan.folder {
+                Some(below) => format!("{folder}/{below}"),
+                None => folder,
+            };
             let path = format!("{folder}/{}-{target}.qcow2", plan.name);
             let file = File {
                 capacity: *size,
@@ -184,6 +200,7 @@ impl Fleet {
                 backing: plan.base.as_ref().map(|(path, _)| path.clone()),
             };
             if let Some(machine) = world.machine(host) {
+                machine.make_directories(&path);
                 machine.files.insert(path.clone(), file);
             }
             disks.push(Disk {

@@ -27,8 +27,11 @@ pub struct HostPlan {
     pub bandwidth: u64,
     /// libvirt's version.
     pub libvirt: String,
-    /// Pools: name and size in bytes. Each lies at `/pools/NAME`.
+    /// Pools: name and size in bytes. Each lies at `/pools/NAME`. One with a path for its name is a directory that
+    /// libvirt has no pool for.
     pub pools: Vec<(String, u64)>,
+    /// Where else some of them lie.
+    pub paths: BTreeMap<String, String>,
     /// Bytes in these pools that somebody else has taken.
     pub taken: BTreeMap<String, u64>,
     /// Network storage that is mounted here, with a pool `shared` over it.
@@ -122,6 +125,7 @@ impl HostPlan {
             bandwidth: 100 * MIB,
             libvirt: "9.0.0".to_owned(),
             pools: vec![("default".to_owned(), 20 * GIB)],
+            paths: BTreeMap::new(),
             taken: BTreeMap::new(),
             shared: None,
             offers: Offers::default(),
@@ -187,6 +191,8 @@ pub struct GuestPlan {
     pub shared: Vec<String>,
     /// The pool of each other disk, by target device; `default` where this says nothing.
     pub pools: BTreeMap<String, String>,
+    /// The directory below their pool's in which its disks are; nothing where they are right in the pool's.
+    pub folder: Option<String>,
     /// A base image below its disks: path, and the bytes it occupies. Guests of one path share the file.
     pub base: Option<(String, u64)>,
     /// Other files it needs: role, path, length in bytes. Guests of one path share the file.
@@ -224,6 +230,7 @@ impl GuestPlan {
             disks: vec![("vda".to_owned(), GIB, 400 * MIB)],
             shared: Vec::new(),
             pools: BTreeMap::new(),
+            folder: None,
             base: None,
             files: Vec::new(),
             secret: None,
@@ -257,6 +264,21 @@ impl GuestPlan {
     pub fn shared_disk(mut self, target: &str, size: u64) -> Self {
         self.disks.push((target.to_owned(), size, size / 2));
         self.shared.push(target.to_owned());
+        self
+    }
+
+    /// With its disks in that pool, or directory that is none.
+    #[must_use]
+    pub fn pool(mut self, pool: &str) -> Self {
+        let targets = self.disks.iter().map(|(target, ..)| target.clone());
+        self.pools = targets.map(|target| (target, pool.to_owned())).collect();
+        self
+    }
+
+    /// With its disks in a directory below their pool's.
+    #[must_use]
+    pub fn folder(mut self, folder: &str) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 

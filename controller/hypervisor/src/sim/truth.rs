@@ -56,6 +56,16 @@ impl Fleet {
             .map_or_else(Vec::new, |machine| machine.files.keys().cloned().collect())
     }
 
+    /// Every directory below those of the host's pools.
+    #[must_use]
+    pub fn directories(&self, host: &str) -> Vec<String> {
+        let world = self.world();
+        let machine = world.machines.get(host);
+        machine.map_or_else(Vec::new, |machine| {
+            machine.directories.iter().cloned().collect()
+        })
+    }
+
     /// How many files programs have written to their end.
     #[must_use]
     pub fn carried(&self) -> usize {

@@ -160,6 +160,10 @@ pub(super) struct Machine {
     pub(super) generation: u64,
     pub(super) pools: Vec<Pool>,
     pub(super) files: BTreeMap<String, File>,
+    /// Directories outside pools that its clients were told of.
+    pub(super) used: BTreeSet<String>,
+    /// Directories below those of pools.
+    pub(super) directories: BTreeSet<String>,
     pub(super) domains: BTreeMap<Uuid, Domain>,
     pub(super) secrets: BTreeMap<Uuid, Secret>,
     pub(super) claim: Option<ClaimRecord>,
@@ -318,6 +322,39 @@ impl Machine {
         Ok(format!("{}/.evenkeel-{id}", pool.path))
     }
 
+    /// The directories between a pool's own and a file below, from the top down.
+    fn between(&self, path: &str) -> Vec<String> {
+        let Some(pool) = self.pool_of(path) else {
+            return Vec::new();
+        };
+        let below = &path[pool.path.len() + 1..];
+        let ends = below.match_indices('/');
+        ends.map(|(end, _)| format!("{}/{}", pool.path, &below[..end]))
+            .collect()
+    }
+
+    pub(super) fn make_directories(&mut self, path: &str) {
+        let all = self.between(path);
+        self.directories.extend(all);
+    }
+
+    pub(super) fn missing_directory(&self, path: &str) -> Option<String> {
+        let all = self.between(path);
+        all.into_iter().find(|one| !self.directories.contains(one))
+    }
+
+    /// Removes directories as far as they are empty, from a file's up to `top`.
+    pub(super) fn remove_directories(&mut self, path: &str, top: &str) {
+        for directory in self.between(path).iter().rev() {
+            let inside = format!("{directory}/");
+            let mut all = self.files.keys().chain(&self.directories);
+            if directory.len() < top.len() || all.any(|one| one.starts_with(&inside)) {
+                return;
+            }
+            self.directories.remove(directory);
+        }
+    }
+
     /// Makes a file, exclusively.
     pub(super) fn create(&mut self, pool: &str, name: &str, file: File) -> PortResult<String> {
         let pool = self
@@ -338,6 +375,7 @@ impl Machine {
                 format!("cannot create {path}: No space left on device"),
             ));
         }
+        self.make_directories(&path);
         self.files.insert(path.clone(), file);
         Ok(path)
     }

@@ -36,6 +36,13 @@ pub(crate) struct DiskXml {
     pub(crate) secret: Option<Uuid>,
 }
 
+impl DiskXml {
+    /// Whether it is a disk that the guest writes to.
+    pub(crate) fn is_written(&self) -> bool {
+        self.device == DiskDevice::Disk && !self.readonly
+    }
+}
+
 /// A domain as its XML describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Description {

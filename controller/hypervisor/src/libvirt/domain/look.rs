@@ -20,6 +20,7 @@ use super::{
     volumes::Volumes,
 };
 use crate::libvirt::{
+    directories,
     fault::OrFault,
     raw::{self, Connection},
     refreshes::Freshness,
@@ -151,7 +152,7 @@ impl<'a> Looker<'a> {
         Self {
             session,
             connection,
-            volumes: Volumes::new(pools),
+            volumes: Volumes::new(session.storage(connection), pools),
         }
     }
 
@@ -322,12 +323,22 @@ impl<'a> Looker<'a> {
         let Some(path) = &disk.path else {
             return Ok(facts);
         };
-        if let Some((pool, name)) = self.volumes.owner(path) {
+        let top = match disk.is_written() {
+            true => self.volumes.get(path)?,
+            false => self.volumes.listed(path)?,
+        };
+        if let Some((pool, name)) = self.volumes.owner(path)
+            && (top.is_some() || !name.contains('/'))
+        {
             facts.pool = Some(pool.facts.name.clone());
             facts.volume = Some(name.to_owned());
             facts.shared |= pool.facts.shared;
+        } else if top.is_some()
+            && let Some((directory, name)) = directories::split(path)
+        {
+            facts.pool = Some(directory.to_owned());
+            facts.volume = Some(name.to_owned());
         }
-        let top = self.volumes.get(path)?;
         match &top {
             Some(seen) => {
                 facts.virtual_size = seen.capacity;

@@ -326,7 +326,8 @@ pub(crate) fn of_disk(disk: &DiskXml, facts: &DiskFacts) -> Option<Cause> {
     }
     if facts.pool.is_none() {
         return refused(format!(
-            "its disk `{target}`, the file `{path}`, is in no active storage pool"
+            "its disk `{target}`, the file `{path}`, is in no active storage pool, nor in a directory that libvirt can open \
+             as one"
         ));
     }
     None

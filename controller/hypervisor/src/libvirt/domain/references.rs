@@ -6,7 +6,10 @@ use evenkeel_engine::port::PortResult;
 use uuid::Uuid;
 use virt::sys;
 
-use super::{description, volumes::Volumes};
+use super::{
+    description::{self, DiskXml},
+    volumes::Volumes,
+};
 use crate::libvirt::{fault::OrFault, refreshes::Freshness, storage::Storage, xml};
 
 /// For each file that any domain names, who. Whole chains; what the XML leaves open is read from the volumes.
@@ -15,7 +18,7 @@ pub(crate) fn references(
     except: Option<Uuid>,
 ) -> PortResult<BTreeMap<String, Vec<String>>> {
     let pools = storage.pools(Freshness::Now)?;
-    let volumes = Volumes::new(&pools);
+    let volumes = Volumes::new(storage, &pools);
     let mut found = BTreeMap::<String, BTreeSet<String>>::new();
     for domain in storage.connect.list_all_domains(0).or_fault()? {
         if except.is_some_and(|except| domain.uuid().is_ok_and(|uuid| uuid == except)) {
@@ -29,7 +32,8 @@ pub(crate) fn references(
             let document = xml::parse(&text)?;
             let root = document.root_element();
             let mut files = description::every_file(root);
-            for disk in description::describe(root)?.disks {
+            let disks = description::describe(root)?.disks;
+            for disk in &disks {
                 if let Some((pool, volume)) = &disk.volume
                     && let Some(pool) = pools.iter().find(|known| known.facts.name == *pool)
                 {
@@ -37,7 +41,12 @@ pub(crate) fn references(
                 }
             }
             for file in &files.clone() {
-                let top = volumes.get(file)?;
+                let is_disk =
+                    |disk: &DiskXml| disk.is_written() && disk.path.as_ref() == Some(file);
+                let top = match disks.iter().any(is_disk) {
+                    true => volumes.get(file)?,
+                    false => volumes.listed(file)?,
+                };
                 files.extend(volumes.chain(top.as_ref())?);
             }
             for file in files {

@@ -6,12 +6,13 @@ use std::{
 };
 
 use evenkeel_crds::quantity::Bytes;
-use evenkeel_engine::port::{PortError, PortResult};
+use evenkeel_engine::port::{Fault, PortError, PortResult};
 
 use crate::libvirt::{
+    directories::{self, Loan},
     fault::OrFault,
     refreshes::Freshness,
-    storage::{self, Pool},
+    storage::{self, Pool, Storage},
     xml,
 };
 
@@ -28,23 +29,29 @@ pub(crate) struct Seen {
 
 /// Files as their volumes describe them, each asked for once.
 pub(crate) struct Volumes<'a> {
+    storage: Storage<'a>,
     pools: &'a [Pool],
+    /// Directories that are no pools, opened for as long as this looks; nothing where that can't be done.
+    opened: RefCell<HashMap<String, Option<Loan<'a>>>>,
     known: RefCell<HashMap<String, Option<Seen>>>,
     refreshed: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Volumes<'a> {
-    pub(crate) fn new(pools: &'a [Pool]) -> Self {
+    pub(crate) fn new(storage: Storage<'a>, pools: &'a [Pool]) -> Self {
         Self {
+            storage,
             pools,
+            opened: RefCell::default(),
             known: RefCell::default(),
             refreshed: RefCell::default(),
         }
     }
 
-    /// The active pool that holds a file, and the file's name in it.
+    /// The active pool that holds a file, in its directory or below, and the file's name in it.
     pub(crate) fn owner<'f>(&self, path: &'f str) -> Option<(&'a Pool, &'f str)> {
-        storage::owner(self.pools, path)
+        let below = || directories::split(path).and_then(|_| storage::above(self.pools, path));
+        storage::owner(self.pools, path).or_else(below)
     }
 
     /// The backing files below a volume, nearest first.
@@ -61,40 +68,68 @@ impl<'a> Volumes<'a> {
         Ok(files)
     }
 
-    /// A file as its volume describes it. A pool that does not know it is refreshed, once.
+    /// A file as its volume describes it, if it lies right in a pool's directory.
+    pub(crate) fn listed(&self, path: &str) -> PortResult<Option<Seen>> {
+        match storage::owner(self.pools, path) {
+            Some(_) => self.get(path),
+            None => Ok(None),
+        }
+    }
+
+    /// A file as its volume describes it, wherever it lies. A pool that does not know it is refreshed, once.
     pub(crate) fn get(&self, path: &str) -> PortResult<Option<Seen>> {
         if let Some(seen) = self.known.borrow().get(path) {
             return Ok(seen.clone());
         }
-        let seen = match storage::owner(self.pools, path) {
-            None => None,
-            Some((pool, name)) => {
-                let mut volume = pool.lookup(name)?;
-                if volume.is_none() && self.refreshed.borrow_mut().insert(pool.facts.name.clone()) {
-                    // Busy, mostly; then it is not known this time.
-                    let _ = pool.try_refresh(Freshness::Lately);
-                    volume = pool.lookup(name)?;
-                }
-                match volume {
+        let seen = match (storage::owner(self.pools, path), directories::split(path)) {
+            (Some((pool, name)), _) => self.describe(pool, name)?,
+            (None, Some((directory, name))) => {
+                self.lend(directory)?;
+                let opened = self.opened.borrow();
+                match opened.get(directory).and_then(Option::as_ref) {
+                    Some(loan) => self.describe(loan, name)?,
                     None => None,
-                    Some(volume) => volume
-                        .info()
-                        .or_absent()?
-                        .map(|info| {
-                            Ok::<_, PortError>(Seen {
-                                capacity: Bytes(info.capacity),
-                                allocated: Bytes(info.allocation),
-                                backing: storage::backing_of(&volume)?
-                                    .map(|file| xml::tidy_path(&file)),
-                            })
-                        })
-                        .transpose()?,
                 }
             }
+            (None, None) => None,
         };
         self.known
             .borrow_mut()
             .insert(path.to_owned(), seen.clone());
         Ok(seen)
+    }
+
+    /// Opens a directory, if that was not tried yet.
+    fn lend(&self, directory: &str) -> PortResult<()> {
+        if self.opened.borrow().contains_key(directory) {
+            return Ok(());
+        }
+        let loan = match self.storage.lend(directory) {
+            Err(error) if error.fault != Fault::Unsupported => return Err(error),
+            lent => lent.ok(),
+        };
+        self.opened.borrow_mut().insert(directory.to_owned(), loan);
+        Ok(())
+    }
+
+    fn describe(&self, pool: &Pool, name: &str) -> PortResult<Option<Seen>> {
+        let mut volume = pool.lookup(name)?;
+        if volume.is_none() && self.refreshed.borrow_mut().insert(pool.facts.name.clone()) {
+            // Busy, mostly; then it is not known this time.
+            let _ = pool.try_refresh(Freshness::Lately);
+            volume = pool.lookup(name)?;
+        }
+        let Some(volume) = volume else {
+            return Ok(None);
+        };
+        let info = volume.info().or_absent()?;
+        info.map(|info| {
+            Ok::<_, PortError>(Seen {
+                capacity: Bytes(info.capacity),
+                allocated: Bytes(info.allocation),
+                backing: storage::backing_of(&volume)?.map(|file| xml::tidy_path(&file)),
+            })
+        })
+        .transpose()
     }
 }
