@@ -2,15 +2,15 @@
 //! but in every order in which libvirt, the two QEMUs, the hosts, the program and its looks may come.
 //!
 //! `world` is what was measured of libvirt, `faults` what goes wrong, `controller` what the program makes of a verdict,
-//! `fair` whether all that was begun comes to an end. The bounds: one guest, which had autostart,
-//! one move (and a second one, to a third host, taken as a whole, that begins while the first one's target is silent and
-//! keeps its journal), one abort, [`FAULTS`] faults (a death of the program is one, the loss of a whole machine's power
-//! another), and [`SLACK`] steps of the world
-//! while the program is between two looks or between a look and its act. In the instant before an act the guest's own QEMU
-//! does not end, nor its machine (nor the one at the target after the last look at it, before a paused source is discarded): no look can
-//! foresee that. A call to migrate that a dead process made is taken to arrive within the
-//! seconds that the program waits for it. Claims are not modelled: one program acts at a time. Nor is the list of
-//! domains that name a file, read before it is removed: `decide` must be right without it.
+//! `fair` whether all that was begun comes to an end. The bounds: one guest, which had autostart; one move, and a second
+//! one, to a third host, that begins while the first one's target is silent and keeps its journal (taken as a whole: as long
+//! as it is not over nobody takes the first one up, see `reconcile/adopt.rs`); one abort; [`FAULTS`] faults, of which the death
+//! of the program is one and a whole machine's loss of power another; and [`SLACK`] steps of the world while the program is
+//! between two looks or between a look and its act. In the instant before an act the guest's own QEMU does not end, nor its
+//! machine (nor the one at the target after the last look at it, before a paused source is discarded): no look can foresee
+//! that. A call to migrate that a dead process made is taken to arrive within the seconds that the program waits for it.
+//! Claims are not modelled: one program acts at a time. Nor is the list of domains that name a file, read before it is
+//! removed: `decide` must be right without it.
 //!
 //! What `decide` can't do yet is let pass, each by its name in [`LetPass`], and a test holds that it is still so.
 
