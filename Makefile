@@ -66,7 +66,7 @@ soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to sa
 	cargo test --release --quiet -p evenkeel-soak --features mutations --test mutations -- --include-ignored --nocapture
 	cargo run --release --quiet -p evenkeel-soak -- --moves $(or $(MOVES),1000000) $(if $(SEED),--seed $(SEED))
 
-fuzz: ## definitions, capabilities, URIs, manifests, journals, marks and claims damaged at random; CASES=1000000 to say how many
+fuzz: ## what tests/corpus keeps, then definitions, capabilities, URIs, manifests, journals, marks and claims damaged at random; CASES=1000000 to say how many
 	PROPTEST_CASES=$(or $(CASES),100000) cargo test --release --quiet -p evenkeel-hypervisor --lib -- libvirt::others damaged
 	PROPTEST_CASES=$(or $(CASES),100000) cargo test --release --quiet -p evenkeel --bin evenkeel damaged
 	PROPTEST_CASES=$(or $(CASES),100000) cargo test --release --quiet -p evenkeel-hypervisor --test engine_journals

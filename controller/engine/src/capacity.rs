@@ -67,7 +67,8 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
     for domain in state.domains.values() {
         if domain.activity.active() {
             host.cpu_used_milli += u64::from(domain.vcpus) * 1000;
-            host.memory_used.0 += domain.memory.0 + domain.memory_overhead.0;
+            let memory = domain.memory.0.saturating_add(domain.memory_overhead.0);
+            host.memory_used.0 = host.memory_used.0.saturating_add(memory);
         }
         host.domains
             .insert(domain.name.clone(), domain.uuid.to_string());

@@ -229,3 +229,24 @@ impl Journal {
         (journal.version == VERSION).then_some(journal)
     }
 }
+
+#[cfg(test)]
+#[path = "../../../tests/corpus/mod.rs"]
+mod corpus;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_them_is_what_it_is_named() {
+        for (name, text) in corpus::texts("journals", "") {
+            let kind = match Journal::find(&text) {
+                Found::Whole(_) => "whole",
+                Found::Unwritten => "unwritten",
+                Found::Unreadable => "unreadable",
+            };
+            assert!(name.starts_with(kind), "{name} is {kind}");
+        }
+    }
+}

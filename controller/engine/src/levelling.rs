@@ -187,8 +187,8 @@ impl Frozen {
         steps: Vec<Step>,
         found_by: Option<Arc<Searched>>,
     ) -> Option<Self> {
-        let ends = steps.iter().map(|step| Some(step.start + step.duration?));
-        let end = ends.fold(Some(Duration::ZERO), |last, end| Some(last?.max(end?)));
+        let mut ends = steps.iter().map(|step| Some(step.start + step.duration?));
+        let end = ends.try_fold(Duration::ZERO, |last, end| Some(last.max(end?)));
         Some(Self {
             id: id(spec, &steps),
             bytes: Bytes(steps.iter().map(|step| step.bytes.0).sum()),

@@ -185,7 +185,7 @@ fn guest(
             .or_else(|| profile.as_ref().err().cloned()),
         evacuation: evacuation(entry, active),
         cpu_milli: u64::from(facts.vcpus) * 1000,
-        memory: Bytes(facts.memory.0 + facts.memory_overhead.0),
+        memory: Bytes(facts.memory.0.saturating_add(facts.memory_overhead.0)),
         overhead: facts.memory_overhead,
         disks: facts
             .disks

@@ -2,13 +2,19 @@
 //! and it is named.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../../tests/corpus/mod.rs"]
+mod corpus;
 mod support;
 
 use std::time::Duration;
 
 use evenkeel_crds::{MigrationPhase, MigrationProfileSpec, quantity::Span};
 use evenkeel_hypervisor::sim::{GuestPlan, HostPlan};
-use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
+use proptest::{
+    prelude::*,
+    sample::Index,
+    test_runner::{FileFailurePersistence, TestRunner},
+};
 use support::*;
 use tokio::time::sleep;
 
@@ -45,15 +51,60 @@ async fn disks_that_are_kept_stay_and_no_move_begins() {
     assert_eq!(fleet.violations(), Vec::<String>::new());
 }
 
-/// A process that died in the middle of a move, and journals that are damaged when the next one comes: whatever is in
-/// them, the guest's data is whole and runs once.
+/// A process that died so long after a move was asked for, and journals that are damaged when the next one comes: whatever
+/// is in them, the guest's data is whole and runs once.
+fn outlives(millis: u64, both: bool, damage: impl Fn(&str) -> String) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (fleet, desk) = stage(millis, &[HostPlan::new("h1"), HostPlan::new("h2")]);
+        let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
+        let first = Role::new("one").cluster().process(dead_process());
+        let actor = Actor::start(&fleet, &desk, &first);
+        actor.settled().await;
+        desk.migrate("m", "g1", Some("h2"));
+        sleep(Duration::from_millis(millis)).await;
+        actor.kill().await;
+        fleet.damage_journals("h1", &damage);
+        if both {
+            fleet.damage_journals("h2", &damage);
+        }
+        let actor = Actor::start(&fleet, &desk, &Role::new("two").cluster().epoch(1));
+        sleep(Duration::from_secs(120)).await;
+        assert_eq!(
+            fleet.violations(),
+            Vec::<String>::new(),
+            "{}",
+            actor.picture()
+        );
+        assert!(fleet.is_whole(guest), "{}", actor.picture());
+        assert_eq!(fleet.executing(guest).len(), 1, "{}", actor.picture());
+    });
+}
+
+#[test]
+fn whatever_is_kept_of_them() {
+    for (name, text) in corpus::texts("journals", "") {
+        for (number, both) in [true, false].into_iter().enumerate() {
+            println!("{name}");
+            outlives(700 + 900 * number as u64, both, |_| text.clone());
+        }
+    }
+}
+
 #[test]
 fn whatever_is_in_them() {
     let cases = std::env::var("PROPTEST_CASES").ok();
     let cases = cases.and_then(|text| text.parse().ok()).unwrap_or(40);
     let config = ProptestConfig {
         cases: u32::min(cases, 2_000),
-        failure_persistence: None,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/corpus/proptest/journals.txt"
+        )))),
         ..ProptestConfig::default()
     };
     let damage = (
@@ -64,44 +115,15 @@ fn whatever_is_in_them() {
         any::<bool>(),
     );
     let run = TestRunner::new(config).run(&damage, |(from, to, put, millis, both)| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let (fleet, desk) = stage(millis, &[HostPlan::new("h1"), HostPlan::new("h2")]);
-            let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart());
-            let first = Role::new("one").cluster().process(dead_process());
-            let actor = Actor::start(&fleet, &desk, &first);
-            actor.settled().await;
-            desk.migrate("m", "g1", Some("h2"));
-            sleep(Duration::from_millis(millis)).await;
-            actor.kill().await;
-            let damage = |text: &str| {
-                let chars: Vec<char> = text.chars().collect();
-                let (one, other) = (from.index(chars.len() + 1), to.index(chars.len() + 1));
-                let head = chars[..one.min(other)].iter();
-                let tail = chars[one.max(other)..].iter();
-                head.copied()
-                    .chain(put.chars())
-                    .chain(tail.copied())
-                    .collect()
-            };
-            fleet.damage_journals("h1", damage);
-            if both {
-                fleet.damage_journals("h2", damage);
-            }
-            let actor = Actor::start(&fleet, &desk, &Role::new("two").cluster().epoch(1));
-            sleep(Duration::from_secs(120)).await;
-            assert_eq!(
-                fleet.violations(),
-                Vec::<String>::new(),
-                "{}",
-                actor.picture()
-            );
-            assert!(fleet.is_whole(guest), "{}", actor.picture());
-            assert_eq!(fleet.executing(guest).len(), 1, "{}", actor.picture());
+        outlives(millis, both, |text| {
+            let chars: Vec<char> = text.chars().collect();
+            let (one, other) = (from.index(chars.len() + 1), to.index(chars.len() + 1));
+            let head = chars[..one.min(other)].iter();
+            let tail = chars[one.max(other)..].iter();
+            head.copied()
+                .chain(put.chars())
+                .chain(tail.copied())
+                .collect()
         });
         Ok(())
     });

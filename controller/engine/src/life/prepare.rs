@@ -677,8 +677,8 @@ fn journal_pool(
             && matches!(pool.kind.as_str(), "dir" | "fs")
             && !shared.contains(pool.path.trim_end_matches('/'))
     };
-    let beside = disks.iter().map(|disk| &disk.pool);
-    let beside = beside.cloned().find(|pool| !is_directory(pool));
+    let mut beside = disks.iter().map(|disk| &disk.pool);
+    let beside = beside.find(|pool| !is_directory(pool)).cloned();
     beside.or_else(|| pools.iter().find(own).map(|pool| pool.name.clone()))
 }
 

@@ -454,13 +454,16 @@ fn resolve(text: &str) -> Data {
     }
     let sign = if text.starts_with('-') { -1 } else { 1 };
     let digits = bare.replace('_', "");
-    let whole = match digits.get(..2) {
-        Some("0x") => i64::from_str_radix(&digits[2..], 16),
-        Some("0o") => i64::from_str_radix(&digits[2..], 8),
-        Some("0b") => i64::from_str_radix(&digits[2..], 2),
-        _ => digits.parse(),
+    let (radix, figures) = match digits.get(..2) {
+        Some("0x") => (16, &digits[2..]),
+        Some("0o") => (8, &digits[2..]),
+        Some("0b") => (2, &digits[2..]),
+        _ => (10, digits.as_str()),
     };
-    if let Ok(value) = whole {
+    // A second sign makes it text.
+    if figures.starts_with(|c: char| c.is_ascii_hexdigit())
+        && let Ok(value) = i64::from_str_radix(figures, radix)
+    {
         return Data::Whole(sign * value);
     }
     let numeric = digits
@@ -513,6 +516,10 @@ mod tests {
             ("12", Data::Whole(12)),
             ("-0x10", Data::Whole(-16)),
             ("1_000", Data::Whole(1000)),
+            (
+                "-0x-8000000000000000",
+                Data::Text("-0x-8000000000000000".into()),
+            ),
             ("1.5", Data::Number(1.5)),
             ("2Gi", Data::Text("2Gi".into())),
             (

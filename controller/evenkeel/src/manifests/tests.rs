@@ -2,11 +2,14 @@
 
 use std::fs;
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::FileFailurePersistence};
 
 use evenkeel_crds::MigrationProfileSpec;
 
 use super::*;
+
+#[path = "../../../../tests/corpus/mod.rs"]
+mod corpus;
 
 const HOST: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Host\nmetadata: {name: h1}\n";
 const MOVE: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: GuestMigration\nmetadata: {name: m}\n";
@@ -511,6 +514,8 @@ const EXAMPLES: &[&str] = &[
     include_str!("../../../../examples/guest.yaml"),
     include_str!("../../../../examples/move.yaml"),
     include_str!("../../../../examples/drain.yaml"),
+    include_str!("../../../../examples/placement.yaml"),
+    include_str!("../../../../examples/policy.yaml"),
     include_str!("../../../../examples/profiles.yaml"),
     include_str!("../../../../examples/fleet.yaml"),
 ];
@@ -538,8 +543,26 @@ fn damaged(text: &str, damage: &[(u8, prop::sample::Index, String)]) -> String {
     lines.join("\n")
 }
 
+/// Those that are kept: each is refused with a place and a sentence, or is good.
+#[test]
+fn damaged_manifests_that_are_kept() {
+    for (name, bytes) in corpus::files("manifests", "") {
+        let good = match String::from_utf8(bytes) {
+            Err(_) => false,
+            Ok(text) => match check(&text) {
+                Ok(_) => true,
+                Err(wrong) => {
+                    assert!(wrong.0.iter().all(|wrong| !wrong.sentence.is_empty()));
+                    false
+                }
+            },
+        };
+        assert_eq!(good, name.starts_with("good-"), "{name}");
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: Some(Box::new(FileFailurePersistence::Direct(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/corpus/proptest/manifests.txt")))), ..ProptestConfig::default() })]
 
     /// No panic; and what passes all checks has no field that nobody knows: damaged by an unknown one it is refused.
     #[test]

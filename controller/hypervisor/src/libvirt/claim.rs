@@ -105,7 +105,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use evenkeel_engine::port::ProcessIdentity;
-    use proptest::{prelude::*, sample::Index};
+    use proptest::{prelude::*, sample::Index, test_runner::FileFailurePersistence};
 
     fn claim() -> ClaimRecord {
         ClaimRecord {
@@ -128,8 +128,21 @@ mod tests {
         assert_eq!(parse(&compose(&claim()).unwrap()).unwrap(), claim());
     }
 
+    /// Those that are kept: none, somebody's that can't be read, or one.
+    #[test]
+    fn damaged_ones_that_are_kept() {
+        for (name, text) in crate::libvirt::corpus::texts("claims", "") {
+            let kind = match parse(&text) {
+                Err(_) => "none",
+                Ok(read) if read.holder.starts_with("unreadable") => "unreadable",
+                Ok(_) => "one",
+            };
+            assert!(name.starts_with(kind), "{name} is {kind}");
+        }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { failure_persistence: Some(Box::new(FileFailurePersistence::Direct(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/corpus/proptest/claims.txt")))), ..ProptestConfig::default() })]
 
         /// Whatever became of it, it is somebody's, under its own UUID, or an error; and it is not taken for one that
         /// its holder has renewed.

@@ -92,7 +92,7 @@ pub(crate) fn state(
 fn described(description: &str) -> PortResult<FileState> {
     let document = xml::parse(description)?;
     let root = document.root_element();
-    let amount = |name| xml::child(root, name).and_then(xml::amount);
+    let amount = |name| xml::child(root, name).and_then(xml::size);
     let said = |path: &[&'static str]| xml::text(root, path).unwrap_or_default().to_owned();
     let virtual_size = amount("capacity").unwrap_or_default();
     let format = |of: &str| {

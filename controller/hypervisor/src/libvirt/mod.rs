@@ -4,6 +4,9 @@
 //! that what waits for a domain's lock, for QEMU or for a slow file system never holds up looking at the host.
 
 mod claim;
+#[cfg(test)]
+#[path = "../../../../tests/corpus/mod.rs"]
+mod corpus;
 mod directories;
 mod domain;
 mod events;

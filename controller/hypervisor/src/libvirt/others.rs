@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 
 use evenkeel_crds::reason::Reason;
 use evenkeel_engine::port::{DiskFacts, Mark};
-use proptest::{collection::vec, prelude::*, sample::Index};
+use proptest::{collection::vec, prelude::*, sample::Index, test_runner::FileFailurePersistence};
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
 use super::{
+    corpus,
     domain::{
         description::{self, DiskXml},
         metadata, obstacles,
@@ -224,9 +225,12 @@ fn rewriting_keeps_all(text: &str) {
         .enumerate()
         .map(|(number, disk)| (disk.clone(), format!("/new place/{number}'&.qcow2")))
         .collect();
-    // libvirt takes no two disks of one target.
-    let targets: BTreeSet<&String> = disks.iter().collect();
-    if targets.len() < disks.len() {
+    // libvirt takes no two disks of one target, be it that one is an empty drive.
+    let all = description::describe(document.root_element())
+        .unwrap()
+        .disks;
+    let targets: BTreeSet<&String> = all.iter().map(|disk| &disk.target).collect();
+    if targets.len() < all.len() {
         return;
     }
     for definition in [Definition::Live, Definition::Persistent] {
@@ -480,8 +484,62 @@ fn look_at(text: &str) {
     }
 }
 
+/// Of what is kept: what is no XML is said to be none; what says something we do not read or know stays where it is; and
+/// what moves has the memory that the file's first line gives.
+#[test]
+fn damaged_guests_that_are_kept() {
+    for (name, text) in corpus::texts("domains", "") {
+        look_at(&text);
+        let parsed = xml::parse(&text);
+        if name.starts_with("no-xml-") {
+            assert!(parsed.is_err(), "{name}");
+            continue;
+        }
+        let document = parsed.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let domain = document.root_element();
+        let causes = causes(domain);
+        if name.starts_with("stays-") {
+            assert!(!causes.is_empty(), "{name}");
+        }
+        if name.starts_with("moves-") {
+            assert_eq!(causes, [], "{name}");
+            let memory = description::describe(domain).unwrap().memory;
+            let said = format!("memory: {}", memory.0);
+            assert!(text.contains(&said), "{name}: {said}");
+        }
+    }
+}
+
+#[test]
+fn damaged_hosts_and_pools_that_are_kept() {
+    for (name, text) in corpus::texts("capabilities", "") {
+        let document = xml::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let read = host::Capabilities::read(document.root_element());
+        assert_eq!(read.is_ok(), name.starts_with("read-"), "{name}");
+        if let Ok(capabilities) = read {
+            assert!(!capabilities.cpu_fingerprint.is_empty(), "{name}");
+        }
+    }
+    // How much is said to be left.
+    for (name, text) in corpus::texts("pools", "") {
+        let facts = storage::pool_facts(&text, true).unwrap();
+        let said = format!("available: {}", facts.available.0);
+        assert!(text.contains(&said), "{name}: {said}");
+    }
+}
+
+#[test]
+fn uris_that_are_kept() {
+    for (name, text) in corpus::texts("uris", "") {
+        for line in text.split('\n').filter(|line| !line.is_empty()) {
+            let read = uri::check_uri(line, false);
+            assert_eq!(read.is_ok(), name.starts_with("good"), "{line:?}");
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: Some(Box::new(FileFailurePersistence::Direct(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/corpus/proptest/libvirt.txt")))), ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_guests(which in any::<Index>(), damage in vec(damage(), 0..6)) {

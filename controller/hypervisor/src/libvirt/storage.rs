@@ -328,7 +328,7 @@ pub(super) fn pool_facts(description: &str, active: bool) -> PortResult<PoolFact
     let kind = root.attribute("type").unwrap_or_default().to_owned();
     let size = |name| {
         xml::child(root, name)
-            .and_then(xml::amount)
+            .and_then(xml::size)
             .unwrap_or_default()
     };
     Ok(PoolFacts {

@@ -33,10 +33,19 @@ pub(crate) fn at<'a, 'd>(node: Node<'a, 'd>, path: &[&'static str]) -> Option<No
     path.iter().try_fold(node, |node, name| child(node, name))
 }
 
+/// The text of an element that has nothing but text. With a comment or an element in between it has none: half of a number
+/// is another number.
+fn only_text<'a>(node: Node<'a, '_>) -> Option<&'a str> {
+    let text = node.first_child()?;
+    text.next_sibling()
+        .is_none()
+        .then(|| text.text())?
+        .filter(|_| text.is_text())
+}
+
 /// The text of the element at the end of a path, trimmed, if there is any.
 pub(crate) fn text<'a>(node: Node<'a, '_>, path: &[&'static str]) -> Option<&'a str> {
-    at(node, path)?
-        .text()
+    only_text(at(node, path)?)
         .map(str::trim)
         .filter(|text| !text.is_empty())
 }
@@ -46,10 +55,19 @@ pub(crate) fn is(node: Node<'_, '_>, name: &str) -> bool {
     node.tag_name().namespace().is_none() && node.tag_name().name() == name
 }
 
-/// An amount with libvirt's `unit` attribute; KiB where there is none.
+/// An amount of memory with libvirt's `unit` attribute; KiB where there is none.
 pub(crate) fn amount(node: Node<'_, '_>) -> Option<Bytes> {
-    let number: u64 = node.text()?.trim().parse().ok()?;
-    let unit: u64 = match node.attribute("unit").unwrap_or("KiB") {
+    amount_in(node, "KiB")
+}
+
+/// A size of a pool or a volume with libvirt's `unit` attribute; bytes where there is none.
+pub(crate) fn size(node: Node<'_, '_>) -> Option<Bytes> {
+    amount_in(node, "bytes")
+}
+
+fn amount_in(node: Node<'_, '_>, unit: &str) -> Option<Bytes> {
+    let number: u64 = only_text(node)?.trim().parse().ok()?;
+    let unit: u64 = match node.attribute("unit").unwrap_or(unit) {
         "b" | "bytes" | "B" => 1,
         "KB" => 1000,
         "MB" => 1_000_000,

@@ -77,6 +77,28 @@ pub(super) struct State {
 /// The rule of decision, as it is or broken on purpose.
 pub(super) type Decide = fn(Seen, Seen, Arrival) -> Verdict;
 
+/// What the program does by: how it decides, and its habits, each as it is or broken on purpose.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) decide: Decide,
+    /// It waits for a call that may still be on its way.
+    pub(super) calm: bool,
+    /// It looks again right before an act.
+    pub(super) looks_again: bool,
+    /// It lets go of what it once saw, where it does not see that again.
+    pub(super) lets_go: bool,
+    /// It turned autostart off at the source before it began.
+    pub(super) autostart_off: bool,
+}
+
+pub(super) const RULES: Rules = Rules {
+    decide: crate::evidence::decide,
+    calm: true,
+    looks_again: true,
+    lets_go: true,
+    autostart_off: true,
+};
+
 /// The program's own steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Act {
@@ -123,9 +145,11 @@ impl Controller {
 const WATCHES: Doing = Doing::Looks(Purpose::Watch, None);
 
 impl State {
-    pub(super) fn prepared(arrival: Arrival) -> Self {
+    pub(super) fn prepared(arrival: Arrival, rules: Rules) -> Self {
+        let mut world = World::prepared(arrival);
+        world.source.autostart = !rules.autostart_off;
         Self {
-            world: World::prepared(arrival),
+            world,
             controller: Controller {
                 call: false,
                 arrived: false,
@@ -167,7 +191,7 @@ impl State {
     }
 
     /// Does one step of the program; nothing where it is not at that.
-    pub(super) fn act(mut self, act: Act, decide: Decide, calm: bool) -> Option<Self> {
+    pub(super) fn act(mut self, act: Act, rules: Rules) -> Option<Self> {
         let before = self;
         self.since = 0;
         match (act, self.controller.doing) {
@@ -180,9 +204,7 @@ impl State {
                 self.controller.doing = Doing::Looks(Purpose::GiveUp, None);
             }
             (Act::CallReturns, WATCHES) if self.controller.call => self.call_returns()?,
-            (Act::Look, Doing::Looks(purpose, target)) => {
-                self.look(purpose, target, decide, calm)?
-            }
+            (Act::Look, Doing::Looks(purpose, target)) => self.look(purpose, target, rules)?,
             (Act::Do, Doing::Acts(verdict)) => self.does(verdict),
             (Act::Do, Doing::SuspendsSource) => {
                 self.suspend_source();
@@ -192,7 +214,7 @@ impl State {
             (Act::Do, Doing::RemovesJournals) => self.remove_journals(),
             (Act::Do, Doing::TakesBack) => self.take_back(),
             (Act::Abort(fate), WATCHES) if self.abort && self.world.answers(Side::Source) => {
-                let copying = decide(
+                let copying = (rules.decide)(
                     self.world.seen(Side::Source),
                     self.world.seen(Side::Target),
                     self.world.arrival,
@@ -246,13 +268,7 @@ impl State {
         Some(())
     }
 
-    fn look(
-        &mut self,
-        purpose: Purpose,
-        target: Option<Seen>,
-        decide: Decide,
-        calm: bool,
-    ) -> Option<()> {
+    fn look(&mut self, purpose: Purpose, target: Option<Seen>, rules: Rules) -> Option<()> {
         // While its call is under way the program looks only once the switch takes too long.
         if purpose == Purpose::Watch && self.controller.call && self.world.phase < Phase::Switch {
             return None;
@@ -263,11 +279,12 @@ impl State {
             return Some(());
         };
         let source = self.world.seen(Side::Source);
-        let verdict = decide(source, target, self.world.arrival);
+        let verdict = (rules.decide)(source, target, self.world.arrival);
         self.controller.doing = match (purpose, verdict) {
-            (Purpose::Watch, _) => self.watch(verdict, source, calm),
+            (Purpose::Watch, _) => self.watch(verdict, source, rules),
             (Purpose::Again(first), _) if first == verdict => Doing::Acts(verdict),
-            (Purpose::Again(_), _) => WATCHES,
+            (Purpose::Again(_), _) if rules.lets_go => WATCHES,
+            (Purpose::Again(_), _) => Doing::Looks(purpose, None),
             (
                 Purpose::GiveUp,
                 Verdict::Stayed
@@ -289,7 +306,7 @@ impl State {
         Some(())
     }
 
-    fn watch(&mut self, verdict: Verdict, source: Seen, calm: bool) -> Doing {
+    fn watch(&mut self, verdict: Verdict, source: Seen, rules: Rules) -> Doing {
         let passive = matches!(
             verdict,
             Verdict::Wait(_) | Verdict::Switching | Verdict::Copying | Verdict::PostCopy
@@ -301,7 +318,7 @@ impl State {
         match verdict {
             // Some seconds without a job are waited for: the model takes a call to arrive within them.
             Verdict::Stayed | Verdict::StayedTargetSilent
-                if calm && self.controller.uncertain && self.world.phase == Phase::Called =>
+                if rules.calm && self.controller.uncertain && self.world.phase == Phase::Called =>
             {
                 WATCHES
             }
@@ -310,24 +327,44 @@ impl State {
             | Verdict::StoppedAtSource
             | Verdict::CrashedAtSource => Doing::TakesBack,
             Verdict::Lost if self.world.is_elsewhere() => Doing::TakesBack,
-            Verdict::Moved => Doing::Looks(Purpose::Clean, None),
+            Verdict::Moved => self.settles_target(),
             Verdict::StoppedAtTarget {
                 defined: false,
                 orderly: true,
-            } if self.controller.arrived => Doing::Looks(Purpose::Clean, None),
+            } if self.controller.arrived => self.settles_target(),
             Verdict::UndefineSource
             | Verdict::DiscardPausedSource
             | Verdict::DestroyTargetLeftover
             | Verdict::UndefineTargetLeftover
             | Verdict::ResumeSource
             | Verdict::ResumeTarget
-            | Verdict::RecoverPostCopy => Doing::Looks(Purpose::Again(verdict), None),
+            | Verdict::RecoverPostCopy
+                if rules.looks_again =>
+            {
+                Doing::Looks(Purpose::Again(verdict), None)
+            }
+            Verdict::UndefineSource
+            | Verdict::DiscardPausedSource
+            | Verdict::DestroyTargetLeftover
+            | Verdict::UndefineTargetLeftover
+            | Verdict::ResumeSource
+            | Verdict::ResumeTarget
+            | Verdict::RecoverPostCopy => Doing::Acts(verdict),
             Verdict::RunsTwice => match source {
                 Seen::Present(copy) if copy.activity != Activity::Paused => Doing::SuspendsSource,
                 _ => WATCHES,
             },
             _ => WATCHES,
         }
+    }
+
+    /// The target has it: autostart comes on there before the source is cleaned.
+    fn settles_target(&mut self) -> Doing {
+        if !self.world.answers(Side::Target) {
+            return WATCHES;
+        }
+        self.world.target.autostart = true;
+        Doing::Looks(Purpose::Clean, None)
     }
 
     fn does(&mut self, verdict: Verdict) {
@@ -510,6 +547,7 @@ impl State {
         } else if self.world.source.journal {
             if self.world.answers(Side::Source) {
                 self.world.source.journal = false;
+                self.world.source.autostart = true;
             }
         } else {
             self.controller.doing = Doing::Ended(Told::Failed);

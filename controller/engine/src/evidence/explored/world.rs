@@ -1,4 +1,4 @@
-//! What libvirt and QEMU do at both ends of one move, by themselves and after a fault: the rows of what was measured.
+//! What libvirt and QEMU do at both ends of one move by themselves: the rows of what was measured.
 
 use crate::{
     evidence::{Arrival, Copy, Seen, copy},
@@ -56,6 +56,8 @@ pub(super) enum Libvirtd {
     Unheard,
     /// It was killed, or sleeps.
     Down,
+    /// The whole machine is without power.
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +67,8 @@ pub(super) struct End {
     pub(super) qemu: Qemu,
     pub(super) files: bool,
     pub(super) journal: bool,
+    /// Whether the host starts it when it boots.
+    pub(super) autostart: bool,
 }
 
 /// What the source's libvirtd does with the guest once its job has failed.
@@ -122,6 +126,8 @@ pub(super) enum Fault {
     GuestStops(Side),
     QemuDies(Side, Fate),
     LibvirtdDies(Side, Fate),
+    /// The machine loses its power, its libvirtd and QEMUs with it; it boots when it has power again.
+    PowerLost(Side, Fate),
     /// The target's libvirtd sleeps while it should answer to Finish, and obeys when it wakes.
     TargetSleeps,
     /// The link between the hosts.
@@ -168,11 +174,13 @@ pub(super) struct World {
     pub(super) answer: Answer,
     /// libvirt itself has run the guest a second time.
     pub(super) doubled: bool,
+    /// A host that booted has started what had gone on at the other end.
+    pub(super) booted_twice: bool,
     /// Whether it may be switched to post-copy.
     pub(super) allows_post_copy: bool,
     pub(super) memory: Memory,
     /// The source's libvirtd has lost sight of a post-copy: it keeps the definition.
-    unseen: bool,
+    pub(super) unseen: bool,
 }
 
 /// Where the guest's memory is.
@@ -188,7 +196,8 @@ pub(super) enum Memory {
 }
 
 impl World {
-    /// A move that is prepared: empty files at the target, a journal at each end.
+    /// A move that is prepared: empty files at the target, a journal at each end. The guest had autostart, and the source's
+    /// is off.
     pub(super) fn prepared(arrival: Arrival) -> Self {
         let (state, qemu) = if arrival == Arrival::StaysPaused {
             (copy(Activity::Paused, Why::ByUser), Qemu::Still)
@@ -201,6 +210,7 @@ impl World {
             qemu,
             files: true,
             journal: true,
+            autostart: false,
         };
         Self {
             arrival,
@@ -218,6 +228,7 @@ impl World {
             newest: Newest::Source,
             answer: Answer::None,
             doubled: false,
+            booted_twice: false,
             allows_post_copy: false,
             memory: Memory::Whole,
             unseen: false,
@@ -241,7 +252,7 @@ impl World {
     pub(super) fn seen(&self, side: Side) -> Seen {
         let end = self.end(side);
         match (end.libvirtd, end.copy) {
-            (Libvirtd::Unheard | Libvirtd::Down, _) => Seen::Silent,
+            (Libvirtd::Unheard | Libvirtd::Down | Libvirtd::Off, _) => Seen::Silent,
             (Libvirtd::Answers, None) => Seen::Absent,
             (Libvirtd::Answers, Some(copy)) => Seen::Present(copy),
         }
@@ -251,15 +262,15 @@ impl World {
         self.end(side).libvirtd == Libvirtd::Answers
     }
 
-    fn up(&self, side: Side) -> bool {
-        self.end(side).libvirtd != Libvirtd::Down
+    pub(super) fn up(&self, side: Side) -> bool {
+        !matches!(self.end(side).libvirtd, Libvirtd::Down | Libvirtd::Off)
     }
 
-    fn copying(&self) -> bool {
+    pub(super) fn copying(&self) -> bool {
         (Phase::Starting..=Phase::Memory).contains(&self.phase)
     }
 
-    fn finishing(&self) -> bool {
+    pub(super) fn finishing(&self) -> bool {
         matches!(self.phase, Phase::Finish | Phase::Defined)
     }
 
@@ -297,8 +308,9 @@ impl World {
         }
         self.phase = match self.phase {
             Phase::Called => {
+                let up = self.up(Side::Target);
                 let state = self.source.copy.as_mut()?;
-                if self.target.libvirtd == Libvirtd::Down || self.source.qemu == Qemu::None {
+                if !up || self.source.qemu == Qemu::None {
                     self.answer = Answer::Failed;
                     Phase::Over
                 } else {
@@ -381,7 +393,7 @@ impl World {
     }
 
     /// libvirt loses sight of it, and the QEMUs perhaps each other.
-    fn breaks_off(&mut self, memory: Memory) {
+    pub(super) fn breaks_off(&mut self, memory: Memory) {
         self.fails_at_source(Why::PostCopyFailed);
         if memory == Memory::Broken {
             self.target.copy = Some(copy(Activity::Running, Why::PostCopyFailed));
@@ -420,7 +432,7 @@ impl World {
     }
 
     /// One end of a post-copy is gone.
-    fn loses_memory(&mut self, side: Side, activity: Activity, why: Why) {
+    pub(super) fn loses_memory(&mut self, side: Side, activity: Activity, why: Why) {
         self.phase = Phase::Over;
         self.answer = Answer::Failed;
         self.memory = Memory::Lost;
@@ -434,7 +446,7 @@ impl World {
         }
     }
 
-    fn start_target(&mut self) {
+    pub(super) fn start_target(&mut self) {
         if self.target.qemu != Qemu::Incoming {
             return;
         }
@@ -487,7 +499,7 @@ impl World {
     }
 
     /// The source has heard that the target runs, and kills its QEMU.
-    fn leaves(&mut self) {
+    pub(super) fn leaves(&mut self) {
         self.source.qemu = Qemu::None;
         self.phase = Phase::Ending;
     }
@@ -512,10 +524,10 @@ impl World {
 
     /// A libvirtd that starts anew knows no more why a guest is off, and ends the job that it was at.
     fn returns(&mut self, side: Side) {
-        let killed =
-            self.end(side).libvirtd == Libvirtd::Down && !(side == Side::Target && self.obeys);
+        let was = self.end(side).libvirtd;
+        let slept = side == Side::Target && self.obeys;
         self.end_mut(side).libvirtd = Libvirtd::Answers;
-        if !killed {
+        if was == Libvirtd::Unheard || was == Libvirtd::Down && slept {
             return;
         }
         if side == Side::Source
@@ -528,284 +540,32 @@ impl World {
         {
             *state = copy(Activity::ShutOff, Why::Other);
         }
+        if was == Libvirtd::Off {
+            self.boots(side);
+        }
+    }
+
+    /// A host that boots starts what has autostart, whatever became of it elsewhere.
+    fn boots(&mut self, side: Side) {
+        let end = self.end(side);
+        if !end.autostart || end.copy.is_none() {
+            return;
+        }
+        let (other, newer) = match side {
+            Side::Source => (&self.target, Newest::Target),
+            Side::Target => (&self.source, Newest::Source),
+        };
+        self.booted_twice |=
+            other.qemu == Qemu::Runs || [newer, Newest::Elsewhere].contains(&self.newest);
+        self.runs(side);
+        self.end_mut(side).copy = Some(copy(Activity::Running, Why::Other));
     }
 
     /// The migration has failed: both ends will undo their part.
-    fn fails(&mut self, settle: Settle) {
+    pub(super) fn fails(&mut self, settle: Settle) {
         self.phase = Phase::Over;
         self.answer = Answer::Failed;
         self.settle = Some(settle);
         self.clears = true;
-    }
-
-    fn stops(&mut self, side: Side, activity: Activity, why: Why) {
-        let end = self.end_mut(side);
-        end.qemu = Qemu::None;
-        end.copy = end
-            .copy
-            .filter(|own| own.persistent)
-            .map(|_| copy(activity, why));
-    }
-
-    pub(super) fn fault(mut self, fault: Fault) -> Option<Self> {
-        let happens = match fault {
-            Fault::CopyFails => {
-                let copying = self.copying();
-                if copying {
-                    self.fails(Settle::AsBefore);
-                }
-                copying
-            }
-            Fault::GuestStops(side) => self.guest_stops(side),
-            Fault::QemuDies(Side::Source, fate) => self.source_dies(fate),
-            Fault::QemuDies(Side::Target, fate) => fate == Fate::Resumes && self.target_dies(),
-            Fault::LibvirtdDies(Side::Source, fate) => self.source_down(fate),
-            Fault::LibvirtdDies(Side::Target, fate) => self.target_down(fate),
-            Fault::TargetSleeps => {
-                let finishing = self.finishing();
-                if finishing {
-                    self.fails(Settle::Resumes(Why::MigrationCanceled));
-                    self.clears = false;
-                    self.obeys = true;
-                    self.target.libvirtd = Libvirtd::Down;
-                }
-                finishing
-            }
-            Fault::LinkCut(fate) => self.link_cut(fate),
-            Fault::Unheard(side) => {
-                let heard = self.answers(side);
-                self.end_mut(side).libvirtd = Libvirtd::Unheard;
-                heard
-            }
-        };
-        happens.then_some(self)
-    }
-
-    fn guest_stops(&mut self, side: Side) -> bool {
-        let runs = self.end(side).qemu == Qemu::Runs;
-        if runs && self.phase == Phase::PostCopy {
-            self.loses_memory(side, Activity::ShutOff, Why::Shutdown);
-        } else if runs {
-            if side == Side::Source && self.copying() {
-                self.fails(Settle::AsBefore);
-            }
-            if side == Side::Source {
-                self.settle = None;
-            }
-            self.stops(side, Activity::ShutOff, Why::Shutdown);
-        }
-        runs
-    }
-
-    fn source_dies(&mut self, fate: Fate) -> bool {
-        match (self.phase, fate) {
-            _ if self.source.qemu == Qemu::None => return false,
-            (Phase::PostCopy, Fate::Resumes) => {
-                self.loses_memory(Side::Source, Activity::Crashed, Why::Other);
-                return true;
-            }
-            (Phase::Switch | Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Finishes) => {
-                self.start_target();
-                self.leaves();
-                return true;
-            }
-            (Phase::Finish | Phase::Defined | Phase::Confirm, _) => return false,
-            (_, Fate::Resumes) => {}
-            _ => return false,
-        }
-        if self.copying() || self.phase == Phase::Switch {
-            self.fails(Settle::AsBefore);
-        }
-        if self.phase == Phase::Stuck {
-            self.phase = Phase::Over;
-        }
-        self.settle = None;
-        self.stops(Side::Source, Activity::Crashed, Why::Other);
-        true
-    }
-
-    fn target_dies(&mut self) -> bool {
-        if self.target.qemu == Qemu::None {
-            return false;
-        }
-        if self.phase == Phase::PostCopy {
-            self.loses_memory(Side::Target, Activity::Crashed, Why::Other);
-            return true;
-        }
-        if self.copying() {
-            self.fails(Settle::AsBefore);
-        } else if self.phase == Phase::Switch || self.finishing() {
-            self.fails(Settle::Resumes(Why::MigrationCanceled));
-        }
-        if self.target.qemu == Qemu::Incoming {
-            self.target.qemu = Qemu::None;
-            self.obeys = false;
-            self.clears = true;
-        } else {
-            self.stops(Side::Target, Activity::Crashed, Why::Other);
-        }
-        true
-    }
-
-    /// Where both libvirtds were killed from the switch on: the source may stay paused,
-    fn may_forget(&self) -> bool {
-        self.source.qemu == Qemu::Still && self.settle.is_some()
-    }
-
-    /// or the target may keep what was to arrive.
-    fn may_leave(&self) -> bool {
-        matches!(self.settle, Some(Settle::Resumes(_)))
-            && self.target.copy.is_some_and(|own| !own.persistent)
-    }
-
-    fn source_down(&mut self, fate: Fate) -> bool {
-        if !self.up(Side::Source) {
-            return false;
-        }
-        let both = !self.up(Side::Target) && self.clears;
-        match (self.phase, fate) {
-            (Phase::Called, Fate::Resumes) => {
-                self.phase = Phase::Over;
-                self.answer = Answer::Failed;
-            }
-            (Phase::Starting | Phase::Disks | Phase::Memory, Fate::Resumes) => {
-                self.fails(Settle::AsBefore);
-            }
-            (Phase::Switch, Fate::Resumes) => self.fails(Settle::Resumes(Why::Unpaused)),
-            (Phase::PostCopy, Fate::Resumes) => {
-                self.unseen = true;
-                self.answer = Answer::Failed;
-            }
-            (Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Resumes) => {
-                let arrived = self.phase == Phase::Confirm;
-                self.fails(Settle::Forgets);
-                self.clears = false;
-                self.obeys = !arrived;
-            }
-            (Phase::Ending | Phase::Leaving, Fate::Resumes) => {
-                self.phase = Phase::Over;
-                self.answer = Answer::Failed;
-                self.stops(Side::Source, Activity::ShutOff, Why::Other);
-            }
-            (Phase::Stuck | Phase::NotBegun, Fate::Resumes) => {}
-            (Phase::Over, Fate::Resumes) => {
-                if let Some(Settle::Resumes(_) | Settle::AsBefore) = self.settle {
-                    self.settle = Some(Settle::Resumes(Why::Unpaused));
-                }
-            }
-            (Phase::Over, Fate::Forgets) if both && self.may_forget() => {
-                self.settle = Some(Settle::Forgets);
-            }
-            (Phase::Over, Fate::Leaves) if both && self.may_leave() => {
-                self.settle = Some(Settle::Resumes(Why::Unpaused));
-                self.clears = false;
-            }
-            _ => return false,
-        }
-        self.source.libvirtd = Libvirtd::Down;
-        true
-    }
-
-    fn target_down(&mut self, fate: Fate) -> bool {
-        if !self.up(Side::Target) {
-            return false;
-        }
-        let both = !self.up(Side::Source) && self.clears;
-        match (self.phase, fate) {
-            (Phase::Starting | Phase::Disks | Phase::Memory, Fate::Resumes) => {
-                self.fails(Settle::AsBefore);
-            }
-            (Phase::Switch | Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Resumes) => {
-                let arrived = self.phase == Phase::Confirm;
-                self.fails(Settle::Resumes(Why::MigrationCanceled));
-                self.clears = !arrived;
-            }
-            (Phase::PostCopy, Fate::Resumes) => self.breaks_off(self.memory),
-            (Phase::Switch, Fate::Finishes) => {
-                self.start_target();
-                self.leaves();
-            }
-            (Phase::Confirm, Fate::Finishes) => self.leaves(),
-            (Phase::Switch, Fate::Crashes) => self.crashes(),
-            (Phase::Switch, Fate::Hangs) => {
-                self.phase = Phase::Stuck;
-                self.clears = true;
-            }
-            (Phase::Over, Fate::Forgets) if both && self.may_forget() => {
-                self.settle = Some(Settle::Forgets);
-            }
-            (Phase::Over, Fate::Leaves) if both && self.may_leave() => self.clears = false,
-            (Phase::Over, Fate::Resumes) if self.obeys => {
-                self.obeys = false;
-                self.clears = true;
-            }
-            (
-                Phase::NotBegun
-                | Phase::Called
-                | Phase::Ending
-                | Phase::Leaving
-                | Phase::Stuck
-                | Phase::Over,
-                Fate::Resumes,
-            ) => {}
-            _ => return false,
-        }
-        self.target.libvirtd = Libvirtd::Down;
-        true
-    }
-
-    fn crashes(&mut self) {
-        self.fails(Settle::AsBefore);
-        self.settle = None;
-        self.stops(Side::Source, Activity::Crashed, Why::Other);
-    }
-
-    fn link_cut(&mut self, fate: Fate) -> bool {
-        match (self.phase, fate) {
-            (Phase::Called, Fate::Resumes) => {
-                self.phase = Phase::Over;
-                self.answer = Answer::Failed;
-            }
-            (Phase::Starting | Phase::Disks | Phase::Memory, Fate::Resumes) => {
-                self.fails(Settle::Resumes(Why::MigrationCanceled));
-                self.cut = true;
-            }
-            (Phase::Switch, Fate::Resumes) => {
-                self.fails(Settle::Resumes(Why::Unpaused));
-                self.cut = true;
-            }
-            // Soon enough mended it goes on by itself, else it has to be told to.
-            (Phase::PostCopy, Fate::Resumes | Fate::Leaves) => {
-                let memory = match fate {
-                    Fate::Leaves => Memory::Broken,
-                    _ => self.memory,
-                };
-                self.breaks_off(memory);
-                self.cut = true;
-            }
-            // The target obeys at once, the source gives up after a while.
-            (Phase::Finish | Phase::Defined | Phase::Confirm, Fate::Resumes) => {
-                self.start_target();
-                self.fails(Settle::Resumes(Why::MigrationCanceled));
-                self.clears = false;
-            }
-            (Phase::Confirm, Fate::Finishes) => self.leaves(),
-            _ => return false,
-        }
-        true
-    }
-
-    /// libvirt is asked to abort: before the switch it does, in it three different ends were measured.
-    pub(super) fn abort(mut self, fate: Fate) -> Option<Self> {
-        match (self.phase, fate) {
-            (Phase::Starting | Phase::Disks | Phase::Memory, Fate::Resumes) => {
-                self.fails(Settle::AsBefore);
-            }
-            (Phase::Switch, Fate::Resumes) => self.fails(Settle::Resumes(Why::MigrationCanceled)),
-            (Phase::Switch, Fate::Crashes) => self.crashes(),
-            (Phase::Switch | Phase::Finish, Fate::Finishes) => {}
-            _ => return None,
-        }
-        Some(self)
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn describe(domain: Node<'_, '_>) -> PortResult<Description> {
     let video = each("video")
         .filter_map(|video| xml::child(video, "model"))
         .map(video_memory)
-        .sum();
+        .fold(0, u64::saturating_add);
     Ok(Description {
         name: xml::text(domain, &["name"]).unwrap_or_default().to_owned(),
         vcpus,
@@ -110,7 +110,8 @@ pub(crate) fn describe(domain: Node<'_, '_>) -> PortResult<Description> {
 /// buffers for I/O in flight); the video memory as configured; and 1/512 of the memory, which is what the page tables
 /// that map it cost the host (8 bytes for each 4 KiB), for it has no huge pages to count on.
 fn overhead(memory: Bytes, vcpus: u32, video: u64) -> Bytes {
-    Bytes(96 * MIB + u64::from(vcpus) * 8 * MIB + video + memory.0 / 512)
+    let fixed = 96 * MIB + u64::from(vcpus) * 8 * MIB + memory.0 / 512;
+    Bytes(fixed.saturating_add(video))
 }
 
 fn video_memory(model: Node<'_, '_>) -> u64 {
@@ -122,7 +123,10 @@ fn video_memory(model: Node<'_, '_>) -> u64 {
     };
     match model.attribute("type") {
         Some("none") => 0,
-        _ => ((kib("ram") + kib("vram")) * 1024).max(16 * MIB),
+        _ => kib("ram")
+            .saturating_add(kib("vram"))
+            .saturating_mul(1024)
+            .max(16 * MIB),
     }
 }
 
