@@ -130,13 +130,14 @@ fn what_is_in_the_way_is_named() -> Result<()> {
     Ok(())
 }
 
-/// Adds a guest's move to h2 to the wishes.
-fn wish(fleet: &Fleet, guest: &str) -> Result<()> {
+/// Adds a guest's move to h2 to the wishes, under the guest's name: where two bear it, its UUID tells which is meant.
+fn wish(fleet: &Fleet, guest: &Guest<'_>) -> Result<()> {
+    let (name, uuid) = (guest.name(), guest.uuid());
     fleet.write(
-        &format!("{guest}.yaml"),
+        &format!("{name}.yaml"),
         &format!(
-            "apiVersion: evenkeel.dev/v1alpha1\nkind: GuestMigration\nmetadata: {{name: {guest}}}\n\
-             spec: {{guest: {guest}, target: h2}}\n"
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: GuestMigration\nmetadata: {{name: {name}}}\n\
+             spec: {{guest: {uuid}, target: h2}}\n"
         ),
     )
 }
@@ -146,7 +147,9 @@ fn impossible(said: &Value, guest: &str) -> Result<String> {
     let all = said["impossible"]
         .as_array()
         .context("what is impossible")?;
-    let found = all.iter().find(|one| one["name"] == guest);
+    let found = all
+        .iter()
+        .find(|one| one["kind"] == "GuestMigration" && one["name"] == guest);
     found
         .map(Value::to_string)
         .with_context(|| format!("nothing of {guest}: {said}"))
@@ -202,7 +205,11 @@ fn where_it_can_not_go_is_named() -> Result<()> {
             networks: vec!["lan".to_owned()],
             ..plain("networked")
         })
-        .guest(plain("bridged"))
+        .guest(GuestSpec {
+            networks: Vec::new(),
+            extra_devices: "<interface type='bridge'><source bridge='br7'/></interface>".to_owned(),
+            ..plain("bridged")
+        })
         .guest(plain("machine"))
         .guest(plain("emulator"))
         .guest(plain("clash"))
@@ -216,16 +223,6 @@ fn where_it_can_not_go_is_named() -> Result<()> {
     change("commandline", "</domain>", arguments)?;
     change("chosen", "<clock", CPU)?;
     change("machine", "pc-i440fx-7.2", MACHINE)?;
-    change(
-        "bridged",
-        "<interface type='network'>",
-        "<interface type='bridge'>",
-    )?;
-    change(
-        "bridged",
-        "<source network='default'/>",
-        "<source bridge='br7'/>",
-    )?;
     one.exec(&[
         "sh",
         "-ec",
@@ -281,7 +278,7 @@ fn where_it_can_not_go_is_named() -> Result<()> {
 
     let fleet = Fleet::of(&lab)?;
     for guest in lab.guests() {
-        wish(&fleet, guest.name())?;
+        wish(&fleet, &guest)?;
     }
     let later = "persistent definition only";
     let plan = fleet.run(&["plan", "-o", "json"])?.expect(3)?.json()?;
