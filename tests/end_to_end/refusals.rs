@@ -155,6 +155,14 @@ fn impossible(said: &Value, guest: &str) -> Result<String> {
         .with_context(|| format!("nothing of {guest}: {said}"))
 }
 
+/// What came of the attempts to move the guest, with the hints.
+fn attempts(said: &Value, guest: &str) -> Result<String> {
+    let all = said["moves"].as_array().context("moves")?;
+    let found = all.iter().find(|one| one["name"] == guest);
+    let found = found.with_context(|| format!("no move of {guest}: {said}"))?;
+    Ok(found["status"]["attempts"].to_string())
+}
+
 /// Makes h2 a lesser host: its QEMU has a CPU without AVX2, and its libvirtd knows one machine type less.
 fn lessen(host: &Host<'_>) -> Result<()> {
     let script = "mkdir -p /srv/qemu; : > /srv/qemu/whole
@@ -175,8 +183,8 @@ fn lessen(host: &Host<'_>) -> Result<()> {
 }
 
 const MACHINE: &str = "pc-i440fx-5.2";
-const CPU: &str = "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model>\
-    <feature policy='require' name='avx2'/></cpu><clock";
+/// As libvirt writes the CPU of a guest that asks for none.
+const CPU: &str = "<model fallback='forbid'>qemu64</model>";
 
 #[test]
 fn where_it_can_not_go_is_named() -> Result<()> {
@@ -221,7 +229,8 @@ fn where_it_can_not_go_is_named() -> Result<()> {
         <qemu:arg value='-no-hpet'/></qemu:commandline></domain>";
     lessen(&two)?;
     change("commandline", "</domain>", arguments)?;
-    change("chosen", "<clock", CPU)?;
+    let more = format!("{CPU}<feature policy='require' name='avx2'/>");
+    change("chosen", CPU, &more)?;
     change("machine", "pc-i440fx-7.2", MACHINE)?;
     one.exec(&[
         "sh",
@@ -317,7 +326,7 @@ fn where_it_can_not_go_is_named() -> Result<()> {
     ensure!(!impossible(&plan, "commandline")?.contains(later));
 
     // What only a close look shows.
-    let words = ["apply", "--yes", "-o", "json", "--timeout", "40s"];
+    let words = ["apply", "--yes", "-o", "json", "--timeout", "20s"];
     let applied = fleet.run(&words)?;
     let said = applied.json()?;
     for (guest, reason, words) in [
@@ -334,7 +343,7 @@ fn where_it_can_not_go_is_named() -> Result<()> {
             "h2 does not offer the CPU that chosen asks for",
         ),
     ] {
-        let said = impossible(&said, guest)?;
+        let said = attempts(&said, guest)?;
         ensure!(
             said.contains(reason) && said.contains(words),
             "{guest}: {said}\n{}",
@@ -345,6 +354,5 @@ fn where_it_can_not_go_is_named() -> Result<()> {
     ensure!(two.list_files()? == before, "{:?}", two.list_files()?);
     let domains = two.virsh(&["list", "--all", "--uuid"])?;
     ensure!(domains.split_whitespace().count() == 2, "{domains}");
-    println!("apply took {:?}", applied.took);
     Ok(())
 }
