@@ -341,16 +341,16 @@ fn needs(state: &HostState, facts: &DomainFacts) -> planner::Needs {
         }
     }
     for interface in &facts.interfaces {
-        match &interface.source {
-            InterfaceSource::Network(name) => {
-                needs.networks.insert(name.clone());
-            }
-            InterfaceSource::Bridge(name) => {
-                needs.bridges.insert(name.clone());
-            }
-            InterfaceSource::User | InterfaceSource::Other(_) => {}
+        let new = match &interface.source {
+            InterfaceSource::Network(name) => needs.networks.insert(name.clone()).then_some(name),
+            InterfaceSource::Bridge(name) => needs.bridges.insert(name.clone()).then_some(name),
+            InterfaceSource::User | InterfaceSource::Other(_) => None,
+        };
+        let filter = interface.filter.as_ref();
+        let filter = filter.filter(|name| needs.nwfilters.insert((*name).clone()));
+        if !interface.plugged {
+            needs.pending.extend(new.into_iter().chain(filter).cloned());
         }
-        needs.nwfilters.extend(interface.filter.clone());
     }
     for disk in facts.disks.iter().filter(|disk| disk.stays()) {
         needs

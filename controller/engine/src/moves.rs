@@ -348,7 +348,17 @@ impl MoveState {
             };
             self.vain = Some((cause.reason, times));
             let pause = LOOK_AGAIN.saturating_mul(1 << times.min(8));
-            self.rest = Some((cause, Instant::now() + pause.min(LOOK_AGAIN_CAP)));
+            let pause = pause.min(LOOK_AGAIN_CAP);
+            let another = self.spec.target.is_none() && of_the_target(cause.reason);
+            match target.filter(|_| tried && another) {
+                // Another may do at once; this one is looked at again when it would be anyhow.
+                Some(target) => {
+                    let until = Instant::now() + pause + LOOK_AGAIN * 2;
+                    self.avoid.insert(target, (cause.clone(), until));
+                    self.rest = Some((cause, Instant::now() + LOOK_AGAIN));
+                }
+                None => self.rest = Some((cause, Instant::now() + pause)),
+            }
             return;
         }
         self.vain = None;
@@ -421,6 +431,18 @@ impl MoveState {
             self.abort_cause = cause;
         }
     }
+}
+
+/// What one target shows in Preparing and another need not.
+fn of_the_target(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::PathClash
+            | Reason::BaseImageDiffers
+            | Reason::SecretDiffers
+            | Reason::FileMissing
+            | Reason::IncompatibleCPU
+    )
 }
 
 /// Growing, capped, with up to a quarter of jitter that is a function of the move.

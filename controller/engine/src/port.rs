@@ -68,6 +68,8 @@ pub enum Fault {
     PeerFailed,
     /// The source's copy stopped during the call.
     DomainStopped,
+    /// The target's QEMU can't give the guest its CPU.
+    CpuRefused,
     /// A disk that is not copied is on storage that only this host is known to see.
     NotShared,
     /// Anything else.
@@ -394,9 +396,9 @@ pub struct DomainFacts {
     pub memory_overhead: Bytes,
     /// Disks, CD-ROMs and floppies, in the definition's order.
     pub disks: Vec<DiskFacts>,
-    /// Network interfaces.
+    /// Network interfaces, those of its persistent definition last.
     pub interfaces: Vec<InterfaceFacts>,
-    /// Other files it names: kernel, initrd, NVRAM, console logs.
+    /// Other files it names: kernel, initrd, NVRAM, console logs, and media that only its persistent definition has.
     pub files: Vec<FileFacts>,
     /// Metadata elements of others, flattened: `nova:owner/nova:user` -> text.
     pub metadata: BTreeMap<String, String>,
@@ -525,6 +527,8 @@ pub struct InterfaceFacts {
     pub source: InterfaceSource,
     /// Network filter by name.
     pub filter: Option<String>,
+    /// Whether the guest has it now; else only its persistent definition does.
+    pub plugged: bool,
     /// Addresses, where the guest agent or a lease tells.
     pub addresses: Vec<String>,
 }
@@ -854,6 +858,9 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
 
     /// The persistent definition, whole, for whoever defines it elsewhere or again.
     async fn definition(&self, domain: Uuid) -> PortResult<String>;
+    /// Whether a guest of this definition finds the CPU here that it asks for by model and features. Nothing where the
+    /// hypervisor can't tell, or the guest asks for none.
+    async fn offers_cpu(&self, definition: &str) -> PortResult<Option<bool>>;
     /// Defines a domain, with each of these disks (target device and path) at its path here, and with a mark or as it
     /// was. What is defined here already, or runs, must have been looked for before.
     async fn define(
@@ -910,6 +917,7 @@ impl From<&PortError> for Reason {
             Fault::PeerFailed => Self::TargetFailed,
             Fault::DomainStopped => Self::GuestStopped,
             Fault::NotShared => Self::SharedStorageUnsafe,
+            Fault::CpuRefused => Self::IncompatibleCPU,
             Fault::NotFound | Fault::Exists | Fault::Unsupported | Fault::Other => {
                 Self::HypervisorError
             }

@@ -410,3 +410,42 @@ async fn let_go_with_nothing_to_do_it_answers() {
         .await;
     actor.clean(&[(guest, "h1")]).await;
 }
+
+/// A target that shows only when it is looked at closely that it won't do: a drain takes another, and a CPU by name is
+/// compared before anything is made.
+#[tokio::test(start_paused = true)]
+async fn another_target_takes_what_the_first_can_not() {
+    for (seed, reason) in [(31, "PathClash"), (32, "IncompatibleCPU")] {
+        let plans = ["h1", "h2", "h3"].map(|name| {
+            let mut plan = HostPlan::new(name);
+            if name == "h2" && reason == "IncompatibleCPU" {
+                plan.offers.lacks.insert("EPYC".into());
+            }
+            // More room, so that it is chosen first.
+            plan.memory(if name == "h2" { 64 * GIB } else { 16 * GIB })
+        });
+        let (fleet, desk) = stage(seed, &plans);
+        let mut plan = GuestPlan::new("g1");
+        plan.needs.model = Some("EPYC".into());
+        let guest = fleet.add_guest("h1", &plan);
+        if reason == "PathClash" {
+            fleet.put_file("h2", "g1-vda.qcow2", MIB);
+        }
+        let before = fleet.files("h2");
+        let actor = Actor::start(&fleet, &desk, &Role::new("one"));
+        actor.settled().await;
+        // Named, it waits and says why; nothing was made there.
+        desk.migrate("m", "g1", Some("h2"));
+        actor.says("GuestMigration", "m", reason, 5).await;
+        assert_eq!(fleet.files("h2"), before);
+        desk.change(|wishes| {
+            wishes.migrations.remove("m");
+        });
+        desk.drain("d", &["h1"], |_| {});
+        actor
+            .until("it is on the third host", 60, |_| {
+                fleet.executing(guest) == ["h3"]
+            })
+            .await;
+    }
+}

@@ -406,7 +406,10 @@ fn missing(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId) -> Vec<String> {
     let absent = |what: &str, needed: &BTreeSet<String>, offered: &BTreeSet<String>| {
         let names = needed.difference(offered);
         names
-            .map(|name| format!("{what} {name}"))
+            .map(|name| match needs.pending.contains(name) {
+                true => format!("{what} {name} (in the persistent definition only)"),
+                false => format!("{what} {name}"),
+            })
             .collect::<Vec<_>>()
     };
     let mut all = absent("network", &needs.networks, &offers.networks);

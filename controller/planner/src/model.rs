@@ -208,6 +208,9 @@ pub struct Needs {
     pub bridges: BTreeSet<String>,
     /// Network filters.
     pub nwfilters: BTreeSet<String>,
+    /// Those of the three that only its persistent definition names: it needs them after its next start.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub pending: BTreeSet<String>,
     /// Pools on storage that other hosts see too and that its disks stay on, and their directories.
     pub storage: BTreeMap<String, String>,
 }

@@ -32,6 +32,8 @@ fn kind(guest: &Guest) -> Kind<'_> {
         networks,
         bridges,
         nwfilters,
+        // Of them all, those that a sentence says more of.
+        pending: _,
         storage,
     } = &guest.needs;
     (

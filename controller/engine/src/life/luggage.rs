@@ -14,19 +14,19 @@ use super::{Attempt, Place, Progress, Report, Stop, failure, secrets};
 use crate::{
     carrier::{self, Pace},
     journal::{FileOrigin, Journal, JournalFile},
-    port::{DiskDevice, DomainFacts, Fault, FileState, PortError},
+    port::{DiskDevice, DomainFacts, Fault, FileFacts, FileState, PortError},
 };
 
 /// How often it is told how far a file is.
 const TELL: Duration = Duration::from_millis(500);
 
-/// The files that a guest needs and libvirt does not copy, each once: role and path.
-fn needed(facts: &DomainFacts) -> Vec<(String, String)> {
+/// The files that a guest names and libvirt does not copy, each once, but for what it only writes to.
+fn named(facts: &DomainFacts) -> Vec<FileFacts> {
     let files = facts
         .files
         .iter()
-        .filter(|file| file.needed || file.role == NVRAM)
-        .map(|file| (file.role.clone(), file.path.clone()));
+        .filter(|file| file.role != CONSOLE)
+        .cloned();
     let media = facts
         .disks
         .iter()
@@ -38,12 +38,19 @@ fn needed(facts: &DomainFacts) -> Vec<(String, String)> {
                 DiskDevice::Floppy => "floppy",
             };
             let chain = disk.path.iter().chain(&disk.backing);
-            chain.map(|path| (role.to_owned(), path.clone()))
+            chain.map(|path| FileFacts {
+                role: role.to_owned(),
+                path: path.clone(),
+                needed: true,
+            })
         });
     let mut seen = BTreeSet::new();
     let once = files.chain(media);
-    once.filter(|(_, path)| seen.insert(path.clone())).collect()
+    once.filter(|file| seen.insert(file.path.clone())).collect()
 }
+
+/// What a guest's serial ports write to.
+const CONSOLE: &str = "console";
 
 /// The firmware's variables: the guest's own, written while it runs.
 const NVRAM: &str = "nvram";
@@ -58,25 +65,28 @@ impl Attempt {
     /// Looks at both ends what of it is there. Nothing is read yet.
     pub(super) async fn survey(&self, facts: &DomainFacts) -> Result<Vec<JournalFile>, Cause> {
         let (source, target) = (&self.order.source, &self.order.target);
-        let needed = needed(facts);
-        let looks = needed.iter().map(|(_, path)| async move {
+        let named = named(facts);
+        let looks = named.iter().map(|FileFacts { path, .. }| async move {
             tokio::join!(source.hypervisor.file(path), target.hypervisor.file(path))
         });
         let looks = join_all(looks).await;
         let mut files = Vec::new();
-        for ((role, path), (here, there)) in needed.into_iter().zip(looks) {
-            let here = here
-                .map_err(|error| out_of_reach(source, &path, &error))?
-                .ok_or_else(|| {
-                    Cause::new(
-                        Reason::FileMissing,
-                        format!(
-                            "{} has no file {path}, which {} needs",
-                            source.host, facts.name
-                        ),
-                    )
-                    .hint("put the file back, or take it out of the guest's definition")
-                })?;
+        for (file, (here, there)) in named.into_iter().zip(looks) {
+            let FileFacts { role, path, needed } = file;
+            let Some(here) = here.map_err(|error| out_of_reach(source, &path, &error))? else {
+                // A store that its first start makes, or what its definition names and nobody has any more.
+                if !needed {
+                    continue;
+                }
+                return Err(Cause::new(
+                    Reason::FileMissing,
+                    format!(
+                        "{} has no file {path}, which {} needs",
+                        source.host, facts.name
+                    ),
+                )
+                .hint("put the file back, or take it out of the guest's definition"));
+            };
             let there = there.map_err(|error| out_of_reach(target, &path, &error))?;
             if let Some(there) = &there
                 && there.length != here.length

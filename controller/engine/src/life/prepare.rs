@@ -8,6 +8,7 @@ use std::{
 use evenkeel_crds::{
     quantity::Bytes,
     reason::{Cause, Reason},
+    shared::whole_seconds,
 };
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use crate::{
     evidence::{Arrival, Verdict},
     journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
     port::{
-        Activity, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult,
+        Activity, CpuNeed, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult,
         is_directory,
     },
 };
@@ -72,6 +73,7 @@ impl Attempt {
         self.memory = Some(facts.memory);
         self.check_guest(&facts)?;
         self.check_others(&facts).await?;
+        self.check_cpu(&facts).await?;
         self.settle_shared(&mut facts, &pools).await?;
         let shared = sharing::directories(&facts);
         let in_place = sharing::left_in_place(&facts);
@@ -347,6 +349,32 @@ impl Attempt {
         ))
     }
 
+    /// Whether a guest with a CPU of its own choice finds it at the target. Said only by a target whose word means
+    /// something: the source, where the guest runs, has to be told that it fits there.
+    async fn check_cpu(&self, facts: &DomainFacts) -> Result<(), Cause> {
+        if facts.cpu != CpuNeed::Model || !facts.activity.active() || !facts.persistent {
+            return Ok(());
+        }
+        let (source, target) = (&self.order.source, &self.order.target);
+        let definition = source.hypervisor.definition(facts.uuid).await;
+        let definition =
+            definition.map_err(|error| failure(&source.host, "reading the definition", &error))?;
+        let (here, there) = tokio::join!(
+            source.hypervisor.offers_cpu(&definition),
+            target.hypervisor.offers_cpu(&definition),
+        );
+        match (here, there) {
+            (Ok(Some(true)), Ok(Some(false))) => Err(Cause::new(
+                Reason::IncompatibleCPU,
+                format!(
+                    "{} does not offer the CPU that {} asks for, {} does",
+                    target.host, facts.name, source.host
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Where each disk that travels goes at the target.
     fn place(&self, facts: &DomainFacts, pools: &[PoolFacts]) -> Result<Vec<JournalDisk>, Cause> {
         let host = &self.order.target.host;
@@ -454,28 +482,41 @@ impl Attempt {
         for (disk, found) in disks.iter().zip(clashes) {
             let found = found
                 .map_err(|error| failure(&target.host, "looking for files in the way", &error))?;
-            if let Some(file) = found {
+            if let Some(found) = found {
+                let changed = target.hypervisor.file(&disk.target_path).await;
+                let changed = changed.ok().flatten().and_then(|file| file.changed);
+                let changed = changed.map_or_else(String::new, |when| {
+                    format!("last changed {}, ", whole_seconds(when))
+                });
                 let users = target
                     .hypervisor
                     .references(None)
                     .await
                     .ok()
                     .and_then(|mut all| all.remove(&disk.target_path));
-                let used = users.map_or_else(
+                let used = users.as_ref().map_or_else(
                     || "no domain there uses it".to_owned(),
                     |users| format!("used there by {}", users.join(", ")),
                 );
-                return Err(Cause::new(
+                let cause = Cause::new(
                     Reason::PathClash,
                     format!(
-                        "{} exists on {} ({} allocated, {used}), where disk {} of {} would go",
+                        "{} exists on {} ({} allocated, {changed}{used}), where disk {} of {} would go",
                         disk.target_path,
                         target.host,
-                        file.allocated.human(),
+                        found.allocated.human(),
                         disk.target,
                         facts.name
                     ),
-                ));
+                );
+                return Err(match users {
+                    Some(_) => cause,
+                    None => cause.hint(format!(
+                        "if nobody needs it, remove it there: `virsh vol-delete --pool {} {}`",
+                        quoted(&disk.pool),
+                        quoted(&disk.volume)
+                    )),
+                });
             }
         }
         Ok(())
@@ -645,6 +686,15 @@ impl Attempt {
             Stop::Aborted => Outcome::Aborted,
         }
     }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+/@:".contains(c);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Those that are not at the target yet.

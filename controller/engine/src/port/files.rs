@@ -1,6 +1,6 @@
 //! Files as they are carried from host to host: byte for byte, holes as holes.
 
-use evenkeel_crds::quantity::Bytes;
+use evenkeel_crds::{quantity::Bytes, shared::Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A file as it is on a host now.
@@ -12,6 +12,8 @@ pub struct FileState {
     pub allocated: Bytes,
     /// When its content last changed, in the host's own words: equal where it did not.
     pub modified: String,
+    /// The same as a time, where it can be read as one.
+    pub changed: Option<Timestamp>,
     /// Who may read it.
     pub access: Access,
     /// What its head says that it is: `raw`, `qcow2`, ...

@@ -327,6 +327,7 @@ fn interfaces(facts: &DomainFacts) -> Vec<InterfaceStatus> {
     facts
         .interfaces
         .iter()
+        .filter(|interface| interface.plugged)
         .map(|interface| InterfaceStatus {
             mac: interface.mac.clone(),
             source: source(&interface.source),
@@ -339,6 +340,7 @@ fn networks(facts: &DomainFacts) -> Option<String> {
     let words: Vec<String> = facts
         .interfaces
         .iter()
+        .filter(|interface| interface.plugged)
         .map(|interface| {
             let name = match &interface.source {
                 InterfaceSource::Network(name) | InterfaceSource::Bridge(name) => name.clone(),

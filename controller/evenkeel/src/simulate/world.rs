@@ -115,6 +115,7 @@ fn host_plan(
             .collect(),
         bridges: host.offers.bridges.clone(),
         nwfilters: host.offers.nwfilters.clone(),
+        ..Offers::default()
     };
     plan
 }
@@ -155,6 +156,7 @@ fn guest_plan(guest: &planner::Guest) -> GuestPlan {
         mac: "52:54:00:00:00:01".to_owned(),
         source,
         filter,
+        plugged: true,
         addresses: Vec::new(),
     };
     let storage = needs.storage.iter();
@@ -177,6 +179,7 @@ fn guest_plan(guest: &planner::Guest) -> GuestPlan {
         emulator: needs.emulator.clone(),
         machine: needs.machine.clone(),
         interfaces: networks.chain(bridges).chain(filters).collect(),
+        ..Needs::default()
     };
     plan
 }

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_crds::quantity::Bytes;
+use evenkeel_crds::{quantity::Bytes, shared::Timestamp};
 use evenkeel_engine::port::{Access, Backing, Fault, FileState, Piece, PortError, PortResult};
 use tokio::sync::mpsc;
 use virt::{connect::Connect, storage_vol::StorageVol, stream::Stream, sys};
@@ -111,6 +111,10 @@ fn described(description: &str) -> PortResult<FileState> {
     Ok(FileState {
         length: amount("physical").unwrap_or(virtual_size),
         allocated: amount("allocation").unwrap_or_default(),
+        changed: said(&["target", "timestamps", "mtime"])
+            .split('.')
+            .next()
+            .and_then(|seconds| Timestamp::from_second(seconds.parse().ok()?).ok()),
         modified: said(&["target", "timestamps", "mtime"]),
         access: Access {
             mode: said(&["target", "permissions", "mode"]),

@@ -121,6 +121,34 @@ pub(crate) fn observe(session: &Arc<Session>, connection: &Connection) -> PortRe
     })
 }
 
+/// Whether the CPU that a definition asks for by model and features is to be had here. Nothing where libvirt can't tell.
+pub(crate) fn offers_cpu(connection: &Connection, definition: &str) -> PortResult<Option<bool>> {
+    let document = xml::parse(definition)?;
+    let domain = document.root_element();
+    let cpu = xml::child(domain, "cpu").filter(|cpu| {
+        xml::child(*cpu, "model").is_some()
+            && matches!(cpu.attribute("mode"), None | Some("custom"))
+    });
+    let kind = xml::at(domain, &["os", "type"]);
+    let asked = |name| kind.and_then(|kind| kind.attribute(name));
+    let (Some(cpu), Some(arch), Some(machine)) = (cpu, asked("arch"), asked("machine")) else {
+        return Ok(None);
+    };
+    let described = raw::CpuAsked {
+        emulator: xml::text(domain, &["devices", "emulator"]).unwrap_or_default(),
+        arch,
+        machine,
+        kind: domain.attribute("type").unwrap_or_default(),
+        cpu: &definition[cpu.range()],
+    };
+    match raw::compare_cpu(connection, &described).or_fault() {
+        Ok(fits) => Ok(Some(fits)),
+        Err(error) if matches!(error.fault, Fault::Unreachable | Fault::TimedOut) => Err(error),
+        // Older, another architecture, an emulator of no words: the migration will tell.
+        Err(_) => Ok(None),
+    }
+}
+
 /// `otherwise` where the host lacks a driver; other errors stay errors.
 fn without_driver<T>(error: PortError, otherwise: T) -> PortResult<T> {
     match error.fault {

@@ -500,6 +500,14 @@ impl Hypervisor for Host {
         .await
     }
 
+    async fn offers_cpu(&self, definition: &str) -> PortResult<Option<bool>> {
+        let definition = definition.to_owned();
+        self.call(Session::looks, LOOK, move |_, connection| {
+            host::offers_cpu(connection, &definition)
+        })
+        .await
+    }
+
     async fn define(
         &self,
         definition: &str,

@@ -937,6 +937,44 @@ pub(crate) fn secret_value(secret: &Secret) -> Result<Zeroizing<Vec<u8>>, Error>
 
 // ---- the host ----
 
+/// A guest's CPU, and what is to give it.
+#[derive(Debug)]
+pub(crate) struct CpuAsked<'a> {
+    pub(crate) emulator: &'a str,
+    pub(crate) arch: &'a str,
+    pub(crate) machine: &'a str,
+    /// The domain's type: `kvm`, `qemu`.
+    pub(crate) kind: &'a str,
+    /// The CPU element.
+    pub(crate) cpu: &'a str,
+}
+
+/// Whether the host's hypervisor has that CPU, all features that are asked for included.
+pub(crate) fn compare_cpu(connect: &Connect, asked: &CpuAsked<'_>) -> Result<bool, Error> {
+    let emulator = CString::new(asked.emulator)?;
+    let arch = CString::new(asked.arch)?;
+    let machine = CString::new(asked.machine)?;
+    let kind = CString::new(asked.kind)?;
+    let cpu = CString::new(asked.cpu)?;
+    // SAFETY: the connection lives, and so do all texts during the call.
+    let fits = unsafe {
+        sys::virConnectCompareHypervisorCPU(
+            connect.as_ptr(),
+            emulator.as_ptr(),
+            arch.as_ptr(),
+            machine.as_ptr(),
+            kind.as_ptr(),
+            cpu.as_ptr(),
+            0,
+        )
+    };
+    match fits {
+        sys::VIR_CPU_COMPARE_INCOMPATIBLE => Ok(false),
+        sys::VIR_CPU_COMPARE_IDENTICAL | sys::VIR_CPU_COMPARE_SUPERSET => Ok(true),
+        _ => Err(Error::last_error()),
+    }
+}
+
 /// The host's CPU times since its boot, by name, in nanoseconds, all CPUs summed.
 pub(crate) fn cpu_times(connect: &Connect) -> Result<BTreeMap<String, u64>, Error> {
     let empty = sys::virNodeCPUStats {

@@ -30,6 +30,7 @@ pub(super) fn state(file: &File) -> FileState {
         length: Bytes(length),
         allocated: Bytes(file.allocated),
         modified: format!("{:?}", file.kind),
+        changed: None,
         access: Access {
             mode: "0644".into(),
             owner: "0".into(),

@@ -421,6 +421,16 @@ impl Hypervisor for Handle {
         .await
     }
 
+    async fn offers_cpu(&self, definition: &str) -> PortResult<Option<bool>> {
+        let definition = definition.to_owned();
+        self.look_at(move |world, host| {
+            let (_, guest) = world.definitions.get(&definition)?;
+            let model = guest.needs.model.as_ref()?;
+            Some(!world.machines[host].offers.lacks.contains(model))
+        })
+        .await
+    }
+
     async fn define(
         &self,
         definition: &str,

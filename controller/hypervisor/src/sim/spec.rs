@@ -55,6 +55,8 @@ pub struct Offers {
     pub bridges: Option<BTreeSet<String>>,
     /// Network filters.
     pub nwfilters: BTreeSet<String>,
+    /// CPU models that it can't give.
+    pub lacks: BTreeSet<String>,
 }
 
 const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
@@ -70,6 +72,7 @@ impl Default for Offers {
             networks: BTreeSet::from(["default".to_owned()]),
             bridges: None,
             nwfilters: BTreeSet::new(),
+            lacks: BTreeSet::new(),
         }
     }
 }
@@ -79,6 +82,8 @@ impl Default for Offers {
 pub struct Needs {
     /// Its CPU.
     pub cpu: CpuNeed,
+    /// The CPU model that it asks for by name.
+    pub model: Option<String>,
     /// Emulator.
     pub emulator: String,
     /// Machine type.
@@ -91,12 +96,14 @@ impl Default for Needs {
     fn default() -> Self {
         Self {
             cpu: CpuNeed::Model,
+            model: None,
             emulator: EMULATOR.to_owned(),
             machine: MACHINE.to_owned(),
             interfaces: vec![InterfaceFacts {
                 mac: "52:54:00:00:00:01".to_owned(),
                 source: InterfaceSource::Network("default".to_owned()),
                 filter: None,
+                plugged: true,
                 addresses: Vec::new(),
             }],
         }

@@ -234,6 +234,7 @@ fn interface(interface: Node<'_, '_>) -> InterfaceFacts {
         filter: xml::child(interface, "filterref")
             .and_then(|filter| filter.attribute("filter"))
             .map(str::to_owned),
+        plugged: true,
         addresses: Vec::new(),
     }
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use virt::{domain::Domain, sys};
 
 use super::{
+    defined,
     description::{self, Description, DiskXml},
     metadata, obstacles, state,
     volumes::Volumes,
@@ -181,13 +182,15 @@ impl<'a> Looker<'a> {
         let live_document = xml::parse(&live_text)?;
         let live = live_document.root_element();
         let defined_document = defined_text.as_deref().map(xml::parse).transpose()?;
-        let defined = defined_document
+        let definition = defined_document
             .as_ref()
             .map(|document| document.root_element());
 
-        let description = description::describe(live)?;
+        let mut description = description::describe(live)?;
         let ours = metadata::ours(live);
-        let ours_defined = defined.map(metadata::ours).unwrap_or_else(|| ours.clone());
+        let ours_defined = definition
+            .map(metadata::ours)
+            .unwrap_or_else(|| ours.clone());
         let others = metadata::others(live);
 
         let mut obstacles = obstacles::in_xml(live);
@@ -208,13 +211,18 @@ impl<'a> Looker<'a> {
             disks.push(facts);
         }
         let mut cpu = description.cpu;
-        if let Some(defined) = defined {
-            let defined = description::describe(defined)?;
+        if let Some(definition) = definition {
+            let described = description::describe(definition)?;
             // Where it runs, host-model stands there resolved.
-            if defined.cpu == CpuNeed::SameAsHost {
+            if described.cpu == CpuNeed::SameAsHost {
                 cpu = CpuNeed::SameAsHost;
             }
-            obstacles.extend(obstacles::of_definition(&description.disks, &defined.disks));
+            let (runs, stands) = ((live, &description), (definition, &described));
+            obstacles.extend(defined::obstacles(runs, stands));
+            let files = defined::files(&description, &described);
+            let interfaces = defined::interfaces(&description, &described);
+            description.files.extend(files);
+            description.interfaces.extend(interfaces);
         }
         obstacles.extend(obstacles::of_snapshots(domain.num_snapshots(0).or_fault()?));
         match raw::checkpoints(domain).or_fault() {

@@ -1,6 +1,7 @@
 //! Domains: looking at them, and every small thing that is done to one.
 
 mod allow;
+mod defined;
 pub(crate) mod description;
 mod look;
 pub(crate) mod metadata;

@@ -13,6 +13,15 @@ use crate::libvirt::xml;
 
 /// Obstacles in a domain's XML alone.
 pub(crate) fn in_xml(domain: Node<'_, '_>) -> Vec<Cause> {
+    found(domain, alias)
+}
+
+/// The same, its devices not named: only what runs has aliases.
+pub(crate) fn without_aliases(domain: Node<'_, '_>) -> Vec<Cause> {
+    found(domain, |_| String::new())
+}
+
+fn found(domain: Node<'_, '_>, called: fn(Node<'_, '_>) -> String) -> Vec<Cause> {
     let mut causes: Vec<Cause> = allow::unknown(domain)
         .into_iter()
         .map(|path| {
@@ -29,10 +38,7 @@ pub(crate) fn in_xml(domain: Node<'_, '_>) -> Vec<Cause> {
         let store = xml::child(os, "nvram").is_some()
             || os.attribute("firmware") == Some("efi") && !stateless;
         if store && description::nvram(os).is_none() {
-            causes.push(Cause::new(
-                Reason::DiskNotMovable,
-                "its firmware's variables (NVRAM) are in no file that its definition names",
-            ));
+            causes.push(store_unnamed());
         }
     }
     let unread = |name: &str| {
@@ -58,7 +64,8 @@ pub(crate) fn in_xml(domain: Node<'_, '_>) -> Vec<Cause> {
         .filter(Node::is_element)
     {
         causes.extend(
-            device_obstacle(device).map(|what| Cause::new(Reason::DeviceNotMigratable, what)),
+            device_obstacle(device, &called(device))
+                .map(|what| Cause::new(Reason::DeviceNotMigratable, what)),
         );
         if xml::is(device, "disk") {
             causes.extend(disk_element(device));
@@ -67,18 +74,25 @@ pub(crate) fn in_xml(domain: Node<'_, '_>) -> Vec<Cause> {
     causes
 }
 
+/// The firmware's variables are in a file that nothing names.
+pub(crate) fn store_unnamed() -> Cause {
+    Cause::new(
+        Reason::DiskNotMovable,
+        "its firmware's variables (NVRAM) are in no file that its definition names",
+    )
+}
+
 /// What a device is called in a sentence.
-fn called(device: Node<'_, '_>) -> String {
+fn alias(device: Node<'_, '_>) -> String {
     xml::child(device, "alias")
         .and_then(|alias| alias.attribute("name"))
         .map(|alias| format!(" ({alias})"))
         .unwrap_or_default()
 }
 
-fn device_obstacle(device: Node<'_, '_>) -> Option<String> {
+fn device_obstacle(device: Node<'_, '_>, called: &str) -> Option<String> {
     let said = |name: &str| device.attribute(name).unwrap_or_default();
     let kind = said("type");
-    let called = called(device);
     match device.tag_name().name() {
         "hostdev" => Some(format!(
             "a device of the host is passed through to it: hostdev of type {kind}{called}"
@@ -331,31 +345,6 @@ pub(crate) fn of_disk(disk: &DiskXml, facts: &DiskFacts) -> Option<Cause> {
         ));
     }
     None
-}
-
-/// Disks whose definition names another file than the running guest uses.
-pub(crate) fn of_definition(live: &[DiskXml], defined: &[DiskXml]) -> Vec<Cause> {
-    defined
-        .iter()
-        .filter_map(|disk| {
-            let running = live.iter().find(|running| running.target == disk.target);
-            let same = running.is_some_and(|running| {
-                (&running.path, &running.kind, running.secret) == (&disk.path, &disk.kind, disk.secret)
-            });
-            let harmless = disk.path.is_none() || disk.readonly;
-            (!same && !harmless).then(|| {
-                Cause::new(
-                    Reason::DiskNotMovable,
-                    format!(
-                        "its definition names `{}` as disk `{}`, which the running guest does not use",
-                        disk.path.as_deref().unwrap_or_default(),
-                        disk.target
-                    ),
-                )
-                .hint("restart the guest, or correct its definition (`virsh edit`)")
-            })
-        })
-        .collect()
 }
 
 /// Snapshots: libvirt leaves their description behind.

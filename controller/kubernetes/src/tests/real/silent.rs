@@ -122,6 +122,9 @@ impl Hypervisor for Silent {
     async fn definition(&self, _: Uuid) -> PortResult<String> {
         silence()
     }
+    async fn offers_cpu(&self, _: &str) -> PortResult<Option<bool>> {
+        silence()
+    }
     async fn define(&self, _: &str, _: &[(String, String)], _: Option<&Mark>) -> PortResult<()> {
         silence()
     }
