@@ -1,5 +1,6 @@
 //! Inputs that are kept: nasty ones, made by hand, and what fuzzing has found. Each fuzz test reads those of its kind first.
 #![allow(clippy::unwrap_used)]
+#![allow(dead_code, reason = "each test reads its own kind of input")]
 
 use std::{fs, path::Path};
 

@@ -1,6 +1,9 @@
 //! A host that never answers.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
@@ -23,6 +26,7 @@ fn silence<T>() -> PortResult<T> {
 #[async_trait]
 impl Hypervisor for Silent {
     fn renew(&self, _: Option<Arc<Credentials>>) {}
+    fn use_directories(&self, _: BTreeSet<String>) {}
     async fn observe(&self) -> PortResult<HostFacts> {
         silence()
     }
@@ -69,6 +73,12 @@ impl Hypervisor for Silent {
         silence()
     }
     async fn file(&self, _: &str) -> PortResult<Option<FileState>> {
+        silence()
+    }
+    async fn missing_directory(&self, _: &str) -> PortResult<Option<String>> {
+        silence()
+    }
+    async fn remove_directories(&self, _: &str, _: &str) -> PortResult<()> {
         silence()
     }
     async fn create_file(&self, _: &str, _: Bytes, _: &Access) -> PortResult<()> {
