@@ -33,7 +33,7 @@ const SIZES: [(u64, u64, u64, u64); 6] = [
     (32 << 10, 16, 320 << 10, 7),
     (64 << 10, 16, 640 << 10, 3),
 ];
-/// What hbal must be told to take any guest for one of its own.
+/// The sizes that htools let guests have.
 const POLICY: &str = "1024,1,10240,1,1,1|512,1,1024,1,1,1;131072,64,4194304,16,8,64|ext|8.0|1024.0";
 
 /// Nodes, guests, and how many nodes are drained.

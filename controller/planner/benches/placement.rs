@@ -83,7 +83,7 @@ fn least(fleet: &Fleet, over: &[u64]) -> (usize, u64) {
         let (mut fewest, mut smallest) = (usize::MAX, u64::MAX);
         for choice in 0u64..1 << guests.len() {
             let chosen = guests.iter().enumerate();
-            let chosen = chosen.filter(|(at, _)| choice >> at & 1 == 1);
+            let chosen = chosen.filter(|(at, _)| (choice >> at) & 1 == 1);
             let (cpu, memory) = chosen.fold((0, 0), |(cpu, memory), (_, guest)| {
                 (cpu + guest.cpu_milli, memory + guest.memory.0)
             });
