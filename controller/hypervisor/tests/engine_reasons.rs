@@ -233,6 +233,27 @@ async fn limit_reached_by_bytes() {
     assert_eq!(begun(&actor.view()), 2, "{}", actor.picture());
 }
 
+/// The same by their number: two are not launched at once where one is left.
+#[tokio::test(start_paused = true)]
+async fn limit_reached_by_moves_of_an_approved_plan() {
+    let (actor, _) = full(9, 6, two_gib, &role()).await;
+    actor.desk.policy("level", |spec| {
+        carries_little(spec);
+        spec.limits.bytes_per_hour = None;
+        spec.limits.moves_per_hour = Some(1);
+        spec.mode = Mode::Manual;
+    });
+    let plan = |view: &View| view.policies.get("level").and_then(|one| one.plan.clone());
+    actor
+        .until("there is a plan", 60, |view| plan(view).is_some())
+        .await;
+    let id = plan(&actor.view()).unwrap().id;
+    actor.desk.policy("level", |spec| spec.approve = Some(id));
+    is_done(&actor).await;
+    sleep(Duration::from_secs(1800)).await;
+    assert_eq!(begun(&actor.view()), 1, "{}", actor.picture());
+}
+
 /// A process that remembers nothing counts what guests say of their last move: disks and memory.
 #[tokio::test(start_paused = true)]
 async fn limit_reached_by_bytes_of_the_process_before() {

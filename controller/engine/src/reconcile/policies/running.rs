@@ -263,11 +263,13 @@ impl Reconciler {
         let mut known: BTreeSet<Uuid> = BTreeSet::new();
         for state in self.moves.values().filter(|state| state.by == *by) {
             let started = state.status.start_time.as_ref();
-            if started.is_some_and(|started| recent(started.0)) {
+            // One that has just been launched has no time yet.
+            let launched = || state.running.is_some();
+            if started.map_or_else(launched, |started| recent(started.0)) {
                 count += 1;
                 let guest = state.status.guest.as_deref().unwrap_or(&state.spec.guest);
-                let all = model.fleet.guests.iter().zip(&model.uuids);
-                let seen = all.into_iter().find(|(one, _)| one.name.as_str() == guest);
+                let mut all = model.fleet.guests.iter().zip(&model.uuids);
+                let seen = all.find(|(one, _)| one.name.as_str() == guest);
                 known.extend(seen.map(|(_, uuid)| *uuid));
                 let mut own = state.status.bytes.as_ref().map_or(0, |bytes| bytes.total.0);
                 if !state.is_final() {
