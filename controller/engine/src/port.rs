@@ -68,6 +68,8 @@ pub enum Fault {
     PeerFailed,
     /// The source's copy stopped during the call.
     DomainStopped,
+    /// The target's QEMU can't give the guest its CPU.
+    CpuRefused,
     /// A disk that is not copied is on storage that only this host is known to see.
     NotShared,
     /// Anything else.
@@ -874,6 +876,7 @@ impl From<&PortError> for Reason {
             Fault::PeerFailed => Self::TargetFailed,
             Fault::DomainStopped => Self::GuestStopped,
             Fault::NotShared => Self::SharedStorageUnsafe,
+            Fault::CpuRefused => Self::IncompatibleCPU,
             Fault::NotFound | Fault::Exists | Fault::Unsupported | Fault::Other => {
                 Self::HypervisorError
             }

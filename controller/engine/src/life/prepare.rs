@@ -23,7 +23,9 @@ use super::{
 use crate::{
     evidence::{Arrival, Verdict},
     journal::{End, FileOrigin, Journal, JournalDisk, JournalFile, VERSION},
-    port::{Activity, CpuNeed, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult},
+    port::{
+        Activity, CpuNeed, DomainFacts, Fault, MigrateRequest, NewVolume, PoolFacts, PortResult,
+    },
 };
 
 /// How long the answer of a measurement of one second is waited for.
@@ -352,8 +354,8 @@ impl Attempt {
         }
         let (source, target) = (&self.order.source, &self.order.target);
         let definition = source.hypervisor.definition(facts.uuid).await;
-        let definition = definition
-            .map_err(|error| failure(&source.host, "reading the definition", &error))?;
+        let definition =
+            definition.map_err(|error| failure(&source.host, "reading the definition", &error))?;
         let (here, there) = tokio::join!(
             source.hypervisor.offers_cpu(&definition),
             target.hypervisor.offers_cpu(&definition),

@@ -175,7 +175,8 @@ mod tests {
             let reasons: Vec<_> = said.iter().map(|(reason, _)| *reason).collect();
             assert_eq!(reasons, [reason], "{device}");
         }
-        let empty = "<disk type='file' device='cdrom'><target dev='sdq'/><readonly/></disk></devices>";
+        let empty =
+            "<disk type='file' device='cdrom'><target dev='sdq'/><readonly/></disk></devices>";
         assert_eq!(said("</devices>", empty), []);
         let other = said("pc-q35-7.2", "pc-q35-6.2");
         assert!(other[0].1.contains("pc-q35-6.2"), "{other:?}");
@@ -191,7 +192,10 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let one = |role: &str, path: &str| vec![(role.to_owned(), path.to_owned(), false)];
-        assert_eq!(file("/boot/vmlinuz", "/boot/new"), one("kernel", "/boot/new"));
+        assert_eq!(
+            file("/boot/vmlinuz", "/boot/new"),
+            one("kernel", "/boot/new")
+        );
         assert_eq!(
             file(
                 "/var/lib/libvirt/images/seed.iso",

@@ -187,7 +187,9 @@ impl<'a> Looker<'a> {
 
         let mut description = description::describe(live)?;
         let ours = metadata::ours(live);
-        let ours_defined = definition.map(metadata::ours).unwrap_or_else(|| ours.clone());
+        let ours_defined = definition
+            .map(metadata::ours)
+            .unwrap_or_else(|| ours.clone());
         let others = metadata::others(live);
 
         let mut obstacles = obstacles::in_xml(live);
