@@ -9,6 +9,6 @@ fail() { printf '%s\n' "$*" >&2; exit 1; }
 command -v apt-get > /dev/null || fail "This needs Debian (or a system with its packages): apt-get is not there."
 command -v cargo > /dev/null || fail "This needs Rust: install rustup (https://rustup.rs), then run it again."
 more=()
-[ "${1-}" != tests ] || more=(glusterfs-server glusterfs-client swtpm swtpm-tools libsasl2-modules sasl2-bin openssh-client openssh-server)
+[ "${1-}" != tests ] || more=(glusterfs-server glusterfs-client swtpm swtpm-tools ovmf libsasl2-modules sasl2-bin openssh-client openssh-server)
 "$here/install-lab.sh" openssl git gcc libc6-dev pkg-config curl ca-certificates "${more[@]}"
 unshare --net --mount true 2> /dev/null || fail "This machine does not allow new namespaces (is it a container? give it CAP_SYS_ADMIN)."
