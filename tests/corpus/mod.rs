@@ -1,6 +1,6 @@
 //! Inputs that are kept: nasty ones, made by hand, and what fuzzing has found. Each fuzz test reads those of its kind first.
-#![allow(clippy::unwrap_used)]
-#![allow(dead_code, reason = "each test reads its own kind of input")]
+// Not every test needs both.
+#![allow(clippy::unwrap_used, dead_code)]
 
 use std::{fs, path::Path};
 

@@ -19,16 +19,19 @@ pub enum Rule {
     BothEnds,
     /// A switch is not aborted.
     NoAbortInSwitch,
+    /// What both ends show is looked at a second time right before an act that can't be taken back.
+    EvidenceSeenAgain,
 }
 
 /// Every rule.
-pub const RULES: [Rule; 6] = [
+pub const RULES: [Rule; 7] = [
     Rule::ProofBeforeRemoval,
     Rule::ListOfDomains,
     Rule::InFlight,
     Rule::ClaimProven,
     Rule::BothEnds,
     Rule::NoAbortInSwitch,
+    Rule::EvidenceSeenAgain,
 ];
 
 #[cfg(feature = "mutations")]

@@ -7,9 +7,15 @@ use std::{
 };
 
 use evenkeel_crds::{
-    GuestMigration, GuestMigrationSpec, Host, HostDrain, HostDrainSpec, HostSpec, MigrationProfile,
-    MigrationProfileSpec,
-    kinds::{drain::StoppedGuests, profile::Switchover},
+    GuestMigration, GuestMigrationSpec, GuestPlacement, GuestPlacementSpec, Host, HostDrain,
+    HostDrainSpec, HostSpec, MigrationProfile, MigrationProfileSpec, RebalancePolicy,
+    RebalancePolicySpec,
+    kinds::{
+        drain::StoppedGuests,
+        placement::{Requirement, Topology},
+        policy::{LoadKind, Mode},
+        profile::{Switchover, Transport},
+    },
     quantity::Span,
     shared::{LABEL_WISH_KIND, LABEL_WISH_NAME, Picker, Time},
 };
@@ -25,6 +31,8 @@ pub struct Profile {
     pub guarded: bool,
     /// How long the disks stay at the source.
     pub keeps: Duration,
+    /// The controller is the client of both ends' libvirtds.
+    pub direct: bool,
 }
 
 /// The objects. Clones are the same.
@@ -101,6 +109,11 @@ impl Front {
                 Switchover::Fast
             },
             keep_source: Span(profile.keeps),
+            transport: if profile.direct {
+                Transport::Direct
+            } else {
+                Transport::PeerToPeer
+            },
             ..MigrationProfileSpec::default()
         };
         let mut object = MigrationProfile::new("default", spec);
@@ -113,6 +126,49 @@ impl Front {
                 .profiles
                 .insert("default".to_owned(), Arc::new(object));
         });
+    }
+
+    /// These guests are kept apart where that can be.
+    pub fn apart(&self, name: &str, guests: Vec<String>) {
+        let spec = GuestPlacementSpec {
+            guests: Picker {
+                names: Some(guests),
+                selector: None,
+            },
+            hosts: None,
+            requirement: Requirement::Preferred,
+            spread: None,
+            apart: Some(Topology {
+                topology_key: "evenkeel.dev/host".to_owned(),
+            }),
+            together: None,
+            suspend: false,
+        };
+        let mut object = GuestPlacement::new(name, spec);
+        object.metadata.uid = Some(self.clock.id().to_string());
+        object.metadata.generation = Some(1);
+        object.metadata.creation_timestamp = Some(Time(self.clock.now()));
+        if let Some(server) = &self.server {
+            return server.put_placement(object);
+        }
+        self.change(|wishes| drop(wishes.placements.insert(name.to_owned(), Arc::new(object))));
+    }
+
+    /// All hosts are kept about equally full.
+    pub fn level(&self, name: &str) {
+        let spec = RebalancePolicySpec {
+            mode: Mode::Auto,
+            load: LoadKind::Allocated,
+            ..RebalancePolicySpec::default()
+        };
+        let mut object = RebalancePolicy::new(name, spec);
+        object.metadata.uid = Some(self.clock.id().to_string());
+        object.metadata.generation = Some(1);
+        object.metadata.creation_timestamp = Some(Time(self.clock.now()));
+        if let Some(server) = &self.server {
+            return server.put_policy(object);
+        }
+        self.change(|wishes| drop(wishes.policies.insert(name.to_owned(), Arc::new(object))));
     }
 
     /// A drain of one host.

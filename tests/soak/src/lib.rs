@@ -3,6 +3,7 @@
 
 mod controllers;
 mod fault;
+mod forms;
 mod front;
 mod person;
 mod rest;

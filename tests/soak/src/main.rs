@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             seed,
             rounds: arguments.rounds,
             without: arguments.without.into_iter().collect(),
+            only: Vec::new(),
         };
         return match tell(&script) {
             Ok(tally) => {
@@ -128,6 +129,7 @@ fn report(failure: &Failure) -> ExitCode {
         seed,
         rounds,
         without,
+        ..
     } = &failure.script;
     let without: Vec<String> = without.iter().map(u32::to_string).collect();
     let without = if without.is_empty() {

@@ -4,6 +4,8 @@ use evenkeel_engine::port::{Activity, Why};
 use evenkeel_hypervisor::sim::{Fleet, Phase};
 use uuid::Uuid;
 
+use crate::forms::NETWORK;
+
 /// Looks after one guest. False where nothing is left of its data, which must never be.
 pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str) -> bool {
     let runs = fleet.executing(guest);
@@ -71,9 +73,11 @@ pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str) -> bool {
     }
 }
 
-/// The files of a guest's disks on a host.
+/// The files of a guest's disks on a host, but for those that all hosts see.
 pub fn files_of(fleet: &Fleet, host: &str, name: &str) -> Vec<String> {
     let prefix = format!("/{name}-vd");
     let files = fleet.files(host).into_iter();
-    files.filter(|path| path.contains(&prefix)).collect()
+    files
+        .filter(|path| path.contains(&prefix) && !path.starts_with(NETWORK))
+        .collect()
 }

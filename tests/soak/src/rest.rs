@@ -5,7 +5,10 @@ use evenkeel_engine::{View, Wishes};
 use evenkeel_hypervisor::sim::Fleet;
 use uuid::Uuid;
 
-use crate::person::files_of;
+use crate::{
+    forms::{NETWORK, untrue},
+    person::files_of,
+};
 
 /// An image below the disks of several guests, which stays wherever it once was.
 pub const BASE: &str = "/pools/default/base.img";
@@ -39,7 +42,9 @@ pub fn unrest(
     }
     let owned = |host: &String| {
         let files = fleet.files(host).into_iter();
-        files.filter(|path| path != BASE).count()
+        files
+            .filter(|path| path != BASE && !path.starts_with(NETWORK))
+            .count()
     };
     let mut files: usize = hosts.iter().map(owned).sum();
     for (_, name) in guests {
@@ -49,6 +54,7 @@ pub fn unrest(
     if files > 0 {
         wrong.push(format!("{files} files belong to no guest"));
     }
+    wrong.extend(untrue(fleet, guests, view));
     for name in wishes.drains.keys() {
         let status = view.drains.get(name.as_str());
         let drained = status.and_then(|status| find(&status.conditions, "Drained"));

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     controllers::Controller,
     fault::{Fault, Kind, Mend},
+    forms::{APART, Forms, PLACEMENT},
     front::{Front, Profile},
     person,
     rest::{BASE, unrest},
@@ -33,6 +34,8 @@ pub struct Script {
     pub rounds: u32,
     /// Steps, by number, that are left out.
     pub without: BTreeSet<u32>,
+    /// The only kinds of faults that strike; empty: all.
+    pub only: Vec<Kind>,
 }
 
 /// What happened in a story.
@@ -105,6 +108,10 @@ enum Step {
         delete: bool,
     },
     Fault(Fault),
+    /// Somebody pauses a guest.
+    Pause {
+        guest: usize,
+    },
     /// An object is deleted and made again under the same name.
     Replace {
         which: usize,
@@ -156,6 +163,7 @@ struct Story {
     front: Front,
     /// Decides what goes wrong at the API server, where there is one.
     server: Option<Rng>,
+    forms: Forms,
     hosts: Vec<String>,
     guests: Vec<(Uuid, String)>,
     controller: Controller,
@@ -175,6 +183,7 @@ impl Story {
         let mut dice = Rng::with_seed(script.seed);
         let clock = Clock::simulated(Timestamp::UNIX_EPOCH, script.seed);
         let fleet = Fleet::new(script.seed);
+        let forms = Forms::of(script.seed);
         let hosts: Vec<String> = (1..=dice.usize(3..=5)).map(|n| format!("h{n}")).collect();
         let count = dice.usize(4..=12);
         // So many that one host can always be emptied, and now and then not many more.
@@ -184,12 +193,12 @@ impl Story {
             let plan = HostPlan::new(name)
                 .memory(fits * (512 * MIB + overhead) + 100 * MIB)
                 .bandwidth((1 + dice.u64(..3)) * GIB);
-            fleet.add_host(&plan);
+            fleet.add_host(&forms.host(plan));
         }
         let based = dice.u8(..3) == 0;
         // Not drawn: the stories that earlier seeds tell are to stay what they were.
         let sealed = script.seed.is_multiple_of(4);
-        let guests = (1..=count)
+        let guests: Vec<(Uuid, String)> = (1..=count)
             .map(|number| {
                 let name = format!("g{number}");
                 let mut plan = GuestPlan::new(&name)
@@ -202,6 +211,7 @@ impl Story {
                     plan = plan.encrypted(&format!("key-{}", number % 2));
                 }
                 let host = &hosts[number % hosts.len()];
+                let plan = forms.guest(plan, number);
                 (fleet.add_guest(host, &plan), name)
             })
             .collect();
@@ -220,7 +230,15 @@ impl Story {
         front.profile(Profile {
             guarded: dice.u8(..3) == 0,
             keeps: Duration::from_secs(if dice.u8(..4) == 0 { 30 } else { 0 }),
+            direct: forms.direct,
         });
+        if forms.apart {
+            let names = APART.map(|number| guests[number].1.clone());
+            front.apart(PLACEMENT, names.to_vec());
+        }
+        if forms.level {
+            front.level("level");
+        }
         let controller = Controller::start(&fleet, &front, &clock, 1);
         Self {
             script: script.clone(),
@@ -230,6 +248,7 @@ impl Story {
             fleet,
             front,
             server,
+            forms,
             hosts,
             guests,
             controller,
@@ -303,7 +322,11 @@ impl Story {
             _ => dice.u8(1..4),
         };
         for _ in 0..faults {
-            let fault = Fault::any(dice, hosts, guests);
+            let mut fault = Fault::any(dice, hosts, guests);
+            let only = &self.script.only;
+            if !only.is_empty() {
+                fault.kind = only[dice.usize(..only.len())];
+            }
             steps.push((dice.u64(..window), Step::Fault(fault)));
         }
         for _ in 0..self.server.as_mut().map_or(0, |dice| dice.u8(1..5)) {
@@ -319,6 +342,10 @@ impl Story {
                 },
             };
             steps.push((dice.u64(..window), step));
+        }
+        if let Some(dice) = &mut self.forms.pauses {
+            let guest = dice.usize(..guests);
+            steps.push((dice.u64(..window), Step::Pause { guest }));
         }
         steps.sort_by_key(|(at, _)| *at);
         steps
@@ -396,6 +423,17 @@ impl Story {
                 }
             }
             Step::Fault(fault) => self.strike(fault).await,
+            Step::Pause { guest } => {
+                let (guest, name) = self.guests[guest].clone();
+                // In the middle of a copy libvirt forgets that it was paused.
+                let at_home = self.fleet.phase(guest).is_none();
+                if let [host] = self.fleet.executing(guest).as_slice()
+                    && at_home
+                {
+                    self.say(&format!("{name} is paused on {host}"));
+                    self.fleet.pause(host, guest);
+                }
+            }
             Step::Replace { which } => {
                 let wishes = self.front.now();
                 let names = wishes.drains.keys().chain(wishes.migrations.keys());

@@ -215,6 +215,7 @@ impl Reconciler {
                     let others = self.claims.others();
                     self.held
                         || *at > Instant::now()
+                        || self.is_overtaken(journal)
                         || self.ends(journal).is_none_or(|(source, target)| {
                             others.contains_key(&source) || others.contains_key(&target)
                         })
@@ -287,6 +288,9 @@ impl Reconciler {
             if busy {
                 continue;
             }
+            if self.is_overtaken(&journal) {
+                continue;
+            }
             self.orphans.remove(&id);
             let name = self.name_for_journal(&journal, pass);
             tracing::info!(migration = %name, %id, "taking over a move that an earlier process left");
@@ -299,6 +303,16 @@ impl Reconciler {
                 pass.now,
             );
         }
+    }
+
+    /// Whether a later move of the same guest is still to be taken over: until then this one's ends alone do not show that
+    /// the guest is at a third host.
+    fn is_overtaken(&self, journal: &Journal) -> bool {
+        let began = |journal: &Journal| (journal.start_time.clone(), journal.id);
+        let others = self.orphans.values().map(|(other, _)| other);
+        others
+            .filter(|other| other.guest == journal.guest)
+            .any(|other| began(other) > began(journal))
     }
 
     /// Whether the guest is at another host than these two.
