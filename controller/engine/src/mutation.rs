@@ -19,16 +19,19 @@ pub enum Rule {
     BothEnds,
     /// A switch is not aborted.
     NoAbortInSwitch,
+    /// The source's files go only after what was copied is on stable storage.
+    Durable,
 }
 
 /// Every rule.
-pub const RULES: [Rule; 6] = [
+pub const RULES: [Rule; 7] = [
     Rule::ProofBeforeRemoval,
     Rule::ListOfDomains,
     Rule::InFlight,
     Rule::ClaimProven,
     Rule::BothEnds,
     Rule::NoAbortInSwitch,
+    Rule::Durable,
 ];
 
 #[cfg(feature = "mutations")]

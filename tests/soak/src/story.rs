@@ -201,6 +201,9 @@ impl Story {
                     // Several share what opens their disks.
                     plan = plan.encrypted(&format!("key-{}", number % 2));
                 }
+                if number % 2 == 1 {
+                    plan = plan.idle();
+                }
                 let host = &hosts[number % hosts.len()];
                 (fleet.add_guest(host, &plan), name)
             })

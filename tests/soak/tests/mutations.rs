@@ -47,6 +47,7 @@ fn some_are_noticed_soon() {
         Rule::ProofBeforeRemoval,
         Rule::InFlight,
         Rule::NoAbortInSwitch,
+        Rule::Durable,
     ] {
         is_noticed(rule, 500);
     }
