@@ -130,6 +130,8 @@ pub enum Arrival {
     StaysPaused,
     /// Paused, and to be started by us once the source has it no more.
     Guarded,
+    /// It has arrived and ran, and we pause it for a moment there so that its disks are written: to be resumed by us.
+    Halted,
 }
 
 /// The next act for what both ends show.
@@ -143,6 +145,13 @@ pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
     let guarded = arrival == Arrival::Guarded;
     use Activity::{Crashed, Paused, Running, ShutOff, ShuttingDown, Suspended};
     let off = matches!(source, Seen::Off) || matches!(target, Seen::Off);
+    // That it is at the target alone was proven before, and nothing can have taken it back: the source needn't answer.
+    if arrival == Arrival::Halted
+        && matches!(source, Seen::Absent | Seen::Silent | Seen::Off)
+        && present(target).is_some_and(|copy| copy.activity == Paused && waits(copy))
+    {
+        return Verdict::ResumeTarget;
+    }
     if off {
         return decide_without(source, target, arrival);
     }
@@ -180,7 +189,7 @@ pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
     }
     let target_has_it = target.is_some_and(|copy| match copy.activity {
         Running | Suspended => true,
-        Paused => (paused_before || guarded) && waits(copy),
+        Paused => arrival != Arrival::Running && waits(copy),
         _ => false,
     });
     let target_runs = target.is_some_and(|copy| matches!(copy.activity, Running | Suspended));
@@ -378,6 +387,24 @@ mod tests {
             job: true,
             ..copy(activity, why)
         })
+    }
+
+    /// One that we paused so that its disks are written is let go on, whether its source answers or not; before it arrived
+    /// nothing of that counts.
+    #[test]
+    fn what_we_paused_is_let_go_on() {
+        let paused = at(Activity::Paused, Why::ByUser);
+        for source in [Seen::Absent, Seen::Silent, Seen::Off] {
+            let verdict = decide(source, paused, Arrival::Halted);
+            assert_eq!(verdict, Verdict::ResumeTarget, "{source:?}");
+            let verdict = decide(source, paused, Arrival::Running);
+            assert!(matches!(verdict, Verdict::Wait(_)), "{source:?}");
+        }
+        let runs = at(Activity::Running, Why::Unpaused);
+        assert_eq!(decide(Seen::Absent, runs, Arrival::Halted), Verdict::Moved);
+        assert_eq!(decide(runs, paused, Arrival::Halted), Verdict::RunsTwice);
+        let verdict = decide(Seen::Absent, incoming(), Arrival::Halted);
+        assert!(matches!(verdict, Verdict::Wait(_)));
     }
 
     /// The rows of what was measured, each with what it must lead to.

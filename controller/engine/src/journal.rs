@@ -66,6 +66,10 @@ pub struct Journal {
     /// Whether the guest was once seen to run at both ends: then both ends' files have writes of their own.
     #[serde(default)]
     pub ran_twice: bool,
+    /// Whether we pause the guest for a moment at the target, where it runs already, so that its disks are written. Only
+    /// ever in the target's journal: whoever reads that lets the guest go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub halted: bool,
     /// The move is finished, and its disks at the source are kept until then, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<String>,
@@ -188,6 +192,7 @@ impl Journal {
     #[must_use]
     pub fn arrival(&self) -> Arrival {
         match (self.running, self.profile.spec.switchover) {
+            _ if self.halted => Arrival::Halted,
             (false, _) => Arrival::StaysPaused,
             (true, Switchover::Fast) => Arrival::Running,
             (true, Switchover::Guarded) => Arrival::Guarded,
@@ -197,7 +202,9 @@ impl Journal {
     /// Whether the move may be switched to post-copy: not that of a guest that stands still, which needs no help.
     #[must_use]
     pub fn allows_post_copy(&self) -> bool {
-        self.arrival() == Arrival::Running && self.profile.spec.allows_post_copy()
+        self.running
+            && self.profile.spec.switchover == Switchover::Fast
+            && self.profile.spec.allows_post_copy()
     }
 
     /// As text.

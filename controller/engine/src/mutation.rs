@@ -21,10 +21,12 @@ pub enum Rule {
     NoAbortInSwitch,
     /// What both ends show is looked at a second time right before an act that can't be taken back.
     EvidenceSeenAgain,
+    /// The source's files go only after what was copied is on stable storage.
+    Durable,
 }
 
 /// Every rule.
-pub const RULES: [Rule; 7] = [
+pub const RULES: [Rule; 8] = [
     Rule::ProofBeforeRemoval,
     Rule::ListOfDomains,
     Rule::InFlight,
@@ -32,6 +34,7 @@ pub const RULES: [Rule; 7] = [
     Rule::BothEnds,
     Rule::NoAbortInSwitch,
     Rule::EvidenceSeenAgain,
+    Rule::Durable,
 ];
 
 #[cfg(feature = "mutations")]

@@ -876,6 +876,9 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>>;
     /// The statistics of the last finished migration, at the target; they are kept.
     async fn completed(&self, domain: Uuid) -> PortResult<Option<CompletedFacts>>;
+    /// How often each disk (by its target device) was flushed by its guest since its QEMU was started: all that was written
+    /// to its file before is on stable storage then. A disk of which that is not known is left out.
+    async fn flushes(&self, domain: Uuid) -> PortResult<BTreeMap<String, u64>>;
     /// Switches a migration that may be to post-copy: the guest runs at the target from then on, and the rest of its memory
     /// follows.
     async fn start_post_copy(&self, domain: Uuid) -> PortResult<()>;
@@ -885,7 +888,7 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// Asks for the job to be aborted. Its success says nothing.
     async fn abort(&self, domain: Uuid) -> PortResult<()>;
 
-    /// Pauses a domain.
+    /// Pauses a domain. Where it ran, QEMU has flushed its disks by then.
     async fn suspend(&self, domain: Uuid) -> PortResult<()>;
     /// Lets a paused domain run.
     async fn resume(&self, domain: Uuid) -> PortResult<()>;

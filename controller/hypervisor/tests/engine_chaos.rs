@@ -98,7 +98,14 @@ async fn person(actor: &Actor, guests: &[Uuid], what: &str) {
         } else if fleet.phase(*guest).as_deref() == Some("Stuck") {
             fleet.destroy(copies[0], *guest);
         } else if fleet.phase(*guest).is_none() {
-            let newest = fleet.newest_on(*guest);
+            let mut newest = fleet.newest_on(*guest);
+            if let ([whole, ..], [torn]) = (newest.as_slice(), copies.as_slice())
+                && whole != torn
+            {
+                // It had not written everything when its power failed.
+                fleet.copy_disks(whole, torn, *guest);
+                newest.push((*torn).to_owned());
+            }
             let able = |host: &&String| {
                 fleet
                     .domain(host, *guest)

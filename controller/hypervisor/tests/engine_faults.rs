@@ -111,7 +111,17 @@ async fn settle(actor: &Actor, guest: Uuid, what: &str) -> End {
             still = Instant::now();
         } else if still.elapsed() > Duration::from_secs(150) {
             // Nobody but a person starts it.
-            let newest = fleet.newest_on(guest);
+            let mut newest = fleet.newest_on(guest);
+            let defined = |host: &&str| {
+                let own = fleet.domain(host, guest);
+                own.is_some_and(|own| own.persistent)
+            };
+            let torn = ["h1", "h2", "h3"].into_iter().find(defined);
+            if let Some(host) = torn.filter(|host| newest.iter().all(|own| own != host)) {
+                // It had not written everything when its power failed.
+                fleet.copy_disks(&newest[0], host, guest);
+                newest.push(host.to_owned());
+            }
             let host = newest
                 .into_iter()
                 .find(|host| fleet.domain(host, guest).is_some_and(|own| own.persistent))

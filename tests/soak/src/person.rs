@@ -53,7 +53,9 @@ pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str) -> bool {
             }
             Some(_) => true,
             None => {
-                let newest = fleet.newest_on(guest);
+                let mut newest = fleet.newest_on(guest);
+                restore(fleet, &newest, &copies, guest);
+                newest.extend(fleet.newest_on(guest));
                 for host in &newest {
                     let Some(copy) = fleet.domain(host, guest).filter(|copy| !copy.job) else {
                         continue;
@@ -70,6 +72,15 @@ pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str) -> bool {
                 !newest.is_empty()
             }
         },
+    }
+}
+
+/// Where the guest is defined only where its host lost what was not yet written, brings it its newest data.
+fn restore(fleet: &Fleet, newest: &[String], copies: &[&String], guest: Uuid) {
+    if let ([whole, ..], [torn]) = (newest, copies)
+        && !newest.contains(torn)
+    {
+        fleet.copy_disks(whole, torn, guest);
     }
 }
 

@@ -210,6 +210,9 @@ impl Story {
                     // Several share what opens their disks.
                     plan = plan.encrypted(&format!("key-{}", number % 2));
                 }
+                if number % 2 == 1 {
+                    plan = plan.idle();
+                }
                 let host = &hosts[number % hosts.len()];
                 let plan = forms.guest(plan, number);
                 (fleet.add_guest(host, &plan), name)

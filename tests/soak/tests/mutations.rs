@@ -24,6 +24,7 @@ fn faults_for(rule: Rule) -> &'static [Kind] {
         Rule::ListOfDomains => &[Kind::DiskBorrowed],
         Rule::ClaimProven => &[Kind::SecondController, Kind::CutOff],
         Rule::BothEnds => &[Kind::CutOff, Kind::LibvirtdHung],
+        Rule::Durable => &[Kind::PowerLost],
         Rule::ProofBeforeRemoval
         | Rule::InFlight
         | Rule::NoAbortInSwitch
@@ -75,6 +76,7 @@ fn some_are_noticed_soon() {
         Rule::InFlight,
         Rule::ClaimProven,
         Rule::NoAbortInSwitch,
+        Rule::Durable,
     ] {
         is_noticed(rule, 500);
     }

@@ -45,15 +45,20 @@ impl Attempt {
     pub(super) async fn conclude(&mut self) -> Option<Outcome> {
         self.enter(MigrationPhase::Verifying);
         let order = self.order.clone();
+        // Autostart comes after: a target that loses its power before must not start what may not be whole.
+        let (completed, durable) = tokio::join!(
+            order.target.hypervisor.completed(order.guest),
+            self.prove_durable()
+        );
+        if !durable {
+            return None;
+        }
         let Some(journal) = self.journal.clone() else {
             let cause = Cause::new(Reason::OutcomeUnknown, "the journal is missing");
             return Some(Outcome::Failed { cause, tried: true });
         };
-        let (completed, mut settled) = tokio::join!(
-            order.target.hypervisor.completed(order.guest),
-            self.settle_target(&journal)
-        );
         let completed = completed.ok().flatten();
+        let mut settled = self.settle_target(&journal).await;
         while let Err(cause) = settled {
             let over = self.rest(cause).await;
             if over.is_some() {
@@ -64,7 +69,6 @@ impl Attempt {
             }
             settled = self.settle_target(&journal).await;
         }
-        self.let_target_write().await;
         self.enter(MigrationPhase::Cleaning);
         let running = loop {
             match self.clean_source(&journal).await {
@@ -169,6 +173,9 @@ impl Attempt {
     /// Autostart as it was, and the finished move in the guest's own metadata. What opens its disks is the host's own.
     async fn settle_target(&mut self, journal: &Journal) -> Result<(), Cause> {
         self.prove_claim(false).await?;
+        if self.is_transient_at_target() {
+            self.define_again(journal).await?;
+        }
         let target = &self.order.target;
         let by = &journal.requested_by;
         let last = LastMove {
@@ -193,12 +200,34 @@ impl Attempt {
         }
     }
 
+    /// Whether the target runs the guest without a definition of it: somebody undefined it there in mid-copy, which libvirt
+    /// lets happen once the copy is done.
+    fn is_transient_at_target(&self) -> bool {
+        matches!(self.target, Seen::Present(copy) if copy.activity.active() && !copy.persistent)
+    }
+
+    /// Gives a guest that runs at the target its definition back, made of what it runs with: else the end of its QEMU would
+    /// be the end of it.
+    async fn define_again(&self, journal: &Journal) -> Result<(), Cause> {
+        let target = &self.order.target;
+        let defined = async {
+            let text = target.hypervisor.definition(journal.guest).await?;
+            let mark = self.mark(journal.id);
+            target.hypervisor.define(&text, &[], Some(&mark)).await
+        };
+        defined.await.map_err(|error| {
+            let doing = "defining the guest, which was undefined while it arrived,";
+            failure(&target.host, doing, &error)
+        })
+    }
+
     /// Removes the guest's files at the source. Whether the guest executes at the target; nothing where both ends no longer
     /// show a finished move.
     async fn clean_source(&mut self, journal: &Journal) -> Result<Option<bool>, Cause> {
         self.prove_claims().await?;
         let ends = self.look().await;
-        if !is_finished(ends.verdict) && !broken(Rule::EvidenceSeenAgain) {
+        let undecided = !is_finished(ends.verdict) || self.is_transient_at_target();
+        if undecided && !broken(Rule::EvidenceSeenAgain) {
             return Ok(None);
         }
         let (source, target) = (&self.order.source, &self.order.target);
@@ -525,7 +554,7 @@ fn own_files(journal: &Journal) -> Vec<&str> {
 
 /// Whether a file leaves the source with the guest. One that the target had may be the very same, on storage that both
 /// see: only what we brought there is removed here.
-fn leaves(file: &JournalFile) -> bool {
+pub(super) fn leaves(file: &JournalFile) -> bool {
     file.own && file.origin != FileOrigin::Found
 }
 

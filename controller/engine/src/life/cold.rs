@@ -4,8 +4,6 @@
 //! Forward: copied and read back, undefined at the source, proven unchanged since, defined at the target. Whatever goes
 //! wrong before the target has it, the source gets its definition back from the journal: its files were never touched.
 
-use std::time::Duration;
-
 use evenkeel_crds::{
     kinds::migration::MigrationPhase,
     reason::{Cause, Reason},
@@ -21,12 +19,9 @@ use crate::{
         Seen, Waiting,
         cold::{self, Verdict},
     },
-    journal::{FileOrigin, Journal},
+    journal::Journal,
     port::DomainEvent,
 };
-
-/// Linux begins to write what has been in memory for 30 s, and looks for it every 5 s.
-const WRITTEN: Duration = Duration::from_secs(40);
 
 impl Attempt {
     /// Whether the move that is under way is one of a stopped guest.
@@ -156,18 +151,6 @@ impl Attempt {
             *ended = Some(cause.into());
         }
         Ok(())
-    }
-
-    /// Waits until the target's kernel has written to disk what was carried. libvirt's streams do not, and the source's
-    /// files are the only others.
-    pub(super) async fn let_target_write(&self) {
-        let carried = |journal: &Journal| {
-            let mut files = journal.files.iter();
-            journal.definition.is_some() && files.any(|file| file.origin != FileOrigin::Found)
-        };
-        if self.journal.as_ref().is_some_and(carried) {
-            tokio::time::sleep(WRITTEN).await;
-        }
     }
 
     async fn define_at_target(

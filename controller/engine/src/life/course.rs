@@ -7,6 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use evenkeel_crds::{
     kinds::profile::{Budget, Convergence},
+    names::HostName,
     quantity::Bytes,
     reason::{Cause, Reason},
     shared::Answer,
@@ -46,6 +47,20 @@ impl Course {
             cause: Cause::new(
                 Reason::PostCopy,
                 format!("switched to post-copy: {}", why.message),
+            ),
+        }
+    }
+
+    /// Somebody paused the guest at the source in mid-copy, and libvirt forgets that.
+    pub(crate) fn held(source: &HostName, target: &HostName) -> Self {
+        Self {
+            answer: Answer::True,
+            cause: Cause::new(
+                Reason::AsExpected,
+                format!(
+                    "somebody paused the guest on {source} while it is copied; libvirt lets it run once it is on {target}, \
+                     or when the copy ends: pause it again then"
+                ),
             ),
         }
     }

@@ -7,6 +7,7 @@ mod chains;
 mod clean;
 mod cold;
 mod course;
+mod durable;
 mod luggage;
 mod post_copy;
 mod prepare;
@@ -185,6 +186,8 @@ struct Attempt {
     rebooted: bool,
     /// Whether the source has paused for the switch: from there on it only goes forward.
     switched: bool,
+    /// Whether somebody paused the guest at the source while its disks were copied: libvirt shows that as it shows a switch.
+    held: bool,
     /// Since when the guest has stood still for the switch, where that was heard.
     still_since: Option<Instant>,
     /// How long it did, where it was we who let it go on.
@@ -193,6 +196,12 @@ struct Attempt {
     foreign: bool,
     /// Whether the source's copy was paused when last seen.
     source_paused: bool,
+    /// What the target showed when last looked at.
+    target: Seen,
+    /// Whether QEMU at the target has flushed all disks since the guest runs there.
+    durable: bool,
+    /// Since when a guest that the journal says we pause has been seen to run.
+    calm: Option<Instant>,
     /// The journal that stays at the source, where its disks are kept for a while.
     kept: Option<Journal>,
     /// Whether the source's copy was defined when last seen.
@@ -252,10 +261,14 @@ pub(crate) async fn run(order: Order, lines: Lines) {
         course: None,
         rebooted: false,
         switched: false,
+        held: false,
         still_since: None,
         stood_still: None,
         foreign: false,
         source_paused: false,
+        target: Seen::Silent,
+        durable: false,
+        calm: None,
         kept: None,
         source_defined: false,
         memory: None,
@@ -336,13 +349,14 @@ impl Attempt {
     }
 
     /// The same for a move that is taken over: the source's claim keeps others from it, so it does where the target is
-    /// silent; and the target's where the source is off for good.
+    /// silent; and the target's where the source is off for good, or where the guest has to be let go on at once.
     async fn claim_what_answers(&mut self) -> Result<(), Cause> {
         match self.claim().await {
             Err(cause) if cause.reason == Reason::HostUnreachable => {
                 let claims = &self.lines.claims;
                 let (source, target) = (&self.order.source, &self.order.target);
-                self.guards = Some(if self.known().source_off {
+                let halted = self.journal.as_ref().is_some_and(|journal| journal.halted);
+                self.guards = Some(if self.known().source_off || halted {
                     Guards {
                         source: None,
                         target: Some(claims.hold(&target.host, &target.hypervisor).await?),
@@ -584,6 +598,7 @@ impl Attempt {
         let known = self.known();
         let at_source = Seen::of(&source, known.source_off);
         let at_target = Seen::of(&target, known.target_off);
+        self.target = at_target;
         Ends {
             source: at_source,
             target: at_target,

@@ -128,6 +128,7 @@ impl Attempt {
             running: facts.activity != Activity::Paused,
             start_time: self.order.start_time.clone(),
             ran_twice: false,
+            halted: false,
             kept_until: None,
             profile: self.order.profile.clone(),
             encrypted: Some(self.order.encrypted),

@@ -30,6 +30,8 @@ pub(super) struct Watched {
     since: Instant,
     /// Since when memory is copied.
     memory: Option<Instant>,
+    /// Whether the link was seen to carry memory just now.
+    carries: bool,
     /// Whether libvirt's own call has returned and said that the guest arrived.
     arrived: bool,
     /// Why the copy ended, once anything said so.
@@ -81,6 +83,7 @@ impl Attempt {
             ),
             since: Instant::now(),
             memory: None,
+            carries: false,
             arrived: false,
             cause: None,
             asked: None,
@@ -132,6 +135,14 @@ impl Attempt {
                 ..
             } = self.look().await;
             tracing::debug!(migration = %self.order.migration, ?source, ?target, ?verdict, "evidence");
+            let verdict = match verdict {
+                Verdict::Switching if !self.switched && !self.foreign && self.is_held().await => {
+                    Verdict::Copying
+                }
+                // What a person paused is not for us to let go on.
+                Verdict::ResumeSource if self.held && !self.switched => Verdict::Stayed,
+                other => other,
+            };
             if verdict == Verdict::Wait(Waiting::Settling) {
                 let since = *watched.settling.get_or_insert_with(Instant::now);
                 if since.elapsed() >= SETTLING {
@@ -211,8 +222,12 @@ impl Attempt {
                         let at_source = host == self.order.source.host;
                         match event {
                             DomainEvent::SuspendedForSwitch if at_source && !self.foreign => {
+                                let heard = Instant::now();
+                                if self.is_held().await {
+                                    continue;
+                                }
                                 self.switched = true;
-                                self.still_since.get_or_insert_with(Instant::now);
+                                self.still_since.get_or_insert(heard);
                                 self.enter(MigrationPhase::Switching);
                             }
                             // Under post-copy it runs long before libvirt's job has ended.
@@ -245,8 +260,16 @@ impl Attempt {
         if self.switched {
             return;
         }
-        let Ok(Some(job)) = self.order.source.hypervisor.job(self.order.guest).await else {
-            return;
+        watched.by_user |= self.aborted();
+        let job = match self.order.source.hypervisor.job(self.order.guest).await {
+            Ok(Some(job)) => job,
+            Ok(None) => return,
+            // QEMU may stand still for a dead link.
+            Err(_) => {
+                watched.carries = false;
+                self.withhold_abort(watched);
+                return;
+            }
         };
         let progress = watched.meter.sample(&job);
         self.report(super::Report::Progress(progress));
@@ -255,6 +278,14 @@ impl Attempt {
             self.order.profile.spec.budget.stall.0,
         );
         let in_memory = job.memory_total.0 > 0;
+        if in_memory {
+            // Only what came since the first look at it is seen to be carried.
+            let since = *watched.memory.get_or_insert_with(Instant::now);
+            watched.carries = still < LIVELY.min(since.elapsed());
+            if self.withhold_abort(watched) {
+                return;
+            }
+        }
         if still >= stall {
             let cause = Cause::new(
                 Reason::CopyStalled,
@@ -315,7 +346,8 @@ impl Attempt {
     /// Asks libvirt to abort, again and again, until the job is gone or the switch has begun.
     async fn abort_if_asked(&mut self, watched: &mut Watched) {
         watched.by_user |= self.aborted();
-        let wanted = watched.is_given_up();
+        let dead = watched.memory.is_some() && !watched.carries;
+        let wanted = watched.is_given_up() && !dead;
         let lately = watched
             .asked
             .is_some_and(|asked| asked.elapsed() < Duration::from_secs(2));
@@ -327,6 +359,39 @@ impl Attempt {
         }
     }
 
+    /// An abort in the memory phase over a dead link freezes the guest until the link heals: it waits, and says so. Whether
+    /// it does.
+    fn withhold_abort(&mut self, watched: &Watched) -> bool {
+        let withheld = watched.is_given_up() && watched.memory.is_some() && !watched.carries;
+        if withheld {
+            let (source, target) = (&self.order.source.host, &self.order.target.host);
+            self.wait_for(
+                Cause::new(
+                    Reason::CopyStalled,
+                    format!(
+                        "nothing comes from {source} to {target}, and an abort over a dead link would freeze the guest: it \
+                         waits until the link carries again"
+                    ),
+                )
+                .hint("check the network between the hosts; where it stays dead, libvirt ends the copy by itself after about 30 s"),
+            );
+        }
+        withheld
+    }
+
+    /// Whether the source is paused though no switch can have begun: its disks are still being copied. libvirt tells of a
+    /// person's pause in mid-copy in the words of a switch.
+    async fn is_held(&mut self) -> bool {
+        let job = self.order.source.hypervisor.job(self.order.guest).await;
+        let copies_disks = matches!(job, Ok(Some(job)) if job.memory_total.0 == 0);
+        if copies_disks && !self.held {
+            self.held = true;
+            let (source, target) = (&self.order.source.host, &self.order.target.host);
+            self.goes(Course::held(source, target));
+        }
+        copies_disks
+    }
+
     /// Whether the source shows, at this moment, a job that has not begun to switch: its event may be late.
     async fn may_abort(&mut self) -> bool {
         if broken(Rule::NoAbortInSwitch) {
@@ -336,8 +401,14 @@ impl Attempt {
             return false;
         }
         let glance = self.order.source.hypervisor.glance(self.order.guest).await;
-        let left = |why| matches!(why, Why::Migrating | Why::PostCopy | Why::PostCopyFailed);
-        matches!(glance, Ok(Some(copy)) if copy.activity != Activity::Paused || !left(copy.why))
+        let left = |why| matches!(why, Why::PostCopy | Why::PostCopyFailed);
+        match glance {
+            Ok(Some(copy)) if copy.activity == Activity::Paused && copy.why == Why::Migrating => {
+                self.held && self.is_held().await
+            }
+            Ok(Some(copy)) => copy.activity != Activity::Paused || !left(copy.why),
+            _ => false,
+        }
     }
 
     /// Does what the evidence asks for. An outcome where the move is over.
@@ -422,10 +493,19 @@ impl Attempt {
                 self.enter(MigrationPhase::Switching);
                 if self.may_act(verdict, false).await {
                     let done = target.hypervisor.resume(order.guest).await;
-                    if done.is_ok() {
-                        self.stood_still = self.still_since.map(|since| since.elapsed());
-                    }
+                    let resumed = done.is_ok();
                     self.note("resume", done);
+                    match self.arrival() {
+                        // It was paused so that its disks are written.
+                        Arrival::Halted if resumed => {
+                            self.durable = true;
+                            self.note_halted(false).await;
+                        }
+                        _ if resumed => {
+                            self.stood_still = self.still_since.map(|since| since.elapsed());
+                        }
+                        _ => {}
+                    }
                 }
             }
             Verdict::Stayed | Verdict::StayedTargetSilent => {
@@ -503,8 +583,10 @@ impl Attempt {
                         ),
                     )
                     .hint(format!(
-                        "start it on {}: its disks there are the current ones",
-                        target.host
+                        "start it on {to}: its disks there are the current ones; if {to} lost its power within a minute of the \
+                         move, they may lack what it wrote last: copy those on {from} over them first",
+                        to = target.host,
+                        from = source.host
                     )),
                 );
             }

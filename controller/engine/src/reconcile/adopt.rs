@@ -131,6 +131,7 @@ impl Reconciler {
                 Found::Whole(journal) => {
                     self.orphans
                         .entry(journal.id)
+                        .and_modify(|(known, _)| known.halted |= journal.halted)
                         .or_insert_with(|| (*journal, Instant::now()));
                 }
                 Found::Unwritten => self.sweep(host.clone(), entry),
@@ -242,10 +243,10 @@ impl Reconciler {
         };
         // A target that is silent holds up nothing that the source can tell alone.
         let target_silent = || silent(&journal.target).map(|(name, _)| name);
-        // Nor does a source that is off for good.
+        // Nor does a source that is off for good, or one that a guest that stands still at the target needs not.
         let source_off = || {
             silent(&journal.source)
-                .filter(|(_, state)| state.declared.spec.out_of_service)
+                .filter(|(_, state)| journal.halted || state.declared.spec.out_of_service)
                 .map(|(name, _)| name)
         };
         let (source, target) = (find(journal.source.uuid), find(journal.target.uuid));

@@ -259,6 +259,23 @@ fn measured(figures: &BTreeMap<String, u64>) -> Option<Bytes> {
     (figures.get("dirtyrate.calc_status") == Some(&done)).then(|| Bytes(rate.saturating_mul(MIB)))
 }
 
+/// How often each disk was flushed by its guest since its QEMU was started.
+pub(crate) fn flushes(connect: &Connect, uuid: Uuid) -> PortResult<BTreeMap<String, u64>> {
+    let (numbers, names) = raw::block_figures(&domain::find(connect, uuid)?).or_fault()?;
+    Ok(by_disk(&numbers, &names))
+}
+
+fn by_disk(
+    numbers: &BTreeMap<String, u64>,
+    names: &BTreeMap<String, String>,
+) -> BTreeMap<String, u64> {
+    let flushed = |(key, disk): (&String, &String)| {
+        let number = key.strip_suffix(".name")?;
+        Some((disk.clone(), *numbers.get(&format!("{number}.fl.reqs"))?))
+    };
+    names.iter().filter_map(flushed).collect()
+}
+
 /// The statistics of the last finished migration, at the target; they are kept.
 pub(crate) fn completed(connect: &Connect, uuid: Uuid) -> PortResult<Option<CompletedFacts>> {
     let Some(domain) = connect.lookup_domain_by_uuid(uuid).or_absent()? else {
@@ -333,6 +350,28 @@ mod tests {
         assert_eq!(
             (found(0), found(1), found(2)),
             (None, None, Some(Bytes(26 << 20)))
+        );
+    }
+
+    #[test]
+    fn flushes_are_told_disk_by_disk() {
+        let numbers = figures(&[
+            ("block.count", 3),
+            ("block.0.fl.reqs", 4),
+            ("block.1.rd.reqs", 9),
+            ("block.2.fl.reqs", 0),
+        ]);
+        let name = |(key, disk): (&str, &str)| (key.to_owned(), disk.to_owned());
+        let names = [
+            ("block.0.name", "vda"),
+            ("block.0.path", "/a"),
+            ("block.1.name", "vdb"),
+            ("block.2.name", "vdc"),
+        ];
+        let names = names.map(name).into();
+        assert_eq!(
+            by_disk(&numbers, &names),
+            figures(&[("vda", 4), ("vdc", 0)])
         );
     }
 

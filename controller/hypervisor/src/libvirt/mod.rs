@@ -556,6 +556,13 @@ impl Hypervisor for Host {
         .await
     }
 
+    async fn flushes(&self, domain: Uuid) -> PortResult<BTreeMap<String, u64>> {
+        self.call(Session::probes, LOOK, move |_, connection| {
+            migrate::flushes(connection, domain)
+        })
+        .await
+    }
+
     async fn start_post_copy(&self, domain: Uuid) -> PortResult<()> {
         self.act(domain, raw::start_post_copy).await
     }

@@ -507,6 +507,22 @@ impl Parameters {
         }
     }
 
+    /// All texts in the list by name.
+    fn texts(&self) -> BTreeMap<String, String> {
+        let mut texts = BTreeMap::new();
+        for index in 0..usize::try_from(self.length).unwrap_or(0) {
+            // SAFETY: as in `numbers`; a text is terminated, and libvirt's own as long as the list.
+            unsafe {
+                let parameter = &*self.list.add(index);
+                if parameter.type_ as sys::virTypedParameterType == sys::VIR_TYPED_PARAM_STRING {
+                    let read = |text| CStr::from_ptr(text).to_string_lossy().into_owned();
+                    texts.insert(read(parameter.field.as_ptr()), read(parameter.value.s));
+                }
+            }
+        }
+        texts
+    }
+
     /// All whole numbers in the list by name.
     fn numbers(&self) -> BTreeMap<String, u64> {
         let mut numbers = BTreeMap::new();
@@ -630,11 +646,31 @@ pub(crate) fn dirty_rate(domain: &Domain) -> Result<BTreeMap<String, u64>, Error
         )
     };
     // SAFETY: libvirt filled `records`, or failed.
-    let figures = unsafe { statistics(found, records) }?;
+    let figures = unsafe { statistics(found, records, Parameters::numbers) }?;
     Ok(figures
         .into_iter()
         .flat_map(|(_, figures)| figures)
         .collect())
+}
+
+/// Statistics of a domain's disks, by libvirt's names: numbers and texts. Waits for no job: what can't be had without is
+/// left out.
+pub(crate) fn block_figures(domain: &Domain) -> Result<(Figures, BTreeMap<String, String>), Error> {
+    let mut records = ptr::null_mut();
+    // SAFETY: the list holds a living domain and ends with a null; libvirt fills `records`.
+    let found = unsafe {
+        let mut domains = [domain.as_ptr(), ptr::null_mut()];
+        sys::virDomainListGetStats(
+            domains.as_mut_ptr(),
+            sys::VIR_DOMAIN_STATS_BLOCK,
+            &mut records,
+            sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+        )
+    };
+    let read = |list: &Parameters| (list.numbers(), list.texts());
+    // SAFETY: libvirt filled `records`, or failed.
+    let mut all = unsafe { statistics(found, records, read) }?;
+    Ok(all.pop().map(|(_, figures)| figures).unwrap_or_default())
 }
 
 /// Statistics by libvirt's names.
@@ -655,17 +691,18 @@ pub(crate) fn usage(connection: &Connection) -> Result<Vec<(Uuid, Figures)>, Err
         )
     };
     // SAFETY: libvirt filled `records`, or failed.
-    unsafe { statistics(found, records) }
+    unsafe { statistics(found, records, Parameters::numbers) }
 }
 
 /// Reads `found` records of statistics and frees them. Those of a domain that is gone are left out.
 ///
 /// # Safety
 /// libvirt has filled `records` with so many, or has failed and `found` is negative.
-unsafe fn statistics(
+unsafe fn statistics<T>(
     found: c_int,
     records: *mut sys::virDomainStatsRecordPtr,
-) -> Result<Vec<(Uuid, Figures)>, Error> {
+    read: impl Fn(&Parameters) -> T,
+) -> Result<Vec<(Uuid, T)>, Error> {
     let Ok(found) = usize::try_from(found) else {
         return Err(Error::last_error());
     };
@@ -682,7 +719,7 @@ unsafe fn statistics(
             });
             let mut uuid = [0; 16];
             if sys::virDomainGetUUID(record.dom, uuid.as_mut_ptr()) == 0 {
-                all.push((Uuid::from_bytes(uuid), parameters.numbers()));
+                all.push((Uuid::from_bytes(uuid), read(&parameters)));
             }
         }
     }

@@ -69,6 +69,7 @@ impl Fleet {
         for uuid in domains {
             world.qemu(host, uuid, Qemu::None);
         }
+        world.lose_unwritten(host);
         world.tick();
     }
 
@@ -123,6 +124,9 @@ impl Fleet {
     fn end_qemu(&self, host: &str, guest: Uuid, activity: Activity, why: Why) {
         let mut world = self.world();
         world.qemu(host, guest, Qemu::None);
+        if why == Why::Shutdown {
+            world.flush(host, guest);
+        }
         world.tick();
         let after = world.chance.millis(50, 1500);
         let name = host.to_owned();
@@ -136,10 +140,18 @@ impl Fleet {
         });
     }
 
-    /// Pauses a guest, as a user does.
+    /// Pauses a guest, as a user does. In mid-copy libvirt shows and tells that as it does a switch.
     pub fn pause(&self, host: &str, guest: Uuid) {
         let mut world = self.world();
         world.qemu(host, guest, Qemu::Still);
+        if world
+            .domain(host, guest)
+            .is_some_and(|own| own.job.is_some())
+        {
+            world.state(host, guest, Activity::Paused, Why::Migrating);
+            world.event(host, guest, DomainEvent::SuspendedForSwitch);
+            return;
+        }
         world.state(host, guest, Activity::Paused, Why::ByUser);
         world.event(host, guest, DomainEvent::Suspended);
     }
@@ -201,6 +213,7 @@ impl Fleet {
             incoming: None,
             completed: None,
             held: false,
+            undefined: false,
             obstacles: vec![Cause::new(
                 Reason::DeviceNotMigratable,
                 "it has a device of its host",
@@ -285,6 +298,13 @@ impl Fleet {
             .is_ok()
     }
 
+    /// Undefines a guest by hand while it is on its way to the host: libvirt does so once it has arrived.
+    pub fn undefine_on_arrival(&self, host: &str, guest: Uuid) {
+        if let Some(domain) = self.world().domain(host, guest) {
+            domain.undefined = true;
+        }
+    }
+
     /// Ends a guest's QEMU by hand, as `virsh destroy` does.
     pub fn destroy(&self, host: &str, guest: Uuid) {
         let mut world = self.world();
@@ -305,6 +325,24 @@ impl Fleet {
         for other in others {
             world.qemu(&other, guest, Qemu::Still);
             world.qemu(&other, guest, Qemu::Runs);
+        }
+    }
+
+    /// Copies a guest's disks over those of another host, by hand.
+    pub fn copy_disks(&self, from: &str, to: &str, guest: Uuid) {
+        let mut world = self.world();
+        let whole = Kind::Image(Some((guest, world.guests[&guest].newest)));
+        let Some(machine) = world.machine(to).filter(|_| from != to) else {
+            return;
+        };
+        let disks = machine
+            .domains
+            .get(&guest)
+            .map_or(&[][..], |own| &own.disks);
+        for disk in disks {
+            if let Some(file) = machine.files.get_mut(&disk.path) {
+                file.kind = whole.clone();
+            }
         }
     }
 
@@ -391,6 +429,7 @@ impl World {
         if !stopped {
             return;
         }
+        self.object_to_torn(host, guest);
         if let Some(truth) = self.guests.get_mut(&guest) {
             truth.boots += 1;
             truth.booted = Some(Instant::now());

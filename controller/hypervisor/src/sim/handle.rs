@@ -216,7 +216,8 @@ impl Hypervisor for Handle {
                 .files
                 .get_mut(&path)
                 .ok_or_else(|| missing("Journal"))?;
-            file.kind = Kind::Journal(id, text);
+            file.kind = Kind::Journal(id, text.clone());
+            world.hear_of_halts(&text);
             Ok(())
         })
         .await
@@ -449,6 +450,16 @@ impl Hypervisor for Handle {
         .await
     }
 
+    async fn flushes(&self, domain: Uuid) -> PortResult<BTreeMap<String, u64>> {
+        self.call(LOOK, Waits::Look(domain), move |world, host| {
+            let own = domain_of(world, host, domain)?;
+            let disks: Vec<String> = own.disks.iter().map(|disk| disk.target.clone()).collect();
+            let count = world.flushes(host, domain);
+            Ok(disks.into_iter().map(|disk| (disk, count)).collect())
+        })
+        .await
+    }
+
     async fn start_post_copy(&self, domain: Uuid) -> PortResult<()> {
         self.change(move |world, host| {
             let job = domain_of(world, host, domain)?.job;
@@ -494,6 +505,7 @@ impl Hypervisor for Handle {
         self.change(move |world, host| {
             let job = domain_of(world, host, domain)?.job;
             world.object_to_abort(domain, sent);
+            world.object_to_freezing(domain, sent);
             match job.and_then(|job| world.moves.get_mut(&job)) {
                 Some(own) => {
                     own.abort = true;
@@ -516,8 +528,14 @@ impl Hypervisor for Handle {
                     "domain is not running",
                 ));
             }
-            world.object_if(domain, host, "suspended", |elsewhere| !elsewhere.runs);
+            let halted = world.is_halted(domain);
+            world.object_if(domain, host, "suspended", |elsewhere| {
+                !elsewhere.runs && !halted
+            });
             world.qemu(host, domain, Qemu::Still);
+            if let Some(truth) = world.guests.get_mut(&domain) {
+                truth.suspended += 1;
+            }
             world.state(host, domain, Activity::Paused, Why::ByUser);
             world.event(host, domain, DomainEvent::Suspended);
             Ok(())

@@ -17,6 +17,9 @@ const UNKNOWN: Duration = Duration::from_secs(60);
 /// How long after a switch has begun a program that hears of events knows of it.
 const KNOWN: Duration = Duration::from_millis(100);
 
+/// How long after a link has died a program that asks how much was copied sees that.
+const SEEN: Duration = Duration::from_secs(4);
+
 /// How a guest is on all other hosts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Elsewhere {
@@ -34,6 +37,7 @@ impl World {
         };
         let before = std::mem::replace(&mut domain.qemu, qemu);
         let paths: Vec<String> = domain.disks.iter().map(|disk| disk.path.clone()).collect();
+        self.account_for_flushes(host, uuid, before, qemu);
         let truth = self.guests.entry(uuid).or_default();
         if qemu != Qemu::Runs {
             truth.executing.remove(host);
@@ -172,6 +176,23 @@ impl World {
             let name = self.guests[&guest].name.clone();
             self.violations
                 .push(format!("the migration of {name} was aborted in its switch"));
+        }
+    }
+
+    /// Notes that a program aborted a copy of memory over a link that had been dead long enough for it to see that.
+    pub(super) fn object_to_freezing(&mut self, guest: Uuid, sent: Instant) {
+        let dead = |own: &super::migration::Move| {
+            own.guest == guest
+                && own.phase == Phase::Memory
+                && own
+                    .silent
+                    .is_some_and(|since| sent.saturating_duration_since(since) > SEEN)
+        };
+        if self.moves.values().any(dead) {
+            let name = &self.guests[&guest].name;
+            self.violations.push(format!(
+                "the migration of {name} was aborted over a dead link"
+            ));
         }
     }
 

@@ -75,6 +75,8 @@ pub(super) struct Move {
     iteration: u64,
     /// It arrives paused: so asked for, or paused by a user before it began.
     paused: bool,
+    /// Whether the guest executed when it began.
+    executes: bool,
     pub(super) abort: bool,
     /// Since when the two ends do not hear each other.
     pub(super) silent: Option<Instant>,
@@ -209,6 +211,7 @@ impl World {
             dirties: dirty,
             iteration: 0,
             paused: request.paused || copy.why == Why::ByUser,
+            executes: copy.qemu == Qemu::Runs,
             abort: false,
             silent: None,
             slow: None,
@@ -302,6 +305,7 @@ impl World {
             incoming: Some(id),
             completed: None,
             held: false,
+            undefined: false,
             ..copy
         };
         self.violations.extend(wrong);
@@ -485,9 +489,20 @@ impl World {
         own.until = own.paused_at + pause;
         let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
         self.qemu(&source, guest, Qemu::Still);
+        let held = self
+            .domain(&source, guest)
+            .is_some_and(|own| own.why == Why::Migrating);
         self.state(&source, guest, Activity::Paused, Why::Migrating);
-        self.event(&source, guest, DomainEvent::SuspendedForSwitch);
+        if !held {
+            self.event(&source, guest, DomainEvent::SuspendedForSwitch);
+        }
         let newest = self.guests[&guest].newest;
+        let own = &self.moves[&id];
+        let copied = own.disks.iter().filter(|(_, bytes)| bytes.is_some());
+        let copied = copied.map(|(path, _)| path.clone()).collect();
+        if own.executes {
+            self.leave_to_kernel(&target, guest, copied);
+        }
         let paths: Vec<String> = self.moves[&id]
             .disks
             .iter()
@@ -528,7 +543,7 @@ impl World {
     pub(super) fn run_here(&mut self, host: &str, guest: Uuid, paused: bool) {
         if let Some(domain) = self.domain(host, guest) {
             domain.incoming = None;
-            domain.persistent = true;
+            domain.persistent = !std::mem::take(&mut domain.undefined);
         }
         if paused {
             self.state(host, guest, Activity::Paused, Why::ByUser);

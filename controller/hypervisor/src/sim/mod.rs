@@ -5,6 +5,7 @@
 //! is really so (`truth`), whatever any libvirtd says. [`Client`] is one program's way into it.
 
 mod aftermath;
+mod durable;
 mod facts;
 mod faults;
 mod files;
@@ -157,6 +158,7 @@ impl Fleet {
             used: BTreeSet::new(),
             domains: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
             claim: None,
             offers: plan.offers.clone(),
         };
@@ -238,6 +240,7 @@ impl Fleet {
             boots: u32::from(plan.runs),
             dirty: plan.dirty,
             shuts_down: plan.shuts_down,
+            flushes: plan.flushes,
             ..Truth::default()
         };
         world.guests.insert(plan.uuid, truth);
@@ -272,6 +275,7 @@ impl Fleet {
             incoming: None,
             completed: None,
             held: false,
+            undefined: false,
         };
         if let Some(machine) = world.machine(host) {
             machine.domains.insert(plan.uuid, domain);

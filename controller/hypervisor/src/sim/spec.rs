@@ -210,6 +210,8 @@ pub struct GuestPlan {
     pub autostart: bool,
     /// How long it takes to shut down when it is asked to; nothing: it does not listen.
     pub shuts_down: Option<Duration>,
+    /// How often it flushes its disks; nothing: never.
+    pub flushes: Option<Duration>,
     /// Another system that manages it.
     pub managed_by: Option<String>,
     /// What keeps it from being migrated.
@@ -243,6 +245,7 @@ impl GuestPlan {
             secret: None,
             autostart: false,
             shuts_down: Some(Duration::from_secs(3)),
+            flushes: Some(Duration::from_millis(300)),
             managed_by: None,
             obstacles: Vec::new(),
             labels: BTreeMap::new(),
@@ -324,6 +327,13 @@ impl GuestPlan {
     #[must_use]
     pub fn shuts_down(mut self, after: Option<Duration>) -> Self {
         self.shuts_down = after;
+        self
+    }
+
+    /// Never flushing its disks.
+    #[must_use]
+    pub fn idle(mut self) -> Self {
+        self.flushes = None;
         self
     }
 

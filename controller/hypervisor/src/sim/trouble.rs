@@ -167,10 +167,13 @@ impl World {
                     self.clear_target(id, KEEPALIVE.saturating_sub(lasted));
                     self.settle(id, Duration::from_millis(100), None);
                     self.over(id, Duration::from_millis(100), closed());
-                } else if lasted >= KEEPALIVE {
-                    self.clear_target(id, Duration::ZERO);
-                    if phase == Phase::Memory {
-                        // libvirt cancels the mirror, and QEMU waits for the network.
+                } else {
+                    if lasted >= KEEPALIVE {
+                        self.clear_target(id, Duration::ZERO);
+                    }
+                    // libvirt cancels the mirror, and QEMU waits for the network.
+                    let cancels = lasted >= KEEPALIVE || self.moves[&id].abort;
+                    if cancels && phase == Phase::Memory {
                         self.qemu(&source, guest, Qemu::Still);
                     }
                 }

@@ -35,6 +35,13 @@ impl Fleet {
             .map_or(0, |truth| truth.boots)
     }
 
+    /// How often programs paused it.
+    #[must_use]
+    pub fn suspended(&self, guest: Uuid) -> u32 {
+        let world = self.world();
+        world.guests.get(&guest).map_or(0, |truth| truth.suspended)
+    }
+
     /// Whether some host has all of its newest data.
     #[must_use]
     pub fn is_whole(&self, guest: Uuid) -> bool {

@@ -14,6 +14,7 @@ use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
 use super::{
+    durable::Unwritten,
     migration::Move,
     spec::{Nature, Needs, Offers},
 };
@@ -119,6 +120,12 @@ pub(super) struct Truth {
     pub(super) shuts_down: Option<Duration>,
     /// When it was first asked to, since it was started.
     pub(super) asked: Option<Instant>,
+    /// How often it flushes its disks; nothing: never.
+    pub(super) flushes: Option<Duration>,
+    /// How often programs paused it.
+    pub(super) suspended: u32,
+    /// When a journal last said that its move pauses it for a moment.
+    pub(super) halted: Option<Instant>,
 }
 
 impl Truth {
@@ -166,6 +173,8 @@ pub(super) struct Machine {
     pub(super) directories: BTreeSet<String>,
     pub(super) domains: BTreeMap<Uuid, Domain>,
     pub(super) secrets: BTreeMap<Uuid, Secret>,
+    /// By guest, what its kernel has in memory of disks that were copied here.
+    pub(super) unwritten: BTreeMap<Uuid, Unwritten>,
     pub(super) claim: Option<ClaimRecord>,
     pub(super) offers: Offers,
 }
@@ -244,6 +253,8 @@ pub(super) struct Domain {
     pub(super) completed: Option<CompletedFacts>,
     /// A call of libvirtd's own that never returns holds it, until libvirtd is started anew.
     pub(super) held: bool,
+    /// Somebody's undefining waits for it to arrive.
+    pub(super) undefined: bool,
 }
 
 #[derive(Debug, Clone)]

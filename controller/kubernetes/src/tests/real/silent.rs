@@ -153,6 +153,9 @@ impl Hypervisor for Silent {
     async fn dirtying(&self, _: Uuid) -> PortResult<Option<evenkeel_crds::quantity::Bytes>> {
         silence()
     }
+    async fn flushes(&self, _: Uuid) -> PortResult<BTreeMap<String, u64>> {
+        silence()
+    }
     async fn start_post_copy(&self, _: Uuid) -> PortResult<()> {
         silence()
     }

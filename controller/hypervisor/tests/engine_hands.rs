@@ -1,0 +1,118 @@
+//! What people do to a guest, or to its move, in mid-copy: aborts over a dead link, pauses, undefines.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use evenkeel_crds::MigrationPhase;
+use support::*;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+/// Until libvirt's migration is that far.
+async fn at(actor: &Actor, guest: Uuid, phase: &str) {
+    actor
+        .until(phase, 60, |_| {
+            actor.fleet.phase(guest).as_deref() == Some(phase)
+        })
+        .await;
+}
+
+/// An abort over a dead link would freeze the guest at its source until the link heals.
+#[tokio::test(start_paused = true)]
+async fn an_abort_waits_for_the_link() {
+    let (actor, guest) = pair(1, &Role::new("one")).await;
+    actor.desk.migrate("m", "g1", Some("h2"));
+    let fleet = actor.fleet.clone();
+    fleet.dirty(guest, 8 << 30);
+    at(&actor, guest, "Memory").await;
+    sleep(Duration::from_secs(1)).await;
+    fleet.cut("h1", "h2", true);
+    sleep(Duration::from_secs(5)).await;
+    actor.desk.abort("m");
+    actor.says("GuestMigration", "m", "CopyStalled", 5).await;
+    for _ in 0..10 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(fleet.executing(guest), ["h1"], "{}", actor.picture());
+    }
+    fleet.cut("h1", "h2", false);
+    actor.phase("m", MigrationPhase::Aborted, 60).await;
+    actor.clean(&[(guest, "h1")]).await;
+    assert!(fleet.files("h2").is_empty());
+}
+
+/// Where the link stays dead, libvirt ends the copy by itself.
+#[tokio::test(start_paused = true)]
+async fn an_abort_over_a_link_that_stays_dead_ends_with_the_copy() {
+    let (actor, guest) = pair(2, &Role::new("one")).await;
+    actor.desk.migrate("m", "g1", Some("h2"));
+    let fleet = actor.fleet.clone();
+    fleet.nature(|nature| nature.gives_up = Duration::from_secs(17));
+    fleet.dirty(guest, 8 << 30);
+    at(&actor, guest, "Memory").await;
+    sleep(Duration::from_secs(1)).await;
+    fleet.cut("h1", "h2", true);
+    sleep(Duration::from_secs(5)).await;
+    actor.desk.abort("m");
+    actor.phase("m", MigrationPhase::Aborted, 120).await;
+    assert_eq!(fleet.executing(guest), ["h1"], "{}", actor.picture());
+    fleet.cut("h1", "h2", false);
+    sleep(Duration::from_secs(30)).await;
+    actor.clean(&[(guest, "h1")]).await;
+}
+
+/// libvirt tells of a person's pause in the words of a switch, and lets the guest run at its target.
+#[tokio::test(start_paused = true)]
+async fn a_guest_paused_in_mid_copy_is_copied_on() {
+    let (actor, guest) = pair(3, &Role::new("one")).await;
+    actor.desk.migrate("m", "g1", Some("h2"));
+    at(&actor, guest, "Disks").await;
+    actor.fleet.pause("h1", guest);
+    let course = |view: &evenkeel_engine::View| {
+        let shown = view.migrations.get("m");
+        let conditions = shown.map(|shown| shown.status.conditions.clone());
+        conditions.is_some_and(|all| {
+            all.iter()
+                .any(|one| one.message.contains("somebody paused"))
+        })
+    };
+    actor.until("it says so", 5, course).await;
+    assert_eq!(actor.status("m").phase, MigrationPhase::Copying);
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    actor.clean(&[(guest, "h2")]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_paused_in_mid_copy_can_be_aborted() {
+    for takes_over in [false, true] {
+        let first = Role::new("one").cluster().process(dead_process());
+        let (mut actor, guest) = pair(4, &first).await;
+        actor.desk.migrate("m", "g1", Some("h2"));
+        at(&actor, guest, "Disks").await;
+        actor.fleet.pause("h1", guest);
+        if takes_over {
+            let (fleet, desk) = (actor.fleet.clone(), actor.desk.clone());
+            actor.kill().await;
+            actor = Actor::start(&fleet, &desk, &Role::new("two").cluster());
+            actor.settled().await;
+        }
+        actor.desk.abort("m");
+        actor.phase("m", MigrationPhase::Aborted, 60).await;
+        actor.clean(&[(guest, "h1")]).await;
+        assert!(actor.fleet.files("h2").is_empty());
+    }
+}
+
+/// Somebody undefines it at its target while it comes: it runs there, and would be gone with its QEMU.
+#[tokio::test(start_paused = true)]
+async fn one_undefined_at_its_target_is_defined_again() {
+    let (actor, guest) = pair(5, &Role::new("one")).await;
+    actor.desk.migrate("m", "g1", Some("h2"));
+    at(&actor, guest, "Memory").await;
+    actor.fleet.undefine_on_arrival("h2", guest);
+    actor.phase("m", MigrationPhase::Succeeded, 60).await;
+    actor.clean(&[(guest, "h2")]).await;
+    assert!(actor.fleet.files("h1").is_empty());
+    assert!(actor.fleet.domain("h2", guest).unwrap().last_move.is_some());
+}
