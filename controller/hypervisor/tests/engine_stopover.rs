@@ -236,6 +236,12 @@ async fn a_second_leg_that_fails_is_told_and_planned_anew() {
     ring.actor.desk.profile("default", |spec| spec.attempts = 1);
     levels(&ring.actor, |_| {});
     ring.stops_over().await;
+    // An answer that is lost would have the guest run twice.
+    let arrived = |view: &View| {
+        let mut all = view.migrations.values();
+        all.any(|shown| shown.status.phase == MigrationPhase::Succeeded)
+    };
+    ring.actor.until("the first leg is over", 60, arrived).await;
     for host in ["h1", "h2"] {
         ring.actor.fleet.cut("h3", host, true);
         ring.actor.fleet.cut(host, "h3", true);

@@ -276,6 +276,13 @@ impl Reconciler {
             let Some((source, target)) = self.ends(&journal) else {
                 continue;
             };
+            // A later move's journal may be among those of either end that were not read yet.
+            if [&source, &target]
+                .into_iter()
+                .any(|end| self.is_unread(end))
+            {
+                continue;
+            }
             // Its holder may be at it.
             if pass.claimed.contains_key(&source) || pass.claimed.contains_key(&target) {
                 continue;
@@ -304,6 +311,12 @@ impl Reconciler {
                 pass.now,
             );
         }
+    }
+
+    /// Whether the host answers and its journals are not known yet.
+    fn is_unread(&self, host: &HostName) -> bool {
+        let state = self.hosts.get(host);
+        state.is_some_and(|state| state.usable() && state.journals != Journals::Read)
     }
 
     /// Whether a later move of the same guest is still to be taken over: until then this one's ends alone do not show that
