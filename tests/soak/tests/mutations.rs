@@ -75,7 +75,6 @@ fn some_are_noticed_soon() {
         Rule::ListOfDomains,
         Rule::InFlight,
         Rule::ClaimProven,
-        Rule::NoAbortInSwitch,
         Rule::Durable,
     ] {
         is_noticed(rule, 500);
