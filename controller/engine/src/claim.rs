@@ -44,6 +44,8 @@ pub struct Claims {
     others: Mutex<BTreeMap<HostName, Other>>,
     /// Our own claims' ids, so that a look that comes late takes none of them for another's.
     own: Mutex<BTreeSet<Uuid>>,
+    /// Claims of ours that are being given back: nobody takes them for forgotten.
+    leaving: Mutex<BTreeSet<Uuid>>,
     /// Hosts that another held and holds no more: it may have left journals there.
     left: Mutex<BTreeSet<HostName>>,
 }
@@ -101,6 +103,7 @@ impl Claims {
             held: Mutex::default(),
             others: Mutex::default(),
             own: Mutex::default(),
+            leaving: Mutex::default(),
             left: Mutex::default(),
         })
     }
@@ -278,7 +281,9 @@ impl Claims {
             Ok(ours) => {
                 self.forget(host);
                 // One of ours that could not be given back when its host did not answer.
-                let forgotten = ours.is_some() && !lock(&self.held).contains_key(host);
+                let forgotten = ours.is_some_and(|ours| {
+                    !lock(&self.held).contains_key(host) && !lock(&self.leaving).contains(&ours.id)
+                });
                 !forgotten || self.hold(host, hypervisor).await.is_ok()
             }
             Err(_) => false,
@@ -304,23 +309,26 @@ impl Claims {
 
     async fn give_back(&self, host: &HostName, held: &Arc<Held>) {
         let mut state = held.state.lock().await;
+        let id = state.as_ref().map(|standing| standing.record.id);
         {
             // Nobody can join between this check and the removal: joining takes the same lock.
             let mut all = lock(&self.held);
             if lock(&held.uses).0 > 0 {
                 return;
             }
+            lock(&self.leaving).extend(id);
             all.remove(host);
         }
-        if let Some(standing) = state.take() {
-            let id = standing.record.id;
-            match held.hypervisor.remove_claim(id).await {
-                Ok(()) => drop(lock(&self.own).remove(&id)),
-                Err(error) => {
-                    tracing::warn!(%host, %error, "the claim could not be given back; it is broken by others after a minute");
-                }
+        let (Some(id), Some(_)) = (id, state.take()) else {
+            return;
+        };
+        match held.hypervisor.remove_claim(id).await {
+            Ok(()) => drop(lock(&self.own).remove(&id)),
+            Err(error) => {
+                tracing::warn!(%host, %error, "the claim could not be given back; it is broken by others after a minute");
             }
         }
+        lock(&self.leaving).remove(&id);
     }
 }
 
