@@ -320,6 +320,7 @@ impl Reconciler {
                 command = self.commands.recv() => match command {
                     Some(Command::Leave) => {
                         // Those of moves under way stay: the next process takes them over.
+                        self.see_off(tending.as_ref()).await;
                         let idle = self.claims.tend(true);
                         let _ = tokio::time::timeout(GIVE_BACK, idle).await;
                         return;
@@ -361,11 +362,19 @@ impl Reconciler {
                 due = Some(due.map_or(at, |due| due.min(at)));
             }
             if self.finishing && self.moves.values().all(|state| state.running.is_none()) {
+                self.see_off(tending.as_ref()).await;
                 self.tasks.shutdown().await;
                 self.claims.tend(true).await;
                 return;
             }
         }
+    }
+
+    /// Waits for claims that are being given back just now: ended in the middle of that, they would stay.
+    async fn see_off(&mut self, tending: Option<&AbortHandle>) {
+        let busy = || tending.is_some_and(|task| !task.is_finished());
+        let ends = async { while busy() && self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GIVE_BACK, ends).await;
     }
 
     fn drain_queues(&mut self) {
