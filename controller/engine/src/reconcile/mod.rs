@@ -116,6 +116,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// How long giving claims back may take who leaves at once.
 const GIVE_BACK: Duration = Duration::from_secs(1);
+/// The same for one that ends in its own time.
+const GIVEN_BACK: Duration = Duration::from_secs(10);
 
 /// How soon something asks for a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -320,7 +322,7 @@ impl Reconciler {
                 command = self.commands.recv() => match command {
                     Some(Command::Leave) => {
                         // Those of moves under way stay: the next process takes them over.
-                        self.see_off(tending.as_ref()).await;
+                        self.see_off(tending.as_ref(), GIVE_BACK).await;
                         let idle = self.claims.tend(true);
                         let _ = tokio::time::timeout(GIVE_BACK, idle).await;
                         return;
@@ -362,7 +364,7 @@ impl Reconciler {
                 due = Some(due.map_or(at, |due| due.min(at)));
             }
             if self.finishing && self.moves.values().all(|state| state.running.is_none()) {
-                self.see_off(tending.as_ref()).await;
+                self.see_off(tending.as_ref(), GIVEN_BACK).await;
                 self.tasks.shutdown().await;
                 self.claims.tend(true).await;
                 return;
@@ -371,10 +373,10 @@ impl Reconciler {
     }
 
     /// Waits for claims that are being given back just now: ended in the middle of that, they would stay.
-    async fn see_off(&mut self, tending: Option<&AbortHandle>) {
+    async fn see_off(&mut self, tending: Option<&AbortHandle>, limit: Duration) {
         let busy = || tending.is_some_and(|task| !task.is_finished());
         let ends = async { while busy() && self.tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(GIVE_BACK, ends).await;
+        let _ = tokio::time::timeout(limit, ends).await;
     }
 
     fn drain_queues(&mut self) {
