@@ -309,19 +309,19 @@ impl Claims {
 
     async fn give_back(&self, host: &HostName, held: &Arc<Held>) {
         let mut state = held.state.lock().await;
-        let id = state.as_ref().map(|standing| standing.record.id);
         {
             // Nobody can join between this check and the removal: joining takes the same lock.
             let mut all = lock(&self.held);
             if lock(&held.uses).0 > 0 {
                 return;
             }
-            lock(&self.leaving).extend(id);
+            lock(&self.leaving).extend(state.as_ref().map(|standing| standing.record.id));
             all.remove(host);
         }
-        let (Some(id), Some(_)) = (id, state.take()) else {
+        let Some(Standing { record, .. }) = state.take() else {
             return;
         };
+        let id = record.id;
         match held.hypervisor.remove_claim(id).await {
             Ok(()) => drop(lock(&self.own).remove(&id)),
             Err(error) => {

@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::{
     MigrationPhase, RebalancePolicyStatus,
-    kinds::policy::{AtClose, Headroom, LoadKind, Mode, Window},
+    kinds::policy::{AtClose, Headroom, LoadKind, Mode},
     quantity::{Bytes, Span},
     shared::{Time, Timestamp},
 };
 use evenkeel_engine::View;
 use evenkeel_hypervisor::sim::{GIB, GuestPlan, HostPlan};
-use support::*;
+use support::{policies::window, *};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -309,19 +309,6 @@ async fn aborted_by_user_is_left_alone() {
         .filter(|(_, shown)| shown.spec.guest == guest)
         .count();
     assert_eq!(again, 1, "{}", actor.picture());
-}
-
-fn window(now: Timestamp, from: i64, to: i64) -> Window {
-    let at = |minutes: i64| {
-        let seconds = (now.as_second() + minutes * 60).rem_euclid(86_400);
-        format!("{:02}:{:02}", seconds / 3600, seconds % 3600 / 60)
-    };
-    Window {
-        days: Vec::new(),
-        from: at(from),
-        to: at(to),
-        time_zone: "UTC".to_owned(),
-    }
 }
 
 #[tokio::test(start_paused = true)]

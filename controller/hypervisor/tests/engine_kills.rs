@@ -24,19 +24,8 @@ async fn killed_after(millis: u64, first: &Role, second: &Role, within: u64) {
     sleep(Duration::from_millis(millis)).await;
     actor.kill().await;
     let actor = Actor::start(&fleet, &desk, second);
-    actor
-        .until(
-            &format!("it ends after a kill at {millis} ms"),
-            within,
-            |view| {
-                let done = view
-                    .migrations
-                    .get("m")
-                    .is_some_and(|shown| shown.status.phase.is_final());
-                done && view.settled && fleet.journals().is_empty() && fleet.claims().is_empty()
-            },
-        )
-        .await;
+    let over = format!("it ends after a kill at {millis} ms");
+    actor.rests("m", &over, within).await;
     assert_eq!(
         actor.status("m").phase,
         MigrationPhase::Succeeded,

@@ -81,13 +81,7 @@ async fn what_was_made_is_taken_back_at_every_moment() {
         desk.abort("m");
         let actor = Actor::start(&fleet, &desk, &Role::new("two").files());
         let over = format!("it ends after a kill at {millis} ms");
-        actor
-            .until(&over, 120, |view| {
-                let shown = view.migrations.get("m");
-                let done = shown.is_some_and(|shown| shown.status.phase.is_final());
-                done && view.settled && fleet.journals().is_empty() && fleet.claims().is_empty()
-            })
-            .await;
+        actor.rests("m", &over, 120).await;
         // The abort may come too late, or after everything.
         let stayed = fleet.executing(guest) == ["h1"];
         let (host, other) = if stayed { ("h1", "h2") } else { ("h2", "h1") };
@@ -221,13 +215,7 @@ async fn outside_pools_killed_at_every_moment() {
         actor.kill().await;
         let actor = Actor::start(&fleet, &desk, &Role::new("two").files());
         let over = format!("it ends after a kill at {millis} ms");
-        actor
-            .until(&over, 120, |view| {
-                let shown = view.migrations.get("m");
-                let done = shown.is_some_and(|shown| shown.status.phase.is_final());
-                done && view.settled && fleet.journals().is_empty() && fleet.claims().is_empty()
-            })
-            .await;
+        actor.rests("m", &over, 120).await;
         actor.clean(&[(guest, "h2")]).await;
         assert_eq!(fleet.files("h2"), ["/data/vms/g1-vda.qcow2"], "{millis}");
         assert!(

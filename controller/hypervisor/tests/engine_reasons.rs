@@ -16,7 +16,10 @@ use evenkeel_crds::{
 };
 use evenkeel_engine::View;
 use evenkeel_hypervisor::sim::{Fleet, GIB, GuestPlan, HostPlan, MIB};
-use support::*;
+use support::{
+    policies::{begun, window},
+    *,
+};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -58,11 +61,6 @@ fn labelled(key: &str) -> Picker {
             ..Selector::default()
         }),
     }
-}
-
-fn begun(view: &View) -> usize {
-    let all = view.migrations.values();
-    all.filter(|one| one.status.start_time.is_some()).count()
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,19 +145,6 @@ async fn headroom_missing() {
         .says("RebalancePolicy", "level", "HeadroomMissing", 60)
         .await;
     assert_eq!(begun(&actor.view()), 0);
-}
-
-fn window(now: Timestamp, from: i64, to: i64) -> Window {
-    let at = |minutes: i64| {
-        let seconds = (now.as_second() + minutes * 60).rem_euclid(86_400);
-        format!("{:02}:{:02}", seconds / 3600, seconds % 3600 / 60)
-    };
-    Window {
-        days: Vec::new(),
-        from: at(from),
-        to: at(to),
-        time_zone: "UTC".to_owned(),
-    }
 }
 
 /// Each takes about 200 s, and the window is open for less.

@@ -174,13 +174,7 @@ async fn killed_and_aborted_nothing_is_left() {
         desk.abort("m");
         let actor = Actor::start(&fleet, &desk, &Role::new("two").cluster().epoch(1));
         let what = format!("it ends after a kill at {millis} ms");
-        actor
-            .until(&what, 300, |view| {
-                let shown = view.migrations.get("m");
-                let ended = shown.is_some_and(|shown| shown.status.phase.is_final());
-                ended && view.settled && fleet.journals().is_empty() && fleet.claims().is_empty()
-            })
-            .await;
+        actor.rests("m", &what, 300).await;
         let host = fleet.executing(guest).pop().unwrap();
         actor.clean(&[(guest, &host)]).await;
         if host == "h1" {

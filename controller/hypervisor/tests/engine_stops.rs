@@ -16,7 +16,7 @@ use evenkeel_crds::{
 };
 use evenkeel_engine::View;
 use evenkeel_hypervisor::sim::{GuestPlan, HostPlan, MIB};
-use support::*;
+use support::{policies::begun, *};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -38,12 +38,6 @@ async fn full(seed: u64, guests: usize, role: &Role) -> (Actor, Vec<Uuid>) {
     let actor = Actor::start(&fleet, &desk, role);
     actor.settled().await;
     (actor, uuids)
-}
-
-/// Moves that have begun.
-fn begun(view: &View) -> usize {
-    let all = view.migrations.values();
-    all.filter(|one| one.status.start_time.is_some()).count()
 }
 
 /// Something is under way and more is to come: the word is said now. Nothing begins later than a second after it.

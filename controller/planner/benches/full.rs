@@ -13,6 +13,7 @@ use evenkeel_crds::quantity::Bytes;
 use evenkeel_planner::*;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
+use support::dice::Dice;
 use support::scenes::{emptied, moves, rings};
 use support::*;
 
@@ -112,19 +113,6 @@ fn small_drains() {
         tally.note(&plan, &fleet, scene.own(), scene.least(), took);
     });
     tally.tell("drains of 1 of 4 full hosts, 2000 fleets");
-}
-
-/// Numbers below a limit, the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
 }
 
 /// Guests of 1 to 32 GiB fill all hosts of 256 GiB but the first to so many percent; then some are put on the first. So

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_planner::*;
+use support::dice::Dice;
 use support::*;
 
 /// A node's memory, what it keeps for itself, its disk (both in MiB), and its CPUs, of which four times as many may be promised.
@@ -54,33 +55,20 @@ struct Cluster {
     instances: Vec<Instance>,
 }
 
-/// Numbers that are the same in each run: splitmix64, as parts of 1.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 impl Cluster {
     fn new(nodes: usize, instances: usize, drained: usize) -> Self {
         let mut dice = Dice(1);
         let mut free = vec![(MEMORY - OWN, CPUS * 4); nodes];
         let mut all = Vec::new();
         while all.len() < instances {
-            let mut part = (dice.roll() * 100.0) as u64;
+            let mut part = (dice.part() * 100.0) as u64;
             let size = SIZES.iter().find(|(_, _, _, share)| {
                 let found = part < *share;
                 part = part.saturating_sub(*share);
                 found
             });
             let (memory, cpus, disk, _) = *size.unwrap_or(&SIZES[0]);
-            let home = (nodes as f64 * dice.roll().powi(2)) as usize;
+            let home = (nodes as f64 * dice.part().powi(2)) as usize;
             let room = &mut free[home];
             if room.0 >= memory && room.1 >= cpus {
                 *room = (room.0 - memory, room.1 - cpus);

@@ -9,6 +9,7 @@ use evenkeel_crds::quantity::Bytes;
 use evenkeel_crds::reason::Reason;
 use evenkeel_planner::*;
 use proptest::prelude::*;
+use support::dice::Dice;
 use support::*;
 
 /// A fleet, wishes and a ledger from a stream of numbers.
@@ -24,23 +25,6 @@ struct Scene {
 impl std::fmt::Debug for Scene {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "scene{:?}", self.from)
-    }
-}
-
-struct Dice(u64);
-
-impl Dice {
-    /// splitmix64.
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides.max(1)
-    }
-
-    fn one_in(&mut self, sides: u64) -> bool {
-        self.roll(sides) == 0
     }
 }
 

@@ -1,6 +1,8 @@
 //! A stage for the engine: a simulated fleet, what is declared, an engine at work and all it says.
 #![allow(dead_code)]
 
+pub mod policies;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -409,6 +411,18 @@ impl Actor {
         self.migration(name)
             .map(|shown| shown.status.clone())
             .unwrap_or_default()
+    }
+
+    /// Waits until a move that was left at any instant is over, and nothing of it is left but its end.
+    pub async fn rests(&self, name: &str, what: &str, seconds: u64) {
+        let over = |view: &View| {
+            let shown = view.migrations.get(name);
+            let done = shown.is_some_and(|shown| shown.status.phase.is_final());
+            done && view.settled
+                && self.fleet.journals().is_empty()
+                && self.fleet.claims().is_empty()
+        };
+        self.until(what, seconds, over).await;
     }
 
     /// Waits for something, checking all the time what must never be.

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod checker;
+pub mod dice;
 pub mod emptied;
 pub mod links;
 pub mod rules;
