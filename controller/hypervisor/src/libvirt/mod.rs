@@ -17,6 +17,7 @@ mod host;
 mod journal;
 mod keeper;
 mod keys;
+mod leftover;
 mod link;
 mod migrate;
 #[cfg(test)]
