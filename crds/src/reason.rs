@@ -78,7 +78,7 @@ reasons! {
     TargetUnschedulable, AwaitChange, "name another target, or set `unschedulable: false`";
     /// Another move of the guest is under way.
     GuestBusy, Retry, "it starts when the other move has ended";
-    /// The guest is not to be moved by itself for now.
+    /// The guest is not to be moved for now, whoever asks.
     GuestHeld, AwaitChange, "remove `spec.hold` of the Guest or wait until it ends";
     /// The guest's owner forbids evacuation.
     EvacuationNever, AwaitChange, "move or stop the guest yourself, or set `spec.evacuation`";

@@ -280,7 +280,7 @@ pub(crate) fn hold(entry: &Entry, now: Timestamp) -> Option<&Hold> {
     hold.filter(|hold| hold.until.as_ref().is_none_or(|until| until.0 > now))
 }
 
-/// Why nothing moves it by itself.
+/// Why nothing moves it for now.
 fn held(entry: &Entry, now: Timestamp) -> Option<Cause> {
     let hold = hold(entry, now)?;
     let until = hold

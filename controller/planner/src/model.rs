@@ -156,7 +156,7 @@ pub struct Guest {
     pub active: bool,
     /// Why it can't or must not be moved, whoever asks: devices, managed elsewhere, runs twice, transient, a block job.
     pub immovable: Option<Cause>,
-    /// Why no drain, placement or balance moves it: held. Explicit moves may.
+    /// Why it is not to be moved for now, whoever asks: held.
     pub held: Option<Cause>,
     /// Why no drain moves it: its owner has said how it is evacuated. Others may.
     pub evacuation: Option<Cause>,
