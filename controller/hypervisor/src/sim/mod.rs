@@ -208,6 +208,7 @@ impl Fleet {
             disks.push(Disk {
                 target: target.clone(),
                 path,
+                named: plan.named,
                 size: *size,
                 secret: plan.secret,
             });
