@@ -49,7 +49,7 @@ async fn given_back_after() -> Duration {
 async fn who_ends_while_claims_are_given_back_leaves_none() {
     let gone = given_back_after().await;
     for leaves in [false, true] {
-        for before in 0..2 * TRIP {
+        for before in (0..TRIP).step_by(2) {
             let (fleet, actor) = moved().await;
             sleep_until(Instant::now() + gone - Duration::from_millis(before)).await;
             if leaves {

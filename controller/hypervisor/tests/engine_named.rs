@@ -12,21 +12,16 @@ use support::*;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-const STEP: u64 = 100;
+const STEP: u64 = 150;
 
-/// A host whose pool `default` is elsewhere than others have theirs.
-fn with_pool_at(name: &str, path: &str) -> HostPlan {
-    let mut plan = HostPlan::new(name);
-    plan.pools.push(("fast".to_owned(), 20 << 30));
-    plan.paths.insert("default".to_owned(), path.to_owned());
-    plan
-}
-
+/// The second has its pool `default` in another directory than the first.
 fn two_hosts(seed: u64, plan: &GuestPlan) -> (Fleet, Desk, Uuid) {
-    let hosts = [
-        with_pool_at("h1", "/var/one"),
-        with_pool_at("h2", "/var/two"),
-    ];
+    let mut hosts = ["h1", "h2"].map(HostPlan::new);
+    for host in &mut hosts {
+        host.pools.push(("fast".to_owned(), 20 << 30));
+    }
+    let elsewhere = ("default".to_owned(), "/var/two".to_owned());
+    hosts[1].paths.extend([elsewhere]);
     let (fleet, desk) = stage(seed, &hosts);
     let guest = fleet.add_guest("h1", plan);
     (fleet, desk, guest)
@@ -42,7 +37,7 @@ async fn there_and_back_running_and_stopped() {
         actor.settled().await;
         for (name, target, other, file) in [
             ("m", "h2", "h1", "/var/two/g1-vda.qcow2"),
-            ("n", "h1", "h2", "/var/one/g1-vda.qcow2"),
+            ("n", "h1", "h2", "/pools/default/g1-vda.qcow2"),
         ] {
             desk.migrate(name, "g1", Some(target));
             actor.phase(name, MigrationPhase::Succeeded, 120).await;
@@ -74,7 +69,7 @@ async fn into_the_pool_that_is_asked_for() {
 /// Over a base image, and killed at every moment: the next one brings the move to its end.
 #[tokio::test(start_paused = true)]
 async fn over_a_base_killed_at_every_moment() {
-    for step in 0..90 {
+    for step in 0..60 {
         let millis = step * STEP;
         let plan = GuestPlan::new("g1")
             .named()
