@@ -286,11 +286,7 @@ impl Claims {
             Ok(ours) => {
                 self.forget(host);
                 // One of ours that could not be given back when its host did not answer.
-                let forgotten = ours.is_some_and(|ours| {
-                    !used
-                        && !lock(&self.held).contains_key(host)
-                        && !lock(&self.leaving).contains(&ours.id)
-                });
+                let forgotten = ours.is_some() && !used;
                 !forgotten || self.hold(host, hypervisor).await.is_ok()
             }
             Err(_) => false,
