@@ -267,6 +267,8 @@ reasons! {
     /// The controller was restarted during the move.
     Interrupted, Retry, "";
 
+    /// The guest has arrived, and what was copied may still lie in the memory of the target's kernel.
+    DisksUnwritten, Retry, "nothing has to be done: what the source has stays until it is written, then the move ends by itself";
     /// The guest runs at the target, and a part of its memory is still to follow.
     PostCopy, Retry, "leave both hosts alone until it has ended: the loss of either one loses the guest's memory";
     /// The memory that is still to follow does not travel any more, or libvirt does not see that it does.

@@ -248,6 +248,9 @@ pub(crate) fn immovable(entry: &Entry, place: &Place<'_>, ours: bool) -> Option<
     if ours {
         return None;
     }
+    if let Some(cause) = &place.apart {
+        return Some(cause.clone());
+    }
     if !facts.persistent {
         return Some(Cause::new(
             Reason::TransientDomain,

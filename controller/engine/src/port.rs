@@ -479,6 +479,8 @@ pub struct DiskFacts {
     pub pool: Option<String>,
     /// Its path from that pool's directory.
     pub volume: Option<String>,
+    /// Whether a definition of its domain gives that pool and volume by name (`type='volume'`), and not the file.
+    pub named: bool,
     /// Backing files below it, nearest first.
     pub backing: Vec<String>,
     /// Read-only to the guest.
@@ -687,6 +689,19 @@ pub struct VolumeFacts {
     pub allocated: Bytes,
 }
 
+/// Where a disk is at the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskPlace {
+    /// Its target device: `vda`.
+    pub target: String,
+    /// The file there.
+    pub path: String,
+    /// The pool that has it; outside all pools the path of its directory.
+    pub pool: String,
+    /// Its path from that pool's directory.
+    pub volume: String,
+}
+
 /// One migration, as libvirt shall do it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrateRequest {
@@ -698,8 +713,8 @@ pub struct MigrateRequest {
     pub target_address: Option<String>,
     /// Whether they travel encrypted; the target's certificate then has to name the URI's host.
     pub encrypted: bool,
-    /// The disks to copy: target device and path at the target. Those not named stay as they are.
-    pub disks: Vec<(String, String)>,
+    /// The disks to copy. Those not named stay as they are.
+    pub disks: Vec<DiskPlace>,
     /// Copy only the top layers: each disk that has a base lies over the same one at the target.
     pub incremental: bool,
     /// The move's mark, put into both definitions that the target gets.
@@ -861,12 +876,12 @@ pub trait Hypervisor: Send + Sync + fmt::Debug + 'static {
     /// Whether a guest of this definition finds the CPU here that it asks for by model and features. Nothing where the
     /// hypervisor can't tell, or the guest asks for none.
     async fn offers_cpu(&self, definition: &str) -> PortResult<Option<bool>>;
-    /// Defines a domain, with each of these disks (target device and path) at its path here, and with a mark or as it
-    /// was. What is defined here already, or runs, must have been looked for before.
+    /// Defines a domain, with each of these disks at its place here, and with a mark or as it was. What is defined here
+    /// already, or runs, must have been looked for before.
     async fn define(
         &self,
         definition: &str,
-        disks: &[(String, String)],
+        disks: &[DiskPlace],
         mark: Option<&Mark>,
     ) -> PortResult<()>;
 

@@ -9,6 +9,7 @@ mod cold;
 mod course;
 mod durable;
 mod luggage;
+mod named;
 mod post_copy;
 mod prepare;
 mod progress;

@@ -75,6 +75,7 @@ impl Attempt {
         self.check_others(&facts).await?;
         self.check_cpu(&facts).await?;
         self.settle_shared(&mut facts, &pools).await?;
+        self.check_named(&facts, &pools)?;
         let shared = sharing::directories(&facts);
         let in_place = sharing::left_in_place(&facts);
         if !in_place.is_empty() && self.order.profile.spec.guard() {
@@ -637,11 +638,7 @@ impl Attempt {
             target_uri: self.order.target_uri.clone(),
             target_address: self.order.target_address.clone(),
             encrypted: self.order.encrypted,
-            disks: journal
-                .disks
-                .iter()
-                .map(|disk| (disk.target.clone(), disk.target_path.clone()))
-                .collect(),
+            disks: journal.disks.iter().map(JournalDisk::place).collect(),
             incremental: journal.disks.iter().any(|disk| disk.backing.is_some()),
             mark: self.mark(journal.id),
             bandwidth: profile.bandwidth,

@@ -50,7 +50,11 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
     let persistent = domain
         .xml_desc(secret | sys::VIR_DOMAIN_XML_INACTIVE)
         .or_fault()?;
-    let live = rewrite::for_target(&live, Definition::Live, &request.disks, &request.mark)?;
+    let form = match request.incremental {
+        true => Definition::Layered,
+        false => Definition::Live,
+    };
+    let live = rewrite::for_target(&live, form, &request.disks, &request.mark)?;
     let persistent = rewrite::for_target(
         &persistent,
         Definition::Persistent,
@@ -79,7 +83,7 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
         disks: request
             .disks
             .iter()
-            .map(|(target, _)| target.as_str())
+            .map(|disk| disk.target.as_str())
             .collect(),
         bandwidth: share.map(mib),
         compression: request.compression.method(),

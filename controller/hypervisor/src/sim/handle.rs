@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
-    Access, Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, FileState,
-    Glance, HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
-    NewVolume, Piece, PoolFacts, PortError, PortResult, SecretFacts, SecretValue, ShutdownMark,
-    VolumeFacts, Why,
+    Access, Activity, ClaimRecord, CompletedFacts, DiskPlace, DomainEvent, DomainFacts, Fault,
+    FileState, Glance, HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark,
+    MigrateRequest, NewVolume, Piece, PoolFacts, PortError, PortResult, SecretFacts, SecretValue,
+    ShutdownMark, VolumeFacts, Why,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -435,7 +435,7 @@ impl Hypervisor for Handle {
     async fn define(
         &self,
         definition: &str,
-        disks: &[(String, String)],
+        disks: &[DiskPlace],
         mark: Option<&Mark>,
     ) -> PortResult<()> {
         let (definition, disks, mark) = (definition.to_owned(), disks.to_vec(), mark.cloned());

@@ -210,6 +210,7 @@ impl Fleet {
             disks.push(Disk {
                 target: target.clone(),
                 path,
+                named: plan.named,
                 size: *size,
                 secret: plan.secret,
             });

@@ -150,3 +150,13 @@ pub(crate) fn lab(arguments: &str) -> bool {
     assert!(done.status.success(), "{done:?}");
     true
 }
+
+/// Where a disk goes whose volume was made.
+pub fn placed(target: &str, volume: &NewVolume, path: String) -> DiskPlace {
+    DiskPlace {
+        target: target.to_owned(),
+        path,
+        pool: volume.pool.clone(),
+        volume: volume.name.clone(),
+    }
+}
