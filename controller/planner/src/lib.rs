@@ -27,6 +27,7 @@ mod explain;
 mod fit;
 mod headroom;
 mod jobs;
+mod lanes;
 mod level;
 pub mod model;
 mod order;
