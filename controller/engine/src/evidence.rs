@@ -617,6 +617,39 @@ mod tests {
                 Verdict::Wait(Waiting::Settling),
             ),
             (
+                "left, target has lost it since",
+                at(ShutOff, Why::LeftByMigration),
+                Seen::Absent,
+                Verdict::Wait(Waiting::Settling),
+            ),
+            (
+                "left, target QEMU killed since",
+                at(ShutOff, Why::LeftByMigration),
+                at(Crashed, Why::Other),
+                Verdict::StoppedAtTarget {
+                    defined: true,
+                    orderly: false,
+                },
+            ),
+            (
+                "source off for good, target runs",
+                Seen::Off,
+                at(Running, Why::Migrated),
+                Verdict::MovedSourceOff,
+            ),
+            (
+                "target off for good, source went on",
+                at(Running, Why::MigrationCanceled),
+                Seen::Off,
+                Verdict::StayedTargetSilent,
+            ),
+            (
+                "neither answers",
+                Seen::Silent,
+                Seen::Silent,
+                Verdict::Wait(Waiting::BothSilent),
+            ),
+            (
                 "nothing anywhere",
                 Seen::Absent,
                 Seen::Absent,
