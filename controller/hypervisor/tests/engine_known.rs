@@ -311,3 +311,31 @@ async fn watcher_2138857_a_plan_is_made_anew_from_what_is() {
         actor.picture()
     );
 }
+/// Drains share what may be done at once: the one asked for first does not keep the other from beginning.
+#[tokio::test(start_paused = true)]
+async fn kubevirt_8701_one_drain_does_not_starve_another() {
+    let hosts = ["h1", "h2", "h3", "h4"].map(HostPlan::new);
+    let (actor, many) = crowd(7, &hosts, 12).await;
+    actor.desk.fleet(|spec| spec.parallel = Some(2));
+    let few = ["s1", "s2"].map(|name| actor.fleet.add_guest("h2", &GuestPlan::new(name)));
+    actor.desk.drain("first", &["h1"], |_| {});
+    actor
+        .until("the first has begun", 60, |_| actor.fleet.moving() == 2)
+        .await;
+    actor.desk.drain("second", &["h2"], |_| {});
+    actor
+        .until("the second is done", 3600, |_| {
+            let drained = actor.condition("HostDrain", "second", "Drained");
+            drained.is_some_and(|drained| drained.status == "True")
+        })
+        .await;
+    let waits = many.iter().filter(|guest| {
+        let at = actor.fleet.executing(**guest);
+        at == ["h1"]
+    });
+    assert!(waits.count() > 4, "{}", actor.picture());
+    assert!(
+        few.iter()
+            .all(|guest| actor.fleet.executing(*guest) != ["h2"])
+    );
+}
