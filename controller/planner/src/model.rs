@@ -57,6 +57,10 @@ pub struct Limits {
     pub parallel: Option<u32>,
     /// What one move may have, in bytes per second; absent: what its links carry.
     pub share: Option<Bytes>,
+    /// Looks that a plan may take to find better ways through full hosts: whether one guest fits one host, one step of a way.
+    /// Absent: as the fleet's size asks for. More of them never find a worse plan; the same number finds the same plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effort: Option<u64>,
 }
 
 /// A host as a place for guests.

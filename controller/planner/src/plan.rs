@@ -13,8 +13,10 @@ use crate::board::{Banned, Board};
 use crate::capacity::When;
 use crate::chains;
 use crate::choose::{Aim, best, keep, missed, spread};
+use crate::effort::Effort;
 use crate::explain;
 use crate::headroom::Keeper;
+use crate::improve::{Context, improve};
 use crate::jobs::{Leg, jobs};
 use crate::model::{Balanced, Fleet, GuestId, HostId, Ledger, Move, Plan, Rejection, What, Wish};
 use crate::order::{Ordered, is_leg, order};
@@ -59,12 +61,13 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
         });
         all.count()
     };
-    let made = attempt(fleet, wishes, ledger, now, &BTreeSet::new());
+    let none = BTreeSet::new();
+    let made = attempt(fleet, wishes, ledger, now, &none, drains.is_empty());
     let left = short(&made);
     if left == 0 {
         return made;
     }
-    let roomier = attempt(fleet, wishes, ledger, now, &drains);
+    let roomier = attempt(fleet, wishes, ledger, now, &drains, true);
     if short(&roomier) < left {
         roomier
     } else {
@@ -72,14 +75,17 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
     }
 }
 
-/// A plan in which guests that nobody asks to move may make way for those of these drains.
+/// A plan in which guests that nobody asks to move may make way for those of these drains; `whole`: it is looked for a better
+/// one as long as the effort lasts.
 pub(crate) fn attempt(
     fleet: &Fleet,
     wishes: &[Wish],
     ledger: &Ledger,
     now: Duration,
     roomy: &BTreeSet<&RequestedBy>,
+    whole: bool,
 ) -> Plan {
+    let mut effort = Effort::new(fleet);
     let mut asked = wishes::sort(fleet, wishes, ledger);
     let policies = balance::policies(fleet, wishes, &asked.draining);
     let besides = if !roomy.is_empty() {
@@ -106,6 +112,18 @@ pub(crate) fn attempt(
         let jobs = jobs(&board, &asked.asks);
         match order(&empty, jobs, &asked, &may_pass) {
             Ok(ordered) => {
+                let context = Context {
+                    empty: &empty,
+                    roomy,
+                    may_pass: &may_pass,
+                    refill: &|board, asks| fill(board, asks, roomy, false),
+                };
+                let (board, ordered) = if whole {
+                    let improved = improve(&context, board, ordered, &mut asked, &mut effort);
+                    (improved.board, improved.ordered)
+                } else {
+                    (board, ordered)
+                };
                 let rejections = rejections(&board, &asked);
                 let plan = if policies.is_empty() {
                     assemble(ordered)
