@@ -15,23 +15,18 @@ use crate::model::{GuestId, HostId};
 use crate::order::{Ordered, in_sequence, order};
 use crate::rules::Kind;
 use crate::squeeze::{self, Turn, Worth};
+use crate::verdicts::End;
 use crate::wishes::{Ask, Asked, For};
 
 /// Hosts in a corner in the rounds, and looks for each corner. A fleet of no more hosts than in the last round is one corner in
 /// the end, and looked at as long as the effort lasts.
-const ROUNDS: [(usize, u64); 4] = [(2, 2_000), (3, 8_000), (5, 32_000), (8, u64::MAX)];
+const ROUNDS: [(usize, u64); 4] = [(2, 2_000), (3, 8_000), (5, 32_000), (MOST, 32_000)];
+/// Hosts in the largest corner.
+const MOST: usize = 8;
 /// Corners for one guest, by what its host of the corner lacks.
 const SEEDS: usize = 4;
 /// Guests on the hosts of a corner.
 const GUESTS: usize = 128;
-
-/// What came of it.
-pub(crate) struct Improved<'v, 'a> {
-    pub(crate) board: Board<'v, 'a>,
-    pub(crate) ordered: Ordered<'a>,
-    /// Whether each way in which every guest moves at most once was looked at, and none leaves fewer over.
-    pub(crate) proven: bool,
-}
 
 /// What a plan consists of besides its board.
 pub(crate) struct Context<'c, 'v, 'a> {
@@ -44,71 +39,51 @@ pub(crate) struct Context<'c, 'v, 'a> {
     pub(crate) refill: &'c dyn Fn(Board<'v, 'a>, &mut Vec<Ask<'a>>) -> Board<'v, 'a>,
 }
 
-/// Makes the plan better, or leaves it as it is.
+/// Makes the plan better, or leaves it as it is, and tells how the search ended.
 pub(crate) fn improve<'v, 'a>(
     context: &Context<'_, 'v, 'a>,
     board: Board<'v, 'a>,
     ordered: Ordered<'a>,
     asked: &mut Asked<'a>,
     effort: &mut Effort,
-) -> Improved<'v, 'a> {
-    let wanted: Vec<usize> = (0..asked.asks.len())
-        .filter(|index| context.wants(&asked.asks[*index]) && is_free(&board, &asked.asks[*index]))
-        .collect();
-    let mut improved = Improved {
-        board,
-        ordered,
-        proven: false,
+) -> (Board<'v, 'a>, Ordered<'a>, End) {
+    let free = |index: &usize| {
+        let ask = &asked.asks[*index];
+        context.wants(ask) && is_free(&board, ask)
     };
-    for (round, (hosts, looks)) in ROUNDS.into_iter().enumerate() {
-        let whole = improved.board.view.open.len() <= hosts;
-        if whole && round + 1 < ROUNDS.len() {
+    let wanted: Vec<usize> = (0..asked.asks.len()).filter(free).collect();
+    let mut end = End::Over;
+    let hosts = board.view.open.len();
+    let (mut board, mut ordered) = (board, ordered);
+    for (size, looks) in ROUNDS {
+        let whole = hosts <= size;
+        if whole && size < MOST {
             continue;
         }
-        let mut corners = corners(&improved.board, &asked.asks, &wanted, hosts, effort);
-        corners.reverse();
-        while let Some(corner) = corners.pop() {
-            let worth = worth(&improved.board, &asked.asks, &wanted);
-            if worth == (Vec::new(), 0) {
-                return improved;
+        for corner in corners(&board, &asked.asks, &wanted, size, effort) {
+            if worth(&board, &asked.asks, &wanted) == (Vec::new(), 0) {
+                return (board, ordered, end);
             }
-            let looks = if whole {
-                u64::MAX
-            } else {
-                looks.min(ROUNDS[2].1)
-            };
-            let (better, seen) = look(
-                context,
-                &improved.board,
-                asked,
-                &wanted,
-                &corner,
-                looks,
-                effort,
-            );
-            if let Some((board, ordered, asks)) = better {
-                improved.board = board;
-                improved.ordered = ordered;
-                asked.asks = asks;
+            let looks = if whole { u64::MAX } else { looks };
+            let (better, seen) = look(context, &board, asked, &wanted, &corner, looks, effort);
+            if let Some(better) = better {
+                (board, ordered, asked.asks) = better;
             }
-            improved.proven |= seen && whole;
-            if effort.is_spent() {
-                return improved;
+            if seen && whole {
+                end = End::AllSeen;
             }
         }
+        if effort.is_spent() {
+            return (board, ordered, End::Spent);
+        }
     }
-    improved
+    (board, ordered, end)
 }
 
 impl Context<'_, '_, '_> {
     /// Whether the ask's guest is to find a place.
     fn wants(&self, ask: &Ask<'_>) -> bool {
-        let own = match ask.kind {
-            For::Drain => self.roomy.is_empty() || self.roomy.contains(ask.by),
-            For::Explicit => self.roomy.is_empty(),
-            For::Placement | For::Room | For::Balance => false,
-        };
-        own && ask.target.is_none()
+        ask.kind == For::Drain && self.roomy.contains(ask.by)
     }
 }
 
@@ -232,11 +207,11 @@ fn look<'v, 'a>(
     let own: Vec<usize> = own.collect();
     let known = (missed(board, asks, &own), all.1 - rest.1);
     let found = squeeze::search(corner, asks, hosts, &movers, &known, looks, effort);
+    // Nobody else could move, nothing else changes.
     let whole = !tied
-        && besides.is_empty()
+        && movers.len() == asks.len()
         && view.ledger.in_flight.is_empty()
-        && view.ledger.avoid.is_empty()
-        && own.len() == wanted.len();
+        && view.ledger.avoid.is_empty();
     let seen = found.all_seen && whole && found.left > 0;
     let mut ways = found.ways.iter().rev();
     let better = ways.find_map(|way| run(context, clear.clone(), asked, wanted, way, &all));

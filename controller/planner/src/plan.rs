@@ -22,6 +22,7 @@ use crate::model::{Balanced, Fleet, GuestId, HostId, Ledger, Move, Plan, Rejecti
 use crate::order::{Ordered, is_leg, order};
 use crate::places;
 use crate::targeted;
+use crate::verdicts::{End, verdicts};
 use crate::view::View;
 use crate::wishes::{self, Ask, Asked, For, rejection};
 
@@ -71,19 +72,23 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
     if short(&roomier) < left {
         roomier
     } else {
-        made
+        // What is known of it was looked for with others making way.
+        Plan {
+            verdicts: roomier.verdicts,
+            ..made
+        }
     }
 }
 
-/// A plan in which guests that nobody asks to move may make way for those of these drains; `whole`: it is looked for a better
-/// one as long as the effort lasts.
+/// A plan in which guests that nobody asks to move may make way for those of these drains; `last`: a better one is looked for as
+/// long as the effort lasts, and what is known of those that are left over is told.
 pub(crate) fn attempt(
     fleet: &Fleet,
     wishes: &[Wish],
     ledger: &Ledger,
     now: Duration,
     roomy: &BTreeSet<&RequestedBy>,
-    whole: bool,
+    last: bool,
 ) -> Plan {
     let mut effort = Effort::new(fleet);
     let mut asked = wishes::sort(fleet, wishes, ledger);
@@ -118,13 +123,17 @@ pub(crate) fn attempt(
                     may_pass: &may_pass,
                     refill: &|board, asks| fill(board, asks, roomy, false),
                 };
-                let (board, ordered) = if whole {
-                    let improved = improve(&context, board, ordered, &mut asked, &mut effort);
-                    (improved.board, improved.ordered)
+                let (board, ordered, end) = if last {
+                    improve(&context, board, ordered, &mut asked, &mut effort)
                 } else {
-                    (board, ordered)
+                    (board, ordered, End::Over)
                 };
                 let rejections = rejections(&board, &asked);
+                let verdicts = if last {
+                    verdicts(&empty, &asked.asks, &rejections, end)
+                } else {
+                    Vec::new()
+                };
                 let plan = if policies.is_empty() {
                     assemble(ordered)
                 } else {
@@ -132,6 +141,7 @@ pub(crate) fn attempt(
                 };
                 return Plan {
                     rejections,
+                    verdicts,
                     satisfied: asked.satisfied.clone(),
                     placements,
                     ..plan
