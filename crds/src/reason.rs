@@ -199,6 +199,8 @@ reasons! {
     MoveDoesNotFitWindow, Retry, "wait for the next window, or make it longer";
     /// A host, or a group of hosts, could not be emptied, and no move mends that.
     HeadroomMissing, AwaitChange, "make room, or take what is in the way off the hosts; `Drainable` of each Host tells more";
+    /// No way was found with the effort that a plan may take; there may be one.
+    EffortSpent, AwaitChange, "raise `effort` of the Fleet, or make room";
     /// A window names a time zone that is not in the database.
     TimeZoneUnknown, AwaitChange, "name it as the IANA database does: Europe/Berlin, America/New_York, UTC";
     /// What may begin within an hour has begun.

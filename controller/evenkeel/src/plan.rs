@@ -42,6 +42,9 @@ pub struct Plan {
     /// Moves that others have begun.
     under_way: Vec<UnderWay>,
     impossible: Vec<Impossible>,
+    /// Why not all guests of a wish have a place, as far as that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    verdicts: Vec<Verdict>,
     claimed: Vec<Reasoned>,
     satisfied: Vec<Satisfied>,
     /// Guests that are shut down for drains, or started again.
@@ -151,6 +154,21 @@ struct Impossible {
     /// `file:line:column` of the object.
     #[serde(skip_serializing_if = "Option::is_none")]
     place: Option<String>,
+}
+
+/// What is known of guests that have no place.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Verdict {
+    kind: String,
+    name: String,
+    /// No plan places all of these guests, as things are. If not, there may be one that was not found.
+    proven: bool,
+    #[serde(flatten)]
+    cause: Reasoned,
+    guests: Vec<String>,
+    /// All hosts that could ever take one of them, where something is short.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -352,6 +370,14 @@ impl Plan {
                 guest: obstacle.guest,
                 hosts: obstacle.hosts,
             });
+        let verdicts = view.plan.verdicts.iter().map(|verdict| Verdict {
+            kind: verdict.by.kind.clone(),
+            name: verdict.by.name.clone(),
+            proven: verdict.proven,
+            cause: (&verdict.cause).into(),
+            guests: verdict.guests.iter().copied().map(guest).collect(),
+            hosts: verdict.hosts.iter().copied().map(host).collect(),
+        });
         let result = match verdict::of_plan(view, wishes) {
             Exit::Claimed => "ClaimedByOther",
             Exit::Impossible => "SomethingImpossible",
@@ -390,6 +416,7 @@ impl Plan {
                 })
                 .collect(),
             impossible: impossible.collect(),
+            verdicts: verdicts.collect(),
             claimed: verdict::claims(view, wishes)
                 .iter()
                 .map(Reasoned::from)

@@ -303,6 +303,26 @@ impl<'v, 'a> Board<'v, 'a> {
         self.departing[self.view.guest(guest).host.at()] -= 1;
     }
 
+    /// Has the guest, gone from its host, at another (1), or back (-1).
+    pub(crate) fn settle(&mut self, guest: GuestId, target: HostId, pools: &[usize], sign: i64) {
+        let view = self.view;
+        let facts = view.guest(guest);
+        self.room
+            .hold(&view.layout, facts, target, pools, sign.into());
+        self.room.left(view.fleet, &view.layout, guest, sign.into());
+        self.counts.leave(view, guest, sign);
+        self.counts.left(view, guest, sign);
+        self.counts.arrive(view, guest, target, sign);
+    }
+
+    /// Has a guest that is placed gone from its host.
+    pub(crate) fn gone(&mut self, guest: GuestId) {
+        let view = self.view;
+        self.room.left(view.fleet, &view.layout, guest, 1);
+        self.room.leave(view.fleet, &view.layout, guest, -1);
+        self.counts.left(view, guest, 1);
+    }
+
     /// What is expected to travel for the ask's guest.
     pub(crate) fn bytes(&self, guest: GuestId, target: HostId) -> Bytes {
         let guest = self.view.guest(guest);

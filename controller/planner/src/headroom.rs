@@ -165,6 +165,7 @@ impl<'p, 'a> Keeper<'p, 'a> {
             view.ledger,
             view.now,
             &BTreeSet::from([&by]),
+            false,
         );
         let steps = made
             .moves

@@ -57,6 +57,10 @@ pub struct Limits {
     pub parallel: Option<u32>,
     /// What one move may have, in bytes per second; absent: what its links carry.
     pub share: Option<Bytes>,
+    /// Looks that a plan may take to find better ways through full hosts: whether one guest fits one host, one step of a way.
+    /// Absent: as the fleet's size asks for. More of them never find a worse plan; the same number finds the same plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effort: Option<u64>,
 }
 
 /// A host as a place for guests.
@@ -473,6 +477,9 @@ pub struct Plan {
     pub balances: Vec<Balanced>,
     /// How each placement is kept as things are now, in the order of their names.
     pub placements: Vec<Kept>,
+    /// Why wishes can't be had whole, as far as that is known, in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<Verdict>,
     /// From now to the end of the last move, by the bandwidth model; absent where no rate is known.
     pub makespan: Option<Duration>,
     /// All bytes that travel.
@@ -531,6 +538,22 @@ pub struct Rejection {
     pub cause: Cause,
     /// Each host's reason, counted.
     pub hosts: Vec<HostCount>,
+}
+
+/// Why not all guests of a wish have a place: proven, or only that none was found for some.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// Who asked.
+    pub by: RequestedBy,
+    /// Whether no plan places all of these guests, as things are.
+    pub proven: bool,
+    /// What is short and by how much; that each way was looked at; that none was found, or the effort is spent.
+    pub cause: Cause,
+    /// The guests, also of other wishes, that can't all have a place.
+    pub guests: Vec<GuestId>,
+    /// Where something is short: all hosts that could ever take one of them.
+    pub hosts: Vec<HostId>,
 }
 
 /// How level the hosts of a balance are. Imbalance is how far the fullest host lies above the mean, in hundredths of a

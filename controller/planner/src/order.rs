@@ -168,6 +168,25 @@ fn one_by_one<'a>(
     }
 }
 
+/// Puts the jobs in an order in which those of these guests go one after the other, as they are listed.
+pub(crate) fn in_sequence<'a>(
+    empty: &Board<'_, 'a>,
+    mut jobs: Vec<Job<'a>>,
+    guests: &[GuestId],
+    asked: &Asked<'a>,
+) -> Option<Ordered<'a>> {
+    let mut before = None;
+    for guest in guests {
+        let at = jobs.iter().position(|job| job.ask.guest == *guest)?;
+        jobs[at].after = before;
+        before = Some(at);
+    }
+    match schedule::run(empty.clone(), &jobs, &asked.limits) {
+        Outcome::Done(runs, makespan) => Some(Ordered::new(jobs, runs, makespan)),
+        Outcome::Stuck(_) => None,
+    }
+}
+
 /// Jobs of the ring, by their places in the list of whole ones.
 fn stuck<'a>(jobs: &[Job<'a>], stuck: &[usize], witness: String) -> Stuck<'a> {
     let stuck = stuck.iter().copied().filter(|job| *job < jobs.len());

@@ -13,13 +13,16 @@ use crate::board::{Banned, Board};
 use crate::capacity::When;
 use crate::chains;
 use crate::choose::{Aim, best, keep, missed, spread};
+use crate::effort::Effort;
 use crate::explain;
 use crate::headroom::Keeper;
+use crate::improve::{Context, improve};
 use crate::jobs::{Leg, jobs};
 use crate::model::{Balanced, Fleet, GuestId, HostId, Ledger, Move, Plan, Rejection, What, Wish};
 use crate::order::{Ordered, is_leg, order};
 use crate::places;
 use crate::targeted;
+use crate::verdicts::{End, verdicts};
 use crate::view::View;
 use crate::wishes::{self, Ask, Asked, For, rejection};
 
@@ -59,27 +62,35 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
         });
         all.count()
     };
-    let made = attempt(fleet, wishes, ledger, now, &BTreeSet::new());
+    let none = BTreeSet::new();
+    let made = attempt(fleet, wishes, ledger, now, &none, drains.is_empty());
     let left = short(&made);
     if left == 0 {
         return made;
     }
-    let roomier = attempt(fleet, wishes, ledger, now, &drains);
+    let roomier = attempt(fleet, wishes, ledger, now, &drains, true);
     if short(&roomier) < left {
         roomier
     } else {
-        made
+        // What is known of it was looked for with others making way.
+        Plan {
+            verdicts: roomier.verdicts,
+            ..made
+        }
     }
 }
 
-/// A plan in which guests that nobody asks to move may make way for those of these drains.
+/// A plan in which guests that nobody asks to move may make way for those of these drains; `last`: a better one is looked for as
+/// long as the effort lasts, and what is known of those that are left over is told.
 pub(crate) fn attempt(
     fleet: &Fleet,
     wishes: &[Wish],
     ledger: &Ledger,
     now: Duration,
     roomy: &BTreeSet<&RequestedBy>,
+    last: bool,
 ) -> Plan {
+    let mut effort = Effort::new(fleet);
     let mut asked = wishes::sort(fleet, wishes, ledger);
     let policies = balance::policies(fleet, wishes, &asked.draining);
     let besides = if !roomy.is_empty() {
@@ -106,7 +117,23 @@ pub(crate) fn attempt(
         let jobs = jobs(&board, &asked.asks);
         match order(&empty, jobs, &asked, &may_pass) {
             Ok(ordered) => {
+                let context = Context {
+                    empty: &empty,
+                    roomy,
+                    may_pass: &may_pass,
+                    refill: &|board, asks| fill(board, asks, roomy, false),
+                };
+                let (board, ordered, end) = if last {
+                    improve(&context, board, ordered, &mut asked, &mut effort)
+                } else {
+                    (board, ordered, End::Over)
+                };
                 let rejections = rejections(&board, &asked);
+                let verdicts = if last {
+                    verdicts(&empty, &asked.asks, &rejections, end)
+                } else {
+                    Vec::new()
+                };
                 let plan = if policies.is_empty() {
                     assemble(ordered)
                 } else {
@@ -114,6 +141,7 @@ pub(crate) fn attempt(
                 };
                 return Plan {
                     rejections,
+                    verdicts,
                     satisfied: asked.satisfied.clone(),
                     placements,
                     ..plan

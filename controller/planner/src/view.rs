@@ -230,6 +230,11 @@ impl<'a> View<'a> {
         self.gates[host.at()]
     }
 
+    /// Guests of one kind can run on the same hosts.
+    pub(crate) fn kind(&self, guest: GuestId) -> u32 {
+        self.kinds[guest.at()]
+    }
+
     /// Whether the host has all that the guest needs, apart from room. Only for guests that are indexed.
     pub(crate) fn suits(&self, guest: GuestId, host: HostId) -> bool {
         let Some(answers) = self.suits.get(self.kinds[guest.at()] as usize) else {

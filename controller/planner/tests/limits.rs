@@ -48,6 +48,7 @@ fn parallel_limit_of_the_fleet_binds_every_wish() {
     let limits = Limits {
         parallel: Some(2),
         share: None,
+        effort: None,
     };
     let fleet = stage(limits);
     let plan = planned(&fleet, &wishes, &Ledger::default());
@@ -79,6 +80,7 @@ fn parallel_limit_of_the_fleet_counts_what_is_in_flight() {
     let fleet = stage(Limits {
         parallel: Some(1),
         share: None,
+        effort: None,
     });
     let mut ledger = Ledger::default();
     ledger.in_flight.push(flight(&fleet, None, 0, 2));
@@ -98,6 +100,7 @@ fn a_share_is_what_one_move_has_at_most() {
         let limits = Limits {
             parallel: None,
             share,
+            effort: None,
         };
         let plan = planned(&stage(limits), &wishes, &Ledger::default());
         plan.moves[0].duration.unwrap()

@@ -136,6 +136,7 @@ fn scene(seed: u64, hosts: u64, guests: u64, tight: u64) -> Scene {
     fleet.limits = Limits {
         parallel: dice.one_in(4).then(|| 1 + dice.roll(4) as u32),
         share: dice.one_in(4).then(|| Bytes((1 + dice.roll(8)) * 25 * MI)),
+        effort: dice.one_in(4).then(|| dice.roll(2000)),
     };
     let (wishes, ledger) = asked(&mut dice, &fleet, hosts, guests);
     Scene {

@@ -71,6 +71,12 @@ pub struct FleetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::quantity::bandwidth_schema")]
     pub bandwidth: Option<Bytes>,
+    /// Looks that each plan may take to find ways through hosts that are nearly full, counted in guests and hosts that are compared,
+    /// not in time: the same number finds the same plan. More never find a worse one; absent: as the fleet's size asks for, 100,000
+    /// and more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub effort: Option<i64>,
     /// How long the GuestMigrations that were made for wishes are kept when they are over.
     #[serde(default)]
     pub history: History,

@@ -64,10 +64,12 @@ impl Reconciler {
         };
         let spec = &fleet.spec;
         let parallel = spec.parallel.map(|most| most.max(1).unsigned_abs());
+        let effort = spec.effort.map(|looks| looks.max(0).unsigned_abs());
         let (Some(all), Some(share)) = (spec.bandwidth, spec.share()) else {
             return planner::Limits {
                 parallel,
                 share: None,
+                effort,
             };
         };
         let given: u64 = self
@@ -86,6 +88,7 @@ impl Reconciler {
         planner::Limits {
             parallel: Some(parallel.map_or(most, |own| own.min(most)).max(1)),
             share: Some(share),
+            effort,
         }
     }
 

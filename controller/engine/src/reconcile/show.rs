@@ -507,6 +507,7 @@ impl Reconciler {
                     }),
                 moving: count(&|state| state.running.is_some()),
                 rejections,
+                verdict: pass.plan.verdicts.iter().find(|verdict| mine(&verdict.by)),
                 eta,
                 halted,
                 before: old.map(|old| &**old),

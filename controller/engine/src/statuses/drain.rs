@@ -13,7 +13,7 @@ use evenkeel_crds::{
     reason::{Cause, Class, Reason},
     shared::{Answer, LIST_CAP, Time, Timestamp, condition, whole_seconds},
 };
-use evenkeel_planner::Rejection;
+use evenkeel_planner::{Rejection, Verdict};
 
 use super::{Standing, conditions, sentence};
 use crate::hosts::{HostState, Link};
@@ -35,6 +35,8 @@ pub(crate) struct Input<'a> {
     pub(crate) moving: i64,
     /// What the planner says can't be done for it, with the guests' names.
     pub(crate) rejections: Vec<(String, &'a Rejection)>,
+    /// Why not all of its guests have a place, as far as that is known.
+    pub(crate) verdict: Option<&'a Verdict>,
     /// Planned end of its last move; nothing where that of any of them is not known.
     pub(crate) eta: Option<Duration>,
     /// Why nothing new starts.
@@ -78,11 +80,12 @@ pub(crate) fn status(input: &Input<'_>) -> HostDrainStatus {
         (None, Some(first)) if stalled => Cause::new(
             Reason::Blocked,
             format!(
-                "{} of {left} guests can't leave; {}: {} {}",
+                "{} of {left} guests can't leave; {}: {} {}{}",
                 blocked.iter().filter(|guest| !is_shut_down(guest)).count(),
                 first.guest,
                 first.reason,
-                first.message
+                first.message,
+                known(input)
             ),
         ),
         _ => cause.clone(),
@@ -277,6 +280,17 @@ fn reason(guest: &BlockedGuest) -> Option<Reason> {
 fn may_pass(guest: &BlockedGuest) -> bool {
     let class = reason(guest).map(Reason::class);
     matches!(class, Some(Class::Retry | Class::AvoidTarget))
+}
+
+/// What is known of all guests together, as the end of a sentence.
+fn known(input: &Input<'_>) -> String {
+    let lacks =
+        |(_, rejection): &(String, &Rejection)| rejection.cause.reason == Reason::NoHostFits;
+    let told = input.verdict.filter(|_| input.rejections.iter().any(lacks));
+    told.map_or_else(String::new, |verdict| {
+        let proven = if verdict.proven { "proven: " } else { "" };
+        format!("; {proven}{}", verdict.cause.message)
+    })
 }
 
 /// Whether it leaves by being shut down.

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use evenkeel_crds::quantity::Bytes;
 
-use super::{HostLoad, Impossible, Level, Load, Move, Placed, Plan, Reasoned, UnderWay};
+use super::{HostLoad, Impossible, Level, Load, Move, Placed, Plan, Reasoned, UnderWay, Verdict};
 use crate::{
     output::harmless,
     table::{Table, bytes, human},
@@ -73,6 +73,17 @@ impl fmt::Display for Text<'_> {
         }
         for impossible in &plan.impossible {
             write_impossible(f, impossible)?;
+        }
+        for verdict in &plan.verdicts {
+            let Verdict { kind, name, .. } = verdict;
+            let proven = if verdict.proven {
+                "proven"
+            } else {
+                "not proven"
+            };
+            let message = harmless(&verdict.cause.message);
+            writeln!(f, "  {kind} {name}: {proven}: {message}")?;
+            hint(f, &verdict.cause.hint)?;
         }
         if !plan.satisfied.is_empty() {
             writeln!(f, "As it should be:")?;

@@ -164,11 +164,13 @@ impl Emptied {
                 return Some(cost);
             }
             free.copy_from_slice(&self.free);
-            for (at, (home, size)) in state.iter().zip(&self.guests) {
-                if at != home {
-                    free[*home] += size;
-                    free[*at] -= size;
-                }
+            let moved = || state.iter().zip(&self.guests);
+            let moved = || moved().filter(|(at, (home, _))| *at != home);
+            for (_, (home, size)) in moved() {
+                free[*home] += size;
+            }
+            for (at, (_, size)) in moved() {
+                free[*at] -= size;
             }
             for (guest, (home, size)) in self.guests.iter().enumerate() {
                 let room = free.iter().enumerate().skip(1);
