@@ -261,22 +261,22 @@ impl Attempt {
             return;
         }
         watched.by_user |= self.aborted();
+        let stall = self.order.profile.spec.budget.stall.0;
         let job = match self.order.source.hypervisor.job(self.order.guest).await {
             Ok(Some(job)) => job,
             Ok(None) => return,
             // QEMU may stand still for a dead link.
             Err(_) => {
                 watched.carries = false;
-                self.withhold_abort(watched);
+                if !self.withhold_abort(watched) && watched.meter.still_for() >= stall {
+                    self.wait_for(stalled(stall));
+                }
                 return;
             }
         };
         let progress = watched.meter.sample(&job);
         self.report(super::Report::Progress(progress));
-        let (still, stall) = (
-            watched.meter.still_for(),
-            self.order.profile.spec.budget.stall.0,
-        );
+        let still = watched.meter.still_for();
         let in_memory = job.memory_total.0 > 0;
         if in_memory {
             // Only what came since the first look at it is seen to be carried.
@@ -287,10 +287,7 @@ impl Attempt {
             }
         }
         if still >= stall {
-            let cause = Cause::new(
-                Reason::CopyStalled,
-                format!("nothing was copied for more than {} s", stall.as_secs()),
-            );
+            let cause = stalled(stall);
             // An abort in the memory phase over a dead link freezes the guest until the link heals; libvirt's own
             // keepalive ends it without that.
             if !in_memory {
@@ -701,6 +698,14 @@ impl Attempt {
             }
         }
     }
+}
+
+/// The cause for a copy that stands still.
+fn stalled(stall: Duration) -> Cause {
+    Cause::new(
+        Reason::CopyStalled,
+        format!("nothing was copied for more than {} s", stall.as_secs()),
+    )
 }
 
 /// The cause for a move whose ends show what libvirt does not leave by itself.

@@ -487,7 +487,15 @@ impl Hypervisor for Handle {
 
     async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>> {
         self.call(LOOK, Waits::Look(domain), move |world, host| {
-            let job = world.domain(host, domain).and_then(|own| own.job);
+            let own = world.domain(host, domain).map(|own| &*own);
+            // Its QEMU waits for the network, and whoever asks it waits too.
+            if own.is_some_and(|own| own.activity == Activity::Running && own.qemu == Qemu::Still) {
+                return Err(PortError::new(
+                    Fault::TimedOut,
+                    "the monitor does not answer",
+                ));
+            }
+            let job = own.and_then(|own| own.job);
             Ok(job
                 .and_then(|job| world.moves.get(&job))
                 .map(super::migration::Move::facts))
