@@ -106,7 +106,7 @@ impl Lanes {
         };
         let slots = |at: usize| {
             let host = &view.fleet.hosts[at / 2];
-            if at % 2 == 0 {
+            if at.is_multiple_of(2) {
                 host.max_outbound
             } else {
                 host.max_inbound

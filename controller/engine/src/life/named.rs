@@ -98,8 +98,7 @@ mod tests {
     }
 
     fn said(disk: &DiskFacts, pools: &[PoolFacts]) -> Option<String> {
-        let host = HostName::new("h2").unwrap();
-        let cause = other_file("g1", disk, &host, pools)?;
+        let cause = other_file("g1", disk, &"h2".into(), pools)?;
         assert_eq!(cause.reason, Reason::PoolMissing);
         Some(cause.message)
     }

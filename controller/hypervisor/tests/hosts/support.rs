@@ -9,7 +9,8 @@ use std::{
 
 use evenkeel_engine::credentials::{Credentials, KEYS};
 use evenkeel_engine::port::{
-    Activity, DomainEvent, DomainFacts, Endpoint, HostFacts, Hypervisor, Hypervisors, News, Notice,
+    Activity, DiskPlace, DomainEvent, DomainFacts, Endpoint, HostFacts, Hypervisor, Hypervisors,
+    NewVolume, News, Notice,
 };
 use evenkeel_hypervisor::libvirt::Libvirt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
