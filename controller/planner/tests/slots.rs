@@ -1,5 +1,6 @@
 //! Limits on moves at once: their places go to different links first, so that the whole ends nearly as soon as it can, and
 //! what really starts when moves end one by one is what the plan said.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
