@@ -175,12 +175,11 @@ fn guest(
         labels: labels(entry, facts),
         host,
         active,
-        immovable: immovable(entry, place, ours),
+        immovable: immovable(entry, place, ours).or_else(|| held(entry, sources.now)),
         held: sources
             .unfinished
             .get(&uuid)
             .cloned()
-            .or_else(|| held(entry, sources.now))
             .or_else(|| shutting_down(entry, facts))
             .or_else(|| profile.as_ref().err().cloned()),
         evacuation: evacuation(entry, active),

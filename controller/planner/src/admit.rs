@@ -13,14 +13,14 @@ use crate::fit::fits;
 use crate::model::{Fleet, GuestId, HostId, Ledger, Wish};
 use crate::rules::Strictness;
 use crate::view::View;
-use crate::wishes::{self, Ask, For};
+use crate::wishes::{self, Ask, For, at_source};
 
 /// Whether this one move may start now: the guest is free, nothing speaks against the target, there is room at it for
 /// the guest and for its disks in these pools, and a slot at both ends. The move itself is not in the ledger yet.
 ///
 /// Of the wishes only what binds everybody counts: drained hosts and placements; where guests have to stay together,
-/// those that wishes ask to leave are taken to leave. A drain's own limits belong to a wish, are the plan's business and not
-/// looked at.
+/// those that wishes ask to leave are taken to leave. What holds only some (`Guest::held`) and a drain's own limits are the plan's
+/// business and not looked at: an explicit move may pass the one, and the other belong to a wish.
 ///
 /// # Errors
 ///
@@ -42,7 +42,7 @@ pub fn admit(
     if facts.host == target {
         return Err(explain::already_there(fleet, facts));
     }
-    if let Some(cause) = wishes::stays(fleet, facts) {
+    if let Some(cause) = at_source(fleet, facts).or_else(|| facts.immovable.clone()) {
         return Err(cause);
     }
     let asked = wishes::sort(fleet, wishes, ledger);

@@ -158,9 +158,9 @@ pub struct Guest {
     pub host: HostId,
     /// Whether a QEMU runs it. A stopped guest takes neither CPU nor memory.
     pub active: bool,
-    /// Why it can't or must not be moved, whoever asks: devices, managed elsewhere, runs twice, transient, a block job.
+    /// Why it can't or must not be moved, whoever asks: devices, managed elsewhere, runs twice, transient, a block job, a hold.
     pub immovable: Option<Cause>,
-    /// Why it is not to be moved for now, whoever asks: held.
+    /// Why no drain, placement or balance moves it: a move that is not over, a profile that is not there. Explicit moves may.
     pub held: Option<Cause>,
     /// Why no drain moves it: its owner has said how it is evacuated. Others may.
     pub evacuation: Option<Cause>,

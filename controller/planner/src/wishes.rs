@@ -167,7 +167,7 @@ impl<'a> Asked<'a> {
             });
             return;
         } else {
-            stays(fleet, guest)
+            at_source(fleet, guest).or_else(|| guest.immovable.clone())
         };
         match refused {
             Some(cause) => self.refused.push(rejection(&wish.by, *id, cause)),
@@ -281,7 +281,7 @@ pub(crate) fn covering(fleet: &Fleet, limits: &[Limit<'_>]) -> Vec<Vec<usize>> {
     covering
 }
 
-/// Why the guest is left where it is, whoever asks.
+/// Why the guest is left where it is by all but explicit moves.
 pub(crate) fn stays(fleet: &Fleet, guest: &Guest) -> Option<Cause> {
     at_source(fleet, guest)
         .or_else(|| guest.immovable.clone())

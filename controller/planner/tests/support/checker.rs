@@ -488,7 +488,7 @@ fn allowed(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, plan:
                 What::Move { .. } | What::Place(_) | What::Balance(_) => {}
             }
         }
-        assert!(guest.held.is_none() && (explicit || guest.active));
+        assert!(explicit || guest.held.is_none() && guest.active);
         for avoid in &ledger.avoid {
             assert!(
                 avoid.until <= now
