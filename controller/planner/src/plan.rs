@@ -75,6 +75,7 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
         // What is known of it was looked for with others making way.
         Plan {
             verdicts: roomier.verdicts,
+            unfinished: roomier.unfinished,
             ..made
         }
     }
@@ -151,6 +152,7 @@ pub(crate) fn attempt(
                 return Plan {
                     rejections,
                     verdicts,
+                    unfinished: (end == End::Spent).then(verdicts::unfinished),
                     satisfied: asked.satisfied.clone(),
                     placements,
                     ..plan

@@ -129,6 +129,12 @@ pub(crate) fn is_best(
     short.is_some_and(|short| short.stay >= left.len())
 }
 
+/// That the effort is spent.
+pub(crate) fn unfinished() -> Cause {
+    let message = "there may be better ways through full hosts than were found with the effort that a plan may take";
+    Cause::new(Reason::EffortSpent, message.to_owned())
+}
+
 /// Whether it is room that is missing, as far as is told.
 fn lacks_room(rejection: &Rejection) -> bool {
     matches!(
