@@ -45,6 +45,9 @@ pub struct Plan {
     /// Why not all guests of a wish have a place, as far as that is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     verdicts: Vec<Verdict>,
+    /// That the search for better ways ended for want of effort, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unfinished: Option<Reasoned>,
     claimed: Vec<Reasoned>,
     satisfied: Vec<Satisfied>,
     /// Guests that are shut down for drains, or started again.
@@ -417,6 +420,7 @@ impl Plan {
                 .collect(),
             impossible: impossible.collect(),
             verdicts: verdicts.collect(),
+            unfinished: view.plan.unfinished.as_ref().map(Reasoned::from),
             claimed: verdict::claims(view, wishes)
                 .iter()
                 .map(Reasoned::from)

@@ -173,7 +173,8 @@ async fn no_host_fits_is_stalled_with_what_is_short() {
     let stalled = actor.condition("HostDrain", "d", "Stalled").unwrap();
     assert_eq!(stalled.reason, "Blocked");
     assert!(
-        stalled.message.contains("big: NoHostFits"),
+        stalled.message.contains("big: NoHostFits")
+            && stalled.message.contains("proven: big needs"),
         "{}",
         stalled.message
     );

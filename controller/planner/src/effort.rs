@@ -7,9 +7,9 @@ use crate::model::Fleet;
 /// Looks of a plan for a fleet without guests, where nobody says how many.
 const LEAST: u64 = 100_000;
 /// Looks for each guest beside, at most for [`MANY`] of them.
-const EACH: u64 = 10;
-/// So many guests ask for no more looks: a plan for them should not take seconds.
-const MANY: u64 = 40_000;
+const EACH: u64 = 1;
+/// So many guests ask for no more looks: they take long enough otherwise.
+const MANY: u64 = 100_000;
 
 /// Looks that are left.
 #[derive(Debug)]

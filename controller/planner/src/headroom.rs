@@ -166,6 +166,7 @@ impl<'p, 'a> Keeper<'p, 'a> {
             view.now,
             &BTreeSet::from([&by]),
             false,
+            None,
         );
         let steps = made
             .moves

@@ -14,6 +14,7 @@ use crate::jobs::jobs;
 use crate::model::{GuestId, HostId};
 use crate::order::{Ordered, in_sequence, order};
 use crate::rules::Kind;
+use crate::short::Halls;
 use crate::squeeze::{self, Turn, Worth};
 use crate::verdicts::End;
 use crate::wishes::{Ask, Asked, For};
@@ -52,6 +53,9 @@ pub(crate) fn improve<'v, 'a>(
         context.wants(ask) && is_free(&board, ask)
     };
     let wanted: Vec<usize> = (0..asked.asks.len()).filter(free).collect();
+    if is_best(context.empty, &board, &asked.asks, &wanted) {
+        return (board, ordered, End::Over);
+    }
     let mut end = End::Over;
     let hosts = board.view.open.len();
     let (mut board, mut ordered) = (board, ordered);
@@ -102,6 +106,27 @@ fn worth(board: &Board<'_, '_>, asks: &[Ask<'_>], wanted: &[usize]) -> Worth {
         Some(u128::from(board.bytes(ask.guest, target).0))
     });
     (missed(board, asks, wanted), bytes.sum())
+}
+
+/// Whether it is proven that no fewer are left over, and nobody makes way.
+fn is_best(
+    empty: &Board<'_, '_>,
+    board: &Board<'_, '_>,
+    asks: &[Ask<'_>],
+    wanted: &[usize],
+) -> bool {
+    let (missed, bytes) = worth(board, asks, wanted);
+    let least = || {
+        let guests = wanted.iter().map(|index| asks[*index].guest).collect();
+        let short = Halls::new(empty, asks).shortage(&guests);
+        short.map_or(0, |short| short.stay)
+    };
+    let mut priorities = wanted
+        .iter()
+        .map(|index| empty.view.guest(asks[*index].guest).priority);
+    let first = priorities.next();
+    let alike = priorities.all(|priority| Some(priority) == first);
+    bytes == 0 && (missed.is_empty() || alike && missed.len() <= least())
 }
 
 /// Hosts that are looked at together: for each guest that is left over those where it lacks least, each of a few with those
@@ -180,7 +205,7 @@ fn look<'v, 'a>(
             }
         }
     }
-    let cost = movers.len() * hosts.len() + asks.len() / 8 + view.fleet.hosts.len() / 8;
+    let cost = movers.len() * hosts.len() + asks.len() / 4 + view.fleet.hosts.len() / 4;
     if movers.len() > GUESTS || !effort.take(cost as u64) {
         return (None, false);
     }

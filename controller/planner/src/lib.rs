@@ -7,9 +7,11 @@
 //! a target on a `board` of what is held, `targeted`, `repair` and `chains` help where room is short; `places` sends
 //! guests where the `rules` of placements want them; `schedule` lets the chosen moves run on virtual time, so that
 //! slots, links and room are right at every instant; `order` breaks rings of moves that wait for each other by guests that
-//! stop over (`bounces`, `shuffle`), and `rings` names those that nothing breaks; `balance` levels
-//! what is uneven after all that, by the search in `level`, and `headroom` keeps room to empty any one domain; `explain` says it in sentences. Whether a guest may go to a
-//! host is decided in one place, `fit`, for [`plan`], for [`admit`] and for [`drainable`].
+//! stop over (`bounces`, `shuffle`), and `rings` names those that nothing breaks; `improve` looks for better ways where hosts
+//! are nearly full (`squeeze`), as long as the `effort` lasts; `balance` levels what is uneven after all that, by the search
+//! in `level`, and `headroom` keeps room to empty any one domain; `explain` says it in sentences, `verdicts` what is known of
+//! all that are left over, and `short` proves it. Whether a guest may go to a host is decided in one place, `fit`, for
+//! [`plan`], for [`admit`] and for [`drainable`].
 
 #![forbid(unsafe_code)]
 

@@ -480,6 +480,9 @@ pub struct Plan {
     /// Why wishes can't be had whole, as far as that is known, in the order of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verdicts: Vec<Verdict>,
+    /// That the search for better ways through full hosts ended for want of effort, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Cause>,
     /// From now to the end of the last move, by the bandwidth model; absent where no rate is known.
     pub makespan: Option<Duration>,
     /// All bytes that travel.

@@ -22,7 +22,7 @@ use crate::model::{Balanced, Fleet, GuestId, HostId, Ledger, Move, Plan, Rejecti
 use crate::order::{Ordered, is_leg, order};
 use crate::places;
 use crate::targeted;
-use crate::verdicts::{End, verdicts};
+use crate::verdicts::{self, End};
 use crate::view::View;
 use crate::wishes::{self, Ask, Asked, For, rejection};
 
@@ -63,25 +63,27 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
         all.count()
     };
     let none = BTreeSet::new();
-    let made = attempt(fleet, wishes, ledger, now, &none, drains.is_empty());
+    let made = attempt(fleet, wishes, ledger, now, &none, drains.is_empty(), None);
     let left = short(&made);
     if left == 0 {
         return made;
     }
-    let roomier = attempt(fleet, wishes, ledger, now, &drains, true);
+    let roomier = attempt(fleet, wishes, ledger, now, &drains, true, Some(&made));
     if short(&roomier) < left {
         roomier
     } else {
         // What is known of it was looked for with others making way.
         Plan {
             verdicts: roomier.verdicts,
+            unfinished: roomier.unfinished,
             ..made
         }
     }
 }
 
 /// A plan in which guests that nobody asks to move may make way for those of these drains; `last`: a better one is looked for as
-/// long as the effort lasts, and what is known of those that are left over is told.
+/// long as the effort lasts, and what is known of those that are left over is told. Where it is proven that no fewer of their
+/// guests are left over than by another plan, it is that plan.
 pub(crate) fn attempt(
     fleet: &Fleet,
     wishes: &[Wish],
@@ -89,6 +91,7 @@ pub(crate) fn attempt(
     now: Duration,
     roomy: &BTreeSet<&RequestedBy>,
     last: bool,
+    other: Option<&Plan>,
 ) -> Plan {
     let mut effort = Effort::new(fleet);
     let mut asked = wishes::sort(fleet, wishes, ledger);
@@ -106,6 +109,13 @@ pub(crate) fn attempt(
         chains::ask(&view, &mut asked);
     }
     balance::ask(&view, &policies, &mut asked);
+    if let Some(other) = other.filter(|other| verdicts::is_best(&before, &asked.asks, roomy, other))
+    {
+        return Plan {
+            verdicts: verdicts::verdicts(&before, &asked.asks, &other.rejections, End::Over),
+            ..other.clone()
+        };
+    }
     let placements = places::kept(&before, wishes);
     let own = balance::stopovers(&policies);
     let may_pass =
@@ -130,7 +140,7 @@ pub(crate) fn attempt(
                 };
                 let rejections = rejections(&board, &asked);
                 let verdicts = if last {
-                    verdicts(&empty, &asked.asks, &rejections, end)
+                    verdicts::verdicts(&empty, &asked.asks, &rejections, end)
                 } else {
                     Vec::new()
                 };
@@ -142,6 +152,7 @@ pub(crate) fn attempt(
                 return Plan {
                     rejections,
                     verdicts,
+                    unfinished: (end == End::Spent).then(verdicts::unfinished),
                     satisfied: asked.satisfied.clone(),
                     placements,
                     ..plan

@@ -8,7 +8,7 @@ use evenkeel_crds::shared::RequestedBy;
 
 use crate::board::Board;
 use crate::explain::{bytes, cpus, list};
-use crate::model::{Fleet, GuestId, Rejection, Verdict};
+use crate::model::{Fleet, GuestId, Plan, Rejection, Verdict};
 use crate::short::{Halls, Resource, Shortage};
 use crate::wishes::{Ask, For};
 
@@ -108,6 +108,31 @@ pub(crate) fn verdicts<'a>(
         }
     };
     left.iter().filter_map(&mut judge).collect()
+}
+
+/// Whether it is proven that every plan leaves at least as many guests of these drains over for want of room as this one.
+pub(crate) fn is_best(
+    empty: &Board<'_, '_>,
+    asks: &[Ask<'_>],
+    drains: &BTreeSet<&RequestedBy>,
+    plan: &Plan,
+) -> bool {
+    let own = asks
+        .iter()
+        .filter(|ask| ask.kind == For::Drain && drains.contains(ask.by));
+    let own = own.map(|ask| ask.guest).collect();
+    let left = plan.rejections.iter();
+    let left =
+        left.filter(|left| drains.contains(&left.by) && left.cause.reason == Reason::NoHostFits);
+    let left: BTreeSet<GuestId> = left.map(|left| left.guest).collect();
+    let short = Halls::new(empty, asks).shortage(&own);
+    short.is_some_and(|short| short.stay >= left.len())
+}
+
+/// That the effort is spent.
+pub(crate) fn unfinished() -> Cause {
+    let message = "there may be better ways through full hosts than were found with the effort that a plan may take";
+    Cause::new(Reason::EffortSpent, message.to_owned())
 }
 
 /// Whether it is room that is missing, as far as is told.

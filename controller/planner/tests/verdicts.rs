@@ -127,6 +127,8 @@ fn want_of_effort_is_told_and_proves_nothing() {
         verdict.cause.message,
         "no room was found for g0 with the effort that a plan may take; there may be some"
     );
+    let told = plan.unfinished.as_ref().map(|cause| cause.reason);
+    assert_eq!(told, Some(Reason::EffortSpent));
 }
 
 #[test]

@@ -85,6 +85,11 @@ impl fmt::Display for Text<'_> {
             writeln!(f, "  {kind} {name}: {proven}: {message}")?;
             hint(f, &verdict.cause.hint)?;
         }
+        if let Some(unfinished) = &plan.unfinished {
+            let message = harmless(&unfinished.message);
+            writeln!(f, "{}: {message}", unfinished.reason)?;
+            hint(f, &unfinished.hint)?;
+        }
         if !plan.satisfied.is_empty() {
             writeln!(f, "As it should be:")?;
             for wish in &plan.satisfied {
