@@ -29,6 +29,7 @@ mod headroom;
 mod jobs;
 mod lanes;
 mod level;
+mod looked;
 pub mod model;
 mod order;
 mod places;
@@ -48,5 +49,6 @@ mod wishes;
 
 pub use admit::admit;
 pub use drainable::drainable;
+pub use looked::Looked;
 pub use model::*;
 pub use plan::plan;
