@@ -28,7 +28,7 @@ use evenkeel_crds::{
     names::{GuestName, HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
-    shared::{Answer, RequestedBy, Timestamp},
+    shared::{RequestedBy, Timestamp},
 };
 use evenkeel_planner as planner;
 use tokio::{
