@@ -149,6 +149,24 @@ fn emptied() {
             let blocked = told.iter().filter(|host| !host.blockers.is_empty()).count();
             let milliseconds = took.as_secs_f64() * 1000.0;
             println!("{name}: {blocked} blocked, told of all in {milliseconds:.1} ms");
+            let (known, _) = Looked::default().again(fleet.clone(), &[], Ledger::default(), NOW);
+            let mut changed = fleet.clone();
+            changed.hosts[hosts as usize / 2].memory_used.0 += GI;
+            let mut copies = vec![changed; 3];
+            let again = || {
+                known.again(
+                    copies.pop().unwrap_or_default(),
+                    &[],
+                    Ledger::default(),
+                    NOW,
+                )
+            };
+            let ((next, _), took) = timed(again);
+            let milliseconds = took.as_secs_f64() * 1000.0;
+            println!(
+                "{name}, after one change: {} hosts asked in {milliseconds:.1} ms",
+                next.asked()
+            );
         }
     }
 }

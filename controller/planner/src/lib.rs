@@ -33,6 +33,7 @@ mod improve;
 mod jobs;
 mod lanes;
 mod level;
+mod looked;
 pub mod model;
 mod order;
 mod places;
@@ -55,5 +56,6 @@ mod wishes;
 
 pub use admit::admit;
 pub use drainable::drainable;
+pub use looked::Looked;
 pub use model::*;
 pub use plan::plan;

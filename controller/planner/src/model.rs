@@ -498,6 +498,8 @@ pub struct Drainable {
     /// Guests that could not leave, and why, with each host's reason counted; none: it could be emptied. `by` means
     /// nothing here.
     pub blockers: Vec<Rejection>,
+    /// Guests on other hosts that would make way.
+    pub making_way: usize,
 }
 
 /// A planned move.

@@ -34,7 +34,7 @@ use evenkeel_crds::{
     names::{GuestName, HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
-    shared::{Answer, RequestedBy, Timestamp},
+    shared::{RequestedBy, Timestamp},
 };
 use evenkeel_planner as planner;
 use tokio::{
@@ -95,7 +95,7 @@ enum Inner {
     /// A host that another held is free.
     Free,
     /// Whether hosts could be emptied was looked at.
-    Emptying(BTreeMap<HostName, (Answer, Cause)>),
+    Emptying(emptying::Answers, Box<planner::Looked>),
     /// Plans for policies were looked for.
     Searched(policies::Found),
     /// A guest that was seen on several hosts has had the time to be on one.
@@ -490,7 +490,7 @@ impl Reconciler {
                 self.was_released(&host, id, done);
                 true
             }
-            Inner::Emptying(answers) => self.emptying.found(answers),
+            Inner::Emptying(answers, known) => self.emptying.found(answers, *known),
             Inner::Searched(found) => {
                 self.found(&found);
                 true
