@@ -1,7 +1,7 @@
 //! Disks given by pool and volume, as Terraform's provider and `virt-install --disk vol=POOL/VOLUME` write them, on real
 //! hosts: they move, and are given by the pool and volume where they came to.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
@@ -10,12 +10,14 @@ use evenkeel_tests::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Long on a busy machine.
+const BOOT: Duration = Duration::from_secs(180);
 const IMAGES: &str = "/var/lib/libvirt/images";
 const FAST: &str = "/var/lib/libvirt/pools/fast";
 const SEED: &str = "<disk type='volume' device='cdrom'><driver name='qemu' type='raw'/>\
     <source pool='default' volume='seed.iso'/><target dev='hda' bus='ide'/><readonly/></disk>";
 
-/// Gives the guest's disks by pool and volume, and its medium too, and starts it.
+/// Gives the guest's disks by pool and volume, and its medium too, and boots it.
 fn name_disks(host: &Host<'_>, guest: &Guest<'_>) -> Result<()> {
     let mut text = host.virsh(&["dumpxml", "--inactive", "--domain", guest.uuid()])?;
     for (pool, directory) in [("default", IMAGES), ("fast", FAST)] {
@@ -31,7 +33,12 @@ fn name_disks(host: &Host<'_>, guest: &Guest<'_>) -> Result<()> {
     std::fs::write(file.path(), text)?;
     host.virsh(&["define", "--file", &file.path().to_string_lossy()])?;
     host.virsh(&["start", "--domain", guest.uuid()])?;
-    guest.wait_for_progress(PATIENCE).map(drop)
+    let end = Instant::now() + BOOT;
+    while guest.serial_records()?.is_empty() {
+        ensure!(Instant::now() < end, "{}", guest.serial_text(host)?);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
 }
 
 fn lab() -> Result<Lab> {
