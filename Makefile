@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 
-.PHONY: help demo demo-cluster test unit lint generate bless check-generated chart bench chaos chaos-cluster chaos-table evidence soak fuzz tools packages test-packages clean bench-planner
+.PHONY: help demo demo-cluster test unit lint generate bless check-generated chart bench chaos chaos-cluster chaos-table evidence soak soak-hosts fuzz tools packages test-packages clean bench-planner
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -65,6 +65,9 @@ evidence: packages tools ## what takes minutes on real hosts, fault by fault
 soak: ## the whole loop among faults on virtual time; MOVES=1000000 SEED=7 to say how many and which
 	cargo test --release --quiet -p evenkeel-soak --features mutations --test mutations -- --include-ignored --nocapture
 	cargo run --release --quiet -p evenkeel-soak -- --moves $(or $(MOVES),1000000) $(if $(SEED),--seed $(SEED))
+
+soak-hosts: packages ## the libvirt side alone on real hosts: many moves there and back, and whether anything leaks; MOVES=200 to say how many
+	EVENKEEL_TEST_MOVES=$(or $(MOVES),40) tests/scripts/hosts.sh many_moves nothing_leaks --nocapture
 
 fuzz: ## what tests/corpus keeps, then definitions, capabilities, URIs, manifests, journals, marks and claims damaged at random; CASES=1000000 to say how many
 	PROPTEST_CASES=$(or $(CASES),100000) cargo test --release --quiet -p evenkeel-hypervisor --lib -- libvirt::others damaged

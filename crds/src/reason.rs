@@ -78,7 +78,7 @@ reasons! {
     TargetUnschedulable, AwaitChange, "name another target, or set `unschedulable: false`";
     /// Another move of the guest is under way.
     GuestBusy, Retry, "it starts when the other move has ended";
-    /// The guest is not to be moved by itself for now.
+    /// The guest is not to be moved for now, whoever asks.
     GuestHeld, AwaitChange, "remove `spec.hold` of the Guest or wait until it ends";
     /// The guest's owner forbids evacuation.
     EvacuationNever, AwaitChange, "move or stop the guest yourself, or set `spec.evacuation`";
@@ -269,6 +269,8 @@ reasons! {
     /// The controller was restarted during the move.
     Interrupted, Retry, "";
 
+    /// The guest has arrived, and what was copied may still lie in the memory of the target's kernel.
+    DisksUnwritten, Retry, "nothing has to be done: what the source has stays until it is written, then the move ends by itself";
     /// The guest runs at the target, and a part of its memory is still to follow.
     PostCopy, Retry, "leave both hosts alone until it has ended: the loss of either one loses the guest's memory";
     /// The memory that is still to follow does not travel any more, or libvirt does not see that it does.

@@ -109,3 +109,22 @@ fn interrupted_once_it_finishes_twice_it_takes_back() -> Result<()> {
     witness::all_is_well(&lab)?;
     witness::nothing_is_left(&lab)
 }
+
+/// As if a libvirtd had died in a copy just after it had added a device for it: libvirt itself can't move such a guest any more.
+#[test]
+fn what_a_dead_libvirtd_left_in_a_qemu_is_removed() -> Result<()> {
+    let lab = slow_lab()?;
+    let fleet = Fleet::of(&lab)?;
+    let host = lab.host("h1")?;
+    let left = r#"{"execute": "blockdev-add", "arguments": {"driver": "null-co", "node-name": "migration-vda-storage"}}"#;
+    host.virsh(&["qemu-monitor-command", "--domain", "g1", "--cmd", left])?;
+    let answer = fleet.run(&["migrate", "g1", "h2"])?.expect(0)?;
+    let said = answer.out.clone() + &answer.err;
+    ensure!(
+        said.contains("removed: migration-vda-storage"),
+        "what was in the way is not named: {answer:?}"
+    );
+    ensure!(lab.guest("g1")?.host()?.name() == "h2", "{answer:?}");
+    witness::all_is_well(&lab)?;
+    witness::nothing_is_left(&lab)
+}

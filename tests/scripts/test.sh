@@ -6,12 +6,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 step() { printf '\n-- %s (%s s)\n' "$1" "$SECONDS"; }
 cluster_id=tests-$$
-lab_id=t$(($$ % 100000))
 clean() {
     status=$?
     trap - EXIT INT TERM
     "$bin/cluster" --id "$cluster_id" down > /dev/null 2>&1 || true
-    "$bin/lab" --lab "$lab_id" down > /dev/null 2>&1 || true
     exit "$status"
 }
 
@@ -38,13 +36,7 @@ KUBECONFIG=$("$bin/cluster" --id "$cluster_id" kubeconfig) EVENKEEL_CLUSTER="$bi
 "$bin/cluster" --id "$cluster_id" down
 
 step "the libvirt side against real hosts"
-"$bin/lab" up --id "$lab_id" --hosts 2 --guests 2 --packed
-eval "$("$bin/lab" --lab "$lab_id" env)"
-EVENKEEL_TEST_URIS="$EVENKEEL_HOST_1,$EVENKEEL_HOST_2" EVENKEEL_TEST_CREDENTIALS="$EVENKEEL_CREDENTIALS/lab" \
-    EVENKEEL_TEST_LAB="$bin/lab --lab $lab_id" \
-    cargo test -p evenkeel-hypervisor --test hosts -- --ignored --test-threads 1 --skip many_moves --skip nothing_leaks
-"$bin/lab" --lab "$lab_id" down
-unset EVENKEEL_LAB EVENKEEL_CREDENTIALS
+tests/scripts/hosts.sh --skip many_moves --skip nothing_leaks
 
 # What a test prints comes in one piece, at its end.
 end_to_end() {

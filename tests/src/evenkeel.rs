@@ -178,8 +178,41 @@ impl Fleet {
     /// # Errors
     /// Fails where it cannot be started.
     pub fn start<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Run> {
-        let mut child = self
-            .command(words)?
+        Run::of(self.command(words)?)
+    }
+
+    /// The same, with a log that says as much as `RUST_LOG` asks for.
+    ///
+    /// # Errors
+    /// Fails where it cannot be started.
+    pub fn start_with_log<S: AsRef<OsStr>>(&self, words: &[S], log: &str) -> Result<Run> {
+        let mut command = self.command(words)?;
+        command.env("RUST_LOG", log);
+        Run::of(command)
+    }
+
+    /// One object as JSON, as `get` shows it.
+    ///
+    /// # Errors
+    /// Fails where `get` does.
+    pub fn get(&self, kind: &str, name: &str) -> Result<Value> {
+        self.run(&["get", kind, name, "-o", "json"])?
+            .expect(0)?
+            .json()
+    }
+}
+
+/// A run under way. Killed when dropped.
+#[derive(Debug)]
+pub struct Run {
+    child: Child,
+    said: Arc<Mutex<Vec<(Instant, String)>>>,
+    start: Instant,
+}
+
+impl Run {
+    fn of(mut command: Command) -> Result<Self> {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
@@ -205,26 +238,6 @@ impl Fleet {
         })
     }
 
-    /// One object as JSON, as `get` shows it.
-    ///
-    /// # Errors
-    /// Fails where `get` does.
-    pub fn get(&self, kind: &str, name: &str) -> Result<Value> {
-        self.run(&["get", kind, name, "-o", "json"])?
-            .expect(0)?
-            .json()
-    }
-}
-
-/// A run under way. Killed when dropped.
-#[derive(Debug)]
-pub struct Run {
-    child: Child,
-    said: Arc<Mutex<Vec<(Instant, String)>>>,
-    start: Instant,
-}
-
-impl Run {
     /// Everything it said so far.
     #[must_use]
     pub fn said(&self) -> String {

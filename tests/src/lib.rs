@@ -4,4 +4,5 @@ pub mod cluster;
 pub mod controller;
 pub mod evenkeel;
 pub mod lab;
+pub mod stage;
 pub mod witness;

@@ -89,20 +89,24 @@ pub fn whole(guest: &Guest<'_>) -> Result<Vec<DiskReport>> {
 /// Fails with what is left.
 pub fn nothing_is_left(lab: &Lab) -> Result<()> {
     let census = lab.census()?;
+    let mut used = Vec::new();
     for host in lab.hosts() {
-        let mut used = Vec::new();
         for guest in lab.guests() {
             let mut copies = census[guest.name()].iter();
             if copies.any(|copy| copy.host == host.name() && copy.state.is_some()) {
                 for target in guest.spec().targets() {
-                    used.push(guest.disk_path(&host, &target)?);
+                    used.push((host.name().to_owned(), guest.disk_path(&host, &target)?));
                 }
                 no_trace_on(&guest, &host)?;
             }
         }
+    }
+    for host in lab.hosts() {
         for file in host.list_files()? {
+            let shared = host.shares(&file.pool);
+            let mut users = used.iter().filter(|(_, path)| *path == file.path);
             ensure!(
-                used.contains(&file.path) || file.path.contains("base"),
+                users.any(|(user, _)| shared || user == host.name()) || file.path.contains("base"),
                 "{} has {} which no guest there uses",
                 host.name(),
                 file.path

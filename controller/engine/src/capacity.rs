@@ -51,6 +51,7 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
     let Some(facts) = &state.facts else {
         return host;
     };
+    host.closed = host.closed.or_else(|| without_journals(name, facts));
     let reserved = spec.reserved.cpu.unwrap_or_default().milli;
     host.cpu_there_milli = u64::from(facts.cpus) * 1000;
     host.cpu_limit_milli = percent(
@@ -89,6 +90,26 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
             .collect(),
     };
     host
+}
+
+/// Why no guest comes to a host or leaves it: each move keeps a journal at both ends, in a pool of files.
+pub(crate) fn without_journals(name: &HostName, facts: &HostFacts) -> Option<Cause> {
+    let keeps = |pool: &PoolFacts| pool.active && !pool.is_directory() && is_of_files(pool);
+    (!facts.pools.iter().any(keeps)).then(|| {
+        Cause::new(
+            Reason::PoolMissing,
+            format!("{name} has no active storage pool of files, where a move keeps its journal"),
+        )
+        .hint(
+            "define and start one there, also where guests' disks are outside pools: `virsh pool-define-as default dir \
+             --target /var/lib/libvirt/images`, `virsh pool-start default`",
+        )
+    })
+}
+
+/// Whether its volumes are files.
+fn is_of_files(pool: &PoolFacts) -> bool {
+    matches!(pool.kind.as_str(), "dir" | "fs" | "netfs")
 }
 
 /// A host's labels, its own name among them, so that a topology of single hosts can be named.
@@ -188,7 +209,7 @@ fn pools(host: &HostName, state: &HostState, facts: &HostFacts) -> Vec<planner::
                         pool.name
                     ),
                 ))
-            } else if !matches!(pool.kind.as_str(), "dir" | "fs" | "netfs") {
+            } else if !is_of_files(pool) {
                 Some(Cause::new(
                     Reason::PoolMissing,
                     format!(

@@ -272,8 +272,13 @@ impl Claims {
     /// Looks who holds a host. Whether it is free for us now. What a dead holder left is removed, for nobody else may
     /// ever want that host.
     pub async fn look(&self, host: &HostName, hypervisor: &Arc<dyn Hypervisor>) -> bool {
+        // What is said of a claim may be older than its end: one that was ours or in use before counts as such.
+        let ours = lock(&self.own).clone();
+        let used = lock(&self.held).contains_key(host) || !lock(&self.leaving).is_empty();
         match hypervisor.claim().await {
-            Ok(Some(other)) if !lock(&self.own).contains(&other.id) => {
+            Ok(Some(other))
+                if !ours.contains(&other.id) && !lock(&self.own).contains(&other.id) =>
+            {
                 let dead = self.may_break(host, &other);
                 // It is given back soon, unless a move joins.
                 dead && self.hold(host, hypervisor).await.is_ok()
@@ -281,9 +286,7 @@ impl Claims {
             Ok(ours) => {
                 self.forget(host);
                 // One of ours that could not be given back when its host did not answer.
-                let forgotten = ours.is_some_and(|ours| {
-                    !lock(&self.held).contains_key(host) && !lock(&self.leaving).contains(&ours.id)
-                });
+                let forgotten = ours.is_some() && !used;
                 !forgotten || self.hold(host, hypervisor).await.is_ok()
             }
             Err(_) => false,

@@ -14,6 +14,7 @@ use evenkeel_crds::{
 use uuid::Uuid;
 
 use crate::{
+    capacity::without_journals,
     hosts::{HostState, Link},
     port::{Activity, DomainFacts, Why},
 };
@@ -206,6 +207,8 @@ pub(crate) struct Place<'a> {
     pub(crate) double: Option<Cause>,
     /// A migration that is not ours: source and target, where both are seen.
     pub(crate) foreign: Option<(HostName, HostName)>,
+    /// Why its host takes part in no move.
+    pub(crate) apart: Option<Cause>,
 }
 
 /// Whether this copy is one that a migration is only just bringing.
@@ -268,12 +271,14 @@ pub(crate) fn place<'a>(
             ));
         }
     }
+    let told = hosts[best.0].facts.as_ref();
     Some(Place {
         host: best.0.clone(),
         facts: best.1,
         known: best.2,
         double,
         foreign,
+        apart: told.and_then(|facts| without_journals(best.0, facts)),
     })
 }
 

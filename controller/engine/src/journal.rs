@@ -10,7 +10,10 @@ use evenkeel_crds::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{evidence::Arrival, port::Backing};
+use crate::{
+    evidence::Arrival,
+    port::{Backing, DiskPlace},
+};
 
 /// What is written at both ends, the same at each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +126,19 @@ pub struct JournalDisk {
     /// Whether we made the file at the target: written after its exclusive creation. Until then only an empty one
     /// of exactly this size is ours.
     pub created: bool,
+}
+
+impl JournalDisk {
+    /// Where it is at the target.
+    #[must_use]
+    pub fn place(&self) -> DiskPlace {
+        DiskPlace {
+            target: self.target.clone(),
+            path: self.target_path.clone(),
+            pool: self.pool.clone(),
+            volume: self.volume.clone(),
+        }
+    }
 }
 
 /// A disk that is left in place.

@@ -175,12 +175,11 @@ fn guest(
         labels: labels(entry, facts),
         host,
         active,
-        immovable: immovable(entry, place, ours),
+        immovable: immovable(entry, place, ours).or_else(|| held(entry, sources.now)),
         held: sources
             .unfinished
             .get(&uuid)
             .cloned()
-            .or_else(|| held(entry, sources.now))
             .or_else(|| shutting_down(entry, facts))
             .or_else(|| profile.as_ref().err().cloned()),
         evacuation: evacuation(entry, active),
@@ -248,6 +247,9 @@ pub(crate) fn immovable(entry: &Entry, place: &Place<'_>, ours: bool) -> Option<
     if ours {
         return None;
     }
+    if let Some(cause) = &place.apart {
+        return Some(cause.clone());
+    }
     if !facts.persistent {
         return Some(Cause::new(
             Reason::TransientDomain,
@@ -280,7 +282,7 @@ pub(crate) fn hold(entry: &Entry, now: Timestamp) -> Option<&Hold> {
     hold.filter(|hold| hold.until.as_ref().is_none_or(|until| until.0 > now))
 }
 
-/// Why nothing moves it by itself.
+/// Why nothing moves it for now.
 fn held(entry: &Entry, now: Timestamp) -> Option<Cause> {
     let hold = hold(entry, now)?;
     let until = hold

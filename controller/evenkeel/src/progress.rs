@@ -292,6 +292,7 @@ fn detail(migration: &MigrationView) -> String {
                 .map(|eta| format!("{} left", crate::table::human(eta.0))),
         );
     }
+    parts.extend(obstacle(migration));
     parts.join("  ")
 }
 

@@ -3,7 +3,7 @@
 
 mod support;
 
-use evenkeel_crds::MigrationPhase;
+use evenkeel_crds::{MigrationPhase, kinds::guest::Evacuation};
 use evenkeel_engine::View;
 use evenkeel_hypervisor::sim::{GIB, GuestPlan, HostPlan};
 use support::*;
@@ -98,4 +98,37 @@ async fn of_a_host_that_is_silent_nobody_knows() {
     // Where everything would have to go is silent.
     actor.fleet.kill_libvirtd("h2");
     says(&actor, "h1", "False", "NoHostFits").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_a_drain_shuts_down_is_not_in_the_way() {
+    let (actor, _) = pair(1, &Role::new("one").cluster()).await;
+    actor
+        .desk
+        .change_host("h2", |spec| spec.unschedulable = true);
+    says(&actor, "h1", "False", "NoHostFits").await;
+    actor
+        .desk
+        .guest("g1", |spec| spec.evacuation = Evacuation::Shutdown);
+    says(&actor, "h1", "True", "AsExpected").await;
+    let said = message(&actor, "h1");
+    assert!(said.ends_with("1 of them by being shut down"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_make_way_as_for_a_drain() {
+    let hosts = [
+        HostPlan::new("h1"),
+        HostPlan::new("h2").memory(7 * GIB),
+        HostPlan::new("h3").memory(7 * GIB),
+    ];
+    let (fleet, desk) = stage(5, &hosts);
+    fleet.add_guest("h1", &GuestPlan::new("large").memory(5 * GIB));
+    fleet.add_guest("h2", &GuestPlan::new("two").memory(2 * GIB));
+    fleet.add_guest("h3", &GuestPlan::new("three").memory(2 * GIB));
+    let actor = Actor::start(&fleet, &desk, &Role::new("one"));
+    actor.settled().await;
+    says(&actor, "h1", "True", "AsExpected").await;
+    let said = message(&actor, "h1");
+    assert!(said.ends_with("1 on other hosts would make way"), "{said}");
 }

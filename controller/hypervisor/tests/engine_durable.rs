@@ -161,3 +161,36 @@ async fn a_power_cut_after_the_arrival_loses_nothing() {
         assert!(fleet.files("h1").is_empty());
     }
 }
+
+/// What came as a file can't be proven to be written: how long that is waited for, and why, is said while it lasts.
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_the_kernel_is_said() {
+    let stopped = GuestPlan {
+        runs: false,
+        ..GuestPlan::new("g1")
+    };
+    let store = "/var/lib/libvirt/qemu/nvram/g1.fd";
+    let uefi = GuestPlan::new("g1").file("nvram", store, 131_072);
+    for (plan, file) in [(uefi, store), (stopped, DISK)] {
+        let (actor, _) = on_its_way(5, &plan, &Role::new("one").cluster()).await;
+        actor
+            .says("GuestMigration", "m", "DisksUnwritten", 60)
+            .await;
+        assert_eq!(actor.status("m").phase, MigrationPhase::Verifying);
+        let shown = actor.condition("GuestMigration", "m", "Succeeded").unwrap();
+        for word in [
+            file,
+            "h2's kernel",
+            "40 s",
+            "until 20",
+            "h1 keeps",
+            "nothing has to be done",
+        ] {
+            assert!(shown.message.contains(word), "{word}: {}", shown.message);
+        }
+        sleep(Duration::from_secs(30)).await;
+        let later = actor.condition("GuestMigration", "m", "Succeeded").unwrap();
+        assert_eq!(later.message, shown.message, "said once");
+        actor.phase("m", MigrationPhase::Succeeded, 30).await;
+    }
+}

@@ -140,6 +140,9 @@ async fn guest_held_and_a_suspended_drain_start_nothing() {
         (blocked.guest.as_str(), blocked.reason.as_str()),
         ("g3", "GuestHeld")
     );
+    // Nor does it leave because somebody asks for it by name.
+    actor.desk.migrate("m", "g3", Some("h2"));
+    actor.says("GuestMigration", "m", "GuestHeld", 10).await;
     sleep(Duration::from_secs(60)).await;
     assert_eq!(actor.view().drains["d"].guests.left, 1);
     actor.desk.guest("g3", |_| {});

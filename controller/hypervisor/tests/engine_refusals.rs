@@ -265,8 +265,11 @@ async fn held() {
         })
         .await;
     assert_eq!(actor.fleet.moving(), 0);
-    // An explicit move is somebody's own word.
+    // Nor by name, until the hold is gone.
     actor.desk.migrate("m", "g1", Some("h2"));
+    actor.says("GuestMigration", "m", "GuestHeld", 5).await;
+    actor.desk.undrain("d");
+    actor.desk.guest("g1", |_| {});
     actor.phase("m", MigrationPhase::Succeeded, 60).await;
     actor.clean(&[(guest, "h2")]).await;
 }

@@ -8,7 +8,6 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_crds::reason::Reason;
@@ -89,26 +88,6 @@ fn read(file: &Value) -> Option<(Fleet, Vec<Wish>, Option<u64>)> {
     Some((fleet(hosts, guests), wishes, end))
 }
 
-/// No schedule ends earlier: each link carries its bytes out and its bytes in, and each move takes its time alone.
-fn bound(fleet: &Fleet, plan: &Plan) -> Duration {
-    let mut least = 0.0f64;
-    let (mut out, mut into) = (BTreeMap::new(), BTreeMap::new());
-    let rate = |host: HostId| {
-        fleet.hosts[host.at()]
-            .bandwidth
-            .map_or(1.0, |rate| rate.0 as f64)
-    };
-    for step in &plan.moves {
-        let bytes = step.bytes.0 as f64;
-        least = least.max(bytes / rate(step.source).min(rate(step.target)));
-        *out.entry(step.source).or_insert(0.0) += bytes;
-        *into.entry(step.target).or_insert(0.0) += bytes;
-    }
-    let links = out.into_iter().chain(into);
-    let links = links.map(|(host, bytes)| bytes / rate(host));
-    Duration::from_secs_f64(links.fold(least, f64::max))
-}
-
 fn main() {
     let Some(data) = std::env::var_os("EVENKEEL_BENCH_DATA") else {
         println!("ordering: skipped, EVENKEEL_BENCH_DATA names no folder with data");
@@ -130,7 +109,8 @@ fn main() {
             continue;
         };
         let made = planned(&fleet, &wishes, &Ledger::default());
-        let bound = bound(&fleet, &made).as_secs_f64().max(1e-9);
+        let bound = bounds::makespan(&fleet, &wishes, &made);
+        let bound = bound.as_secs_f64().max(1e-9);
         let makespan = made.makespan.unwrap_or_default().as_secs_f64();
         let waits = |step: &&Move| {
             let waits = step.waits.as_ref().map(|cause| cause.reason);

@@ -33,36 +33,6 @@ fn timed<T>(mut run: impl FnMut() -> T) -> (T, Duration) {
     (made, best)
 }
 
-/// No schedule ends earlier: each link has its bytes to carry, out and in; and a drain's moves share its slots.
-fn lower_bound(fleet: &Fleet, wishes: &[Wish], plan: &Plan) -> Duration {
-    let mut loads = vec![[0u64; 2]; fleet.hosts.len()];
-    let mut least = Duration::ZERO;
-    for step in &plan.moves {
-        let rate = |host: HostId| fleet.hosts[host.at()].bandwidth.map_or(1, |rate| rate.0);
-        let rate = rate(step.source).min(rate(step.target));
-        least = least.max(Duration::from_secs_f64(step.bytes.0 as f64 / rate as f64));
-        loads[step.source.at()][0] += step.bytes.0;
-        loads[step.target.at()][1] += step.bytes.0;
-    }
-    for wish in wishes {
-        if let What::Drain { parallel, .. } = &wish.what {
-            let own = plan.moves.iter().filter(|step| step.by == wish.by);
-            let alone = |step: &Move| {
-                let rate = |host: HostId| fleet.hosts[host.at()].bandwidth.map_or(1, |rate| rate.0);
-                step.bytes.0 as f64 / rate(step.source).min(rate(step.target)) as f64
-            };
-            let all: f64 = own.map(alone).sum();
-            least = least.max(Duration::from_secs_f64(all / f64::from(*parallel)));
-        }
-    }
-    for (host, [out, into]) in fleet.hosts.iter().zip(loads) {
-        let load = out.max(into);
-        let rate = host.bandwidth.map_or(u64::MAX, |rate| rate.0);
-        least = least.max(Duration::from_secs_f64(load as f64 / rate as f64));
-    }
-    least
-}
-
 /// The most memory that this process has had at once, in MiB. The fleet is in it, and two plans: one is kept while the next is
 /// made.
 fn peak() -> Option<u64> {
@@ -80,7 +50,9 @@ fn report(name: &str, fleet: &Fleet, wishes: &[Wish]) {
     let most = peak().map_or("unknown".to_owned(), |most| format!("{most} MiB"));
     checker::check(fleet, wishes, &Ledger::default(), NOW, &made);
     let makespan = made.makespan.unwrap_or_default();
-    let bound = lower_bound(fleet, wishes, &made).as_secs_f64().max(1e-9);
+    let bound = bounds::makespan(fleet, wishes, &made)
+        .as_secs_f64()
+        .max(1e-9);
     println!(
         "{name}: {} moves, {} rejected, {:.0} GiB, makespan {:.0} s ({:.2} of the lower bound), planned in {:.1} ms, peak memory so far {most}, the checker holds",
         made.moves.len(),
@@ -177,6 +149,24 @@ fn emptied() {
             let blocked = told.iter().filter(|host| !host.blockers.is_empty()).count();
             let milliseconds = took.as_secs_f64() * 1000.0;
             println!("{name}: {blocked} blocked, told of all in {milliseconds:.1} ms");
+            let (known, _) = Looked::default().again(fleet.clone(), &[], Ledger::default(), NOW);
+            let mut changed = fleet.clone();
+            changed.hosts[hosts as usize / 2].memory_used.0 += GI;
+            let mut copies = vec![changed; 3];
+            let again = || {
+                known.again(
+                    copies.pop().unwrap_or_default(),
+                    &[],
+                    Ledger::default(),
+                    NOW,
+                )
+            };
+            let ((next, _), took) = timed(again);
+            let milliseconds = took.as_secs_f64() * 1000.0;
+            println!(
+                "{name}, after one change: {} hosts asked in {milliseconds:.1} ms",
+                next.asked()
+            );
         }
     }
 }

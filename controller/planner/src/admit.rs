@@ -19,7 +19,7 @@ use crate::wishes::{self, Ask, For, at_source};
 /// the guest and for its disks in these pools, and a slot at both ends. The move itself is not in the ledger yet.
 ///
 /// Of the wishes only what binds everybody counts: drained hosts and placements; where guests have to stay together,
-/// those that wishes ask to leave are taken to leave. Holds (`Guest::held`) and a drain's own limits are the plan's
+/// those that wishes ask to leave are taken to leave. What holds only some (`Guest::held`) and a drain's own limits are the plan's
 /// business and not looked at: an explicit move may pass the one, and the other belong to a wish.
 ///
 /// # Errors

@@ -22,6 +22,8 @@ pub(crate) struct Job<'a> {
     pub(crate) bytes: u64,
     /// Microseconds until it may start at all.
     pub(crate) rest: u64,
+    /// What is asked first has the lesser rank; equally important jobs have the same.
+    pub(crate) rank: u32,
     pub(crate) leg: Leg,
     /// The job that must have ended before.
     pub(crate) after: Option<usize>,
@@ -100,6 +102,7 @@ pub(crate) fn jobs<'a>(board: &Board<'_, 'a>, asks: &[Ask<'a>]) -> Vec<Job<'a>> 
             named: named(board, guest, placed.target, &placed.pools),
             bytes: board.bytes(guest, placed.target).0,
             rest: rest.map_or(0, |rest| micros(rest.until.saturating_sub(view.now))),
+            rank: 0,
             leg: Leg::Whole,
             after: None,
         }
@@ -126,11 +129,19 @@ fn busiest_first(board: &Board<'_, '_>, jobs: &mut [Job<'_>]) {
             *sum = sum.saturating_add(micros(host, job.bytes));
         }
     }
+    let importance = |job: &Job<'_>| {
+        let priority = view.guest(job.ask.guest).priority;
+        (job.ask.kind, Reverse(priority))
+    };
     jobs.sort_by_cached_key(|job| {
         let most = out[job.source.at()].max(into[job.target.at()]);
-        let important = view.guest(job.ask.guest).priority;
-        (job.ask.kind, Reverse(important), Reverse(most))
+        (importance(job), Reverse(most))
     });
+    let mut rank = 0;
+    for at in 0..jobs.len() {
+        rank += u32::from(at > 0 && importance(&jobs[at]) != importance(&jobs[at - 1]));
+        jobs[at].rank = rank;
+    }
 }
 
 /// For each disk of the guest the name of its pool at the host.

@@ -31,7 +31,9 @@ mod fit;
 mod headroom;
 mod improve;
 mod jobs;
+mod lanes;
 mod level;
+mod looked;
 pub mod model;
 mod order;
 mod places;
@@ -54,5 +56,6 @@ mod wishes;
 
 pub use admit::admit;
 pub use drainable::drainable;
+pub use looked::Looked;
 pub use model::*;
 pub use plan::plan;

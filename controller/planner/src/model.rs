@@ -158,9 +158,9 @@ pub struct Guest {
     pub host: HostId,
     /// Whether a QEMU runs it. A stopped guest takes neither CPU nor memory.
     pub active: bool,
-    /// Why it can't or must not be moved, whoever asks: devices, managed elsewhere, runs twice, transient, a block job.
+    /// Why it can't or must not be moved, whoever asks: devices, managed elsewhere, runs twice, transient, a block job, a hold.
     pub immovable: Option<Cause>,
-    /// Why no drain, placement or balance moves it: held. Explicit moves may.
+    /// Why no drain, placement or balance moves it: a move that is not over, a profile that is not there. Explicit moves may.
     pub held: Option<Cause>,
     /// Why no drain moves it: its owner has said how it is evacuated. Others may.
     pub evacuation: Option<Cause>,
@@ -498,6 +498,8 @@ pub struct Drainable {
     /// Guests that could not leave, and why, with each host's reason counted; none: it could be emptied. `by` means
     /// nothing here.
     pub blockers: Vec<Rejection>,
+    /// Guests on other hosts that would make way.
+    pub making_way: usize,
 }
 
 /// A planned move.

@@ -220,6 +220,12 @@ fn in_turn<'v, 'a>(
                     .into_iter()
                     .enumerate()
                     .partition(|(index, _)| waiting.contains(index));
+                let last = first.iter().map(|(_, job)| job.rank).max();
+                let behind = last.map_or(0, |last| last + 1);
+                let rest = rest.into_iter().map(|(index, mut job)| {
+                    job.rank += behind;
+                    (index, job)
+                });
                 jobs = first.into_iter().chain(rest).map(|(_, job)| job).collect();
             }
         }

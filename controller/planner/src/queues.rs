@@ -4,6 +4,9 @@ use crate::jobs::Job;
 use crate::model::HostId;
 use crate::view::View;
 
+/// In the place of a limit: none.
+const NONE: usize = usize::MAX;
+
 /// What an event frees.
 #[derive(Debug, Default)]
 pub(crate) struct Freed {
@@ -23,7 +26,7 @@ pub(crate) struct Queues {
     waiting: usize,
     from: Vec<Vec<usize>>,
     to: Vec<Vec<usize>>,
-    /// For each limit its jobs; those that have started are dropped now and then.
+    /// For each limit its jobs, that of the fleet last; those that have started are dropped now and then.
     under: Vec<Vec<usize>>,
     /// For each rule the jobs of its guests.
     kin: Vec<Vec<usize>>,
@@ -32,11 +35,11 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    pub(crate) fn new<'l>(
+    pub(crate) fn new<L: Iterator<Item = usize>>(
         view: &View<'_>,
         jobs: &[Job<'_>],
         limits: usize,
-        limits_of: impl Fn(&Job<'_>) -> &'l [usize],
+        limits_of: impl Fn(&Job<'_>) -> L,
     ) -> Self {
         let hosts = view.fleet.hosts.len();
         let mut queues = Self {
@@ -52,7 +55,7 @@ impl Queues {
             queues.from[job.source.at()].push(index);
             queues.to[job.target.at()].push(index);
             for limit in limits_of(job) {
-                queues.under[*limit].push(index);
+                queues.under[limit].push(index);
             }
             for (rule, _) in view.rules.of(job.ask.guest) {
                 queues.kin[rule].push(index);
@@ -63,6 +66,34 @@ impl Queues {
         }
         queues.rests.sort_unstable_by(|one, other| other.cmp(one));
         queues
+    }
+
+    /// For each limit how many of its jobs the slots of their hosts would let go at once.
+    pub(crate) fn at_once(&self, view: &View<'_>, jobs: &[Job<'_>]) -> Vec<usize> {
+        let mut taken: Vec<[(usize, u32); 2]> = vec![[(NONE, 0); 2]; self.from.len()];
+        let under = self.under.iter().enumerate();
+        let counts = under.map(|(limit, list)| {
+            let mut counts = [0, 0];
+            for job in list.iter().map(|job| &jobs[*job]) {
+                let (source, target) = (job.source, job.target);
+                let most = [
+                    view.host(source).max_outbound,
+                    view.host(target).max_inbound,
+                ];
+                for (way, host) in [source, target].into_iter().enumerate() {
+                    let (by, slots) = &mut taken[host.at()][way];
+                    if *by != limit {
+                        (*by, *slots) = (limit, 0);
+                    }
+                    if *slots < most[way] {
+                        *slots += 1;
+                        counts[way] += 1;
+                    }
+                }
+            }
+            counts[0].min(counts[1])
+        });
+        counts.collect()
     }
 
     /// Whether the job waits.

@@ -7,7 +7,8 @@
 //! microseconds, so that what starts at the end of another move starts at exactly that time.
 //!
 //! A move starts as soon as there is room at its target and a slot at both ends and in its drains; the more important
-//! are asked first, and no less important one is held back for them. Room at the source comes back when a move ends.
+//! are asked first, and no less important one is held back for them. Where a limit keeps moves waiting, its places go to
+//! moves that get all of their rate first (`lanes`). Room at the source comes back when a move ends.
 //! At the target the full size of disks stays held to the end of the plan.
 
 use std::cmp::Reverse;
@@ -22,6 +23,7 @@ use crate::bytes::capped;
 use crate::capacity::When;
 use crate::fit::{self, Refusal};
 use crate::jobs::{Job, Leg};
+use crate::lanes::Lanes;
 use crate::model::{GuestId, HostId};
 use crate::queues::{Freed, Queues};
 use crate::view::View;
@@ -123,6 +125,7 @@ pub(crate) struct Simulation<'s, 'v, 'a> {
     /// All moves under way.
     pub(crate) under_way: u32,
     queues: Queues,
+    lanes: Lanes,
     runs: Vec<Run>,
     time: u64,
     /// The last time told; set once a time is only nominal.
@@ -166,8 +169,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         let covering = covering(view.fleet, limits);
         let own = limits.iter().enumerate();
         let own = own.map(|(index, limit)| (limit.by, [index])).collect();
-        let queues = Queues::new(view, jobs, limits.len(), |job| {
-            limits_of(&covering, &own, job)
+        let of_fleet = view.fleet.limits.parallel.map(|_| limits.len());
+        let queues = Queues::new(view, jobs, limits.len() + 1, |job| {
+            let own = limits_of(&covering, &own, job).iter().copied();
+            own.chain(of_fleet)
         });
         let mut world = Self {
             board,
@@ -188,11 +193,13 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
                 .collect(),
             under_way: 0,
             queues,
+            lanes: Lanes::default(),
             runs: Vec::new(),
             time: 0,
             frozen: None,
         };
         world.adopt(view);
+        world.open_lanes();
         world
     }
 
@@ -231,8 +238,43 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         }
     }
 
+    /// Lanes for the limits that can keep jobs waiting: hosts' own slots would let more of them go at once.
+    fn open_lanes(&mut self) {
+        let view = self.board.view;
+        let counts = self.queues.at_once(view, self.jobs);
+        let binds = |limit: usize| {
+            let free = self.free(limit);
+            counts[limit] > free as usize
+        };
+        let binding: Vec<bool> = (0..counts.len()).map(binds).collect();
+        let of_fleet = self.limits.len();
+        let limits_of = |job: usize| {
+            let own = limits_of(&self.covering, &self.own, &self.jobs[job]).iter();
+            let all = own.copied().chain([of_fleet]);
+            all.filter(|limit| binding[*limit]).collect()
+        };
+        self.lanes = Lanes::new(view, self.jobs, limits_of);
+        for active in &self.moves {
+            let ends = (active.source, active.target);
+            self.lanes.carry(view, ends, active.most, true);
+        }
+    }
+
+    /// How many more moves the limit allows; that of the fleet comes after all others.
+    fn free(&self, limit: usize) -> u32 {
+        match self.limits.get(limit) {
+            Some(own) => own.parallel.saturating_sub(self.parallel[limit]),
+            None => {
+                let most = self.board.view.fleet.limits.parallel;
+                most.map_or(u32::MAX, |most| most.saturating_sub(self.under_way))
+            }
+        }
+    }
+
     fn begin(&mut self, active: Active) {
         let index = self.moves.len();
+        let ends = (active.source, active.target);
+        self.lanes.carry(self.board.view, ends, active.most, true);
         self.under_way += 1;
         self.outbound[active.source.at()] += 1;
         self.inbound[active.target.at()] += 1;
@@ -252,11 +294,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
     }
 
     fn run(mut self) -> Outcome<'v, 'a> {
-        let mut moved = Vec::new();
-        for index in 0..self.jobs.len() {
-            self.start(index, &mut moved);
-        }
-        self.start_kin(moved);
+        self.start_first((0..self.jobs.len()).collect(), Vec::new());
         let blocked: Vec<Option<Cause>> = (0..self.jobs.len())
             .map(|job| {
                 let block = self.queues.waits(job).then(|| self.block(job, true))??;
@@ -359,6 +397,11 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
     fn end(&mut self, index: usize, freed: &mut Freed) {
         let active = &self.moves[index];
         let (source, target) = (active.source.at(), active.target.at());
+        let ends = (active.source, active.target);
+        self.lanes.carry(self.board.view, ends, active.most, false);
+        if self.free(self.limits.len()) == 0 {
+            freed.limits.push(self.limits.len());
+        }
         self.under_way -= 1;
         self.outbound[source] -= 1;
         self.inbound[target] -= 1;
@@ -367,7 +410,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         }
         freed.hosts.extend([active.source, active.target]);
         for limit in &active.limits {
-            if self.parallel[*limit] >= self.limits[*limit].parallel {
+            if self.free(*limit) == 0 {
                 freed.limits.push(*limit);
             }
             self.parallel[*limit] -= 1;
@@ -403,14 +446,9 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
     fn start_after(&mut self, freed: &Freed) {
         let mut candidates = self.queues.rested(self.time);
         candidates.extend(&freed.jobs);
-        if self.board.view.fleet.limits.parallel.is_some() {
-            // What ended has freed a place for any of them.
-            candidates.extend(self.queues.all_waiting());
-        }
         for rule in &freed.rules {
             self.queues.kin(*rule, &mut candidates);
         }
-        let mut moved = Vec::new();
         for host in &freed.hosts {
             if self.outbound[host.at()] < self.board.view.host(*host).max_outbound {
                 self.queues.from(*host, &mut candidates);
@@ -421,18 +459,36 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         }
         candidates.sort_unstable();
         candidates.dedup();
-        let mut next = 0;
-        let mut limits: Vec<(usize, usize)> =
-            freed.limits.iter().map(|limit| (*limit, 0)).collect();
+        for job in &candidates {
+            self.lanes.wake(self.jobs, *job);
+        }
+        let mut limits = freed.limits.clone();
         limits.sort_unstable();
         limits.dedup();
+        self.start_first(candidates, limits);
+    }
+
+    /// Starts what can start of these jobs, and of those under these limits: each time the more important, and of those
+    /// that are kept waiting by a limit first what gets all of its rate.
+    fn start_first(&mut self, candidates: Vec<usize>, limits: Vec<usize>) {
+        let mut moved = Vec::new();
+        let mut next = 0;
+        let mut limits: Vec<(usize, usize)> = limits.into_iter().map(|limit| (limit, 0)).collect();
+        self.lanes.next_round();
         loop {
-            let full = |limit: usize| self.parallel[limit] >= self.limits[limit].parallel;
-            limits.retain_mut(|(limit, place)| !full(*limit) && self.queues.seek(*limit, place));
+            limits.retain_mut(|(limit, place)| {
+                self.free(*limit) > 0 && self.queues.seek(*limit, place)
+            });
             let under = limits
                 .iter()
                 .map(|(limit, place)| self.queues.under(*limit, *place));
-            let Some(job) = candidates.get(next).copied().into_iter().chain(under).min() else {
+            let job = candidates.get(next).copied().into_iter().chain(under).min();
+            let rank = job.map_or(u32::MAX, |job| self.jobs[job].rank);
+            if let Some(first) = self.next_in_lane(rank) {
+                self.start(first, &mut moved);
+                continue;
+            }
+            let Some(job) = job else {
                 break;
             };
             if candidates.get(next) == Some(&job) {
@@ -444,6 +500,18 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             self.start(job, &mut moved);
         }
         self.start_kin(moved);
+    }
+
+    fn next_in_lane(&mut self, rank: u32) -> Option<usize> {
+        if self.lanes.are_none() {
+            return None;
+        }
+        let mut lanes = std::mem::take(&mut self.lanes);
+        let view = self.board.view;
+        let is_open = |limit: usize| self.free(limit) > 0;
+        let next = lanes.next(view, self.jobs, &self.queues, rank, &is_open);
+        self.lanes = lanes;
+        next
     }
 
     /// A start may let others start that are under the same rules.
@@ -468,6 +536,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         }
         let job = &self.jobs[index];
         self.queues.started(index, job.source, job.target);
+        self.lanes.started(self.board.view, job);
         let view = self.board.view;
         let guest = view.guest(job.ask.guest);
         self.board
@@ -544,7 +613,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         if let Some(most) = view.fleet.limits.parallel.filter(|_| self.full()) {
             return Some(Block::Fleet(most));
         }
-        let full = |limit: &&usize| self.parallel[**limit] >= self.limits[**limit].parallel;
+        let full = |limit: &&usize| self.free(**limit) == 0;
         let limits = limits_of(&self.covering, &self.own, job);
         if let Some(limit) = limits.iter().find(full) {
             return Some(Block::Parallel(*limit));

@@ -1,4 +1,4 @@
-//! Whether hosts could be emptied: the same answer as a drain would get by moving their guests alone.
+//! Whether hosts could be emptied: the same answer as a drain would get.
 
 mod support;
 
@@ -128,7 +128,7 @@ fn it_says_what_a_drain_would() {
     let told = drainable(&fleet, &wishes, &Ledger::default(), &all(&fleet), NOW);
     for host in &told {
         let mut wishes = wishes.to_vec();
-        wishes.push(drain("d", &[host.host.0], 40));
+        wishes.push(roomy(drain("d", &[host.host.0], 40)));
         let plan = planned(&fleet, &wishes, &Ledger::default());
         let own = plan
             .rejections
@@ -138,4 +138,25 @@ fn it_says_what_a_drain_would() {
         assert_eq!(blocked(host), own, "{host:?}");
         assert!(!own.is_empty());
     }
+}
+
+/// Full of small guests, the one host next to the empty half of another: a large guest leaves where small ones make way.
+#[test]
+fn others_make_way() {
+    let hosts = vec![host("h1"), host("h2"), host("h3")];
+    let mut guests = vec![guest("large", 0, 8 * GI)];
+    guests.extend((0..6).map(|at| guest(&format!("two-{at}"), 1, 2 * GI)));
+    guests.extend((0..6).map(|at| guest(&format!("three-{at}"), 2, 2 * GI)));
+    let mut fleet = fleet(hosts, guests);
+    for at in [1, 2] {
+        fleet.hosts[at].memory_limit = Bytes(fleet.hosts[at].memory_used.0 + 5 * GI);
+    }
+    let told = drainable(&fleet, &[], &Ledger::default(), &all(&fleet), NOW);
+    assert!(
+        told[0].blockers.is_empty() && told[0].making_way > 0,
+        "{told:#?}"
+    );
+    let plan = planned(&fleet, &[roomy(drain("d", &[0], 4))], &Ledger::default());
+    assert_eq!(plan.rejections, []);
+    assert_eq!(plan.moves.len(), 1 + told[0].making_way);
 }

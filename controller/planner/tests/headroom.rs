@@ -53,11 +53,13 @@ fn after(fleet: &Fleet, plan: &Plan) -> Fleet {
     support::fleet(after.hosts, after.guests)
 }
 
-/// Hosts that can't be emptied.
+/// Hosts that can't be emptied by moves of their own guests.
 fn stuck(fleet: &Fleet) -> BTreeSet<u32> {
     let all: Vec<HostId> = (0..fleet.hosts.len() as u32).map(HostId).collect();
     let told = drainable(fleet, &[], &Ledger::default(), &all, NOW);
-    let stuck = told.iter().filter(|told| !told.blockers.is_empty());
+    let stuck = told
+        .iter()
+        .filter(|told| !told.blockers.is_empty() || told.making_way > 0);
     stuck.map(|told| told.host.0).collect()
 }
 

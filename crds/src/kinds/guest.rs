@@ -89,7 +89,7 @@ pub struct GuestSpec {
     /// Who manages it.
     #[serde(default)]
     pub managed: Managed,
-    /// No automatic move.
+    /// Nothing moves it while this lasts, whoever asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
 }

@@ -328,6 +328,7 @@ impl GuestOptions {
             dirty_mib: self.dirty,
             dirty_pause: self.dirty_pause,
             cpu: self.cpu,
+            ..Load::default()
         };
         let disks = self
             .disk

@@ -18,6 +18,9 @@ pub struct Load {
     pub dirty_pause: f64,
     /// Whether it burns its processor.
     pub cpu: bool,
+    /// MiB of its first disk, after the ring, that it keeps writing over with what is there, some MB/s, and flushing.
+    #[serde(default)]
+    pub write_mib: u64,
 }
 
 /// A guest to be made. The defaults are small: 96 MiB, one vCPU, one thin disk, one interface.
@@ -145,6 +148,9 @@ impl GuestSpec {
         }
         if self.load.cpu {
             words.push("evk.cpu=1".to_owned());
+        }
+        if self.load.write_mib > 0 {
+            words.push(format!("evk.write={}", self.load.write_mib));
         }
         if !self.acpi {
             words.push("evk.acpi=0".to_owned());

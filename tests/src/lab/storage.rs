@@ -250,6 +250,13 @@ impl Host<'_> {
         fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
     }
 
+    /// Whether a pool's files are those of other hosts too.
+    #[must_use]
+    pub fn shares(&self, pool: &str) -> bool {
+        let room = self.pool(pool).map(|pool| pool.room);
+        matches!(room, Ok(Room::Shared | Room::Netfs))
+    }
+
     fn pool(&self, name: &str) -> Result<&PoolRecord> {
         let found = self.record().pools.iter().find(|pool| pool.name == name);
         found.with_context(|| format!("host {} has no pool {name:?}", self.name()))

@@ -19,8 +19,8 @@ use crate::{
         Seen, Waiting,
         cold::{self, Verdict},
     },
-    journal::Journal,
-    port::DomainEvent,
+    journal::{Journal, JournalDisk},
+    port::{DiskPlace, DomainEvent},
 };
 
 impl Attempt {
@@ -164,11 +164,7 @@ impl Attempt {
         }
         let target = &self.order.target;
         let text = journal.definition.as_deref().unwrap_or_default();
-        let disks: Vec<(String, String)> = journal
-            .disks
-            .iter()
-            .map(|disk| (disk.target.clone(), disk.target_path.clone()))
-            .collect();
+        let disks: Vec<DiskPlace> = journal.disks.iter().map(JournalDisk::place).collect();
         let mark = self.mark(journal.id);
         if let Err(error) = target.hypervisor.define(text, &disks, Some(&mark)).await {
             if error.outcome_unknown() {

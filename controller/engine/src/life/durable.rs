@@ -7,6 +7,10 @@
 
 use std::time::Duration;
 
+use evenkeel_crds::{
+    reason::{Cause, Reason},
+    shared::{Timestamp, whole_seconds},
+};
 use tokio::time::Instant;
 
 use super::{
@@ -41,9 +45,9 @@ impl Attempt {
             return false;
         }
         // libvirt's streams leave it to the kernel when to write.
-        let streamed = journal.files.iter().any(leaves);
-        if streamed {
-            return self.let_kernel_write(since).await;
+        if let Some(file) = journal.files.iter().find(|file| leaves(file)) {
+            let what = format!("{} was brought as a file", file.path);
+            return self.let_kernel_write(since, &what).await;
         }
         // A guest that was paused before has written nothing since the copy was flushed.
         if self.durable || journal.disks.is_empty() || !journal.running {
@@ -54,7 +58,8 @@ impl Attempt {
             Seen::Present(copy) if !copy.activity.active() => return true,
             // Another QEMU's flushes say nothing of what the one before left to the kernel.
             Seen::Present(copy) if !matches!(copy.why, Why::Migrated | Why::Unpaused) => {
-                return self.let_kernel_write(since).await;
+                let what = "its QEMU is not the one that it came to";
+                return self.let_kernel_write(since, what).await;
             }
             _ => {}
         }
@@ -70,7 +75,10 @@ impl Attempt {
         }
         match self.halt().await {
             Some(finished) => finished,
-            None => self.let_kernel_write(since).await,
+            None => {
+                let what = "its QEMU can't be seen to have flushed its disks";
+                self.let_kernel_write(since, what).await
+            }
         }
     }
 
@@ -89,14 +97,28 @@ impl Attempt {
         }
     }
 
-    /// Waits for as long as the target's kernel may take to write, seeing all the while that nothing came in between.
-    async fn let_kernel_write(&mut self, since: Instant) -> bool {
+    /// Waits for as long as the target's kernel may take to write, seeing all the while that nothing came in between. Says
+    /// so, once: until when, and `what` makes it wait.
+    async fn let_kernel_write(&mut self, since: Instant, what: &str) -> bool {
+        let left = WRITTEN.saturating_sub(since.elapsed());
+        let until = self.lines.clock.now().checked_add(left);
+        let until = whole_seconds(until.unwrap_or(Timestamp::MAX));
+        let (source, target) = (&self.order.source.host, &self.order.target.host);
+        self.wait_for(Cause::new(
+            Reason::DisksUnwritten,
+            format!(
+                "{what}: {target}'s kernel is given {} s to write what it has in memory, until {until}; {source} keeps its \
+                 files so long",
+                WRITTEN.as_secs()
+            ),
+        ));
         while since.elapsed() < WRITTEN {
             tokio::time::sleep(LOOK_AGAIN * 4).await;
             if !is_finished(self.look().await.verdict) {
                 return false;
             }
         }
+        self.go_on();
         true
     }
 

@@ -3,13 +3,20 @@
 //! The task looks at both ends before every step that can't be taken back, and gives up nothing: where an end does
 //! not answer it waits and says so, for as long as it takes.
 
+mod act;
 mod chains;
+mod checks;
 mod clean;
 mod cold;
 mod course;
 mod durable;
+mod load;
 mod luggage;
+mod measure;
+mod named;
+mod places;
 mod post_copy;
+mod predict;
 mod prepare;
 mod progress;
 mod release;

@@ -2,6 +2,7 @@
 
 use evenkeel_crds::{quantity::Bytes, shared::Timestamp};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// A file as it is on a host now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,4 +63,30 @@ impl Piece {
             Self::Hole(length) => *length,
         }
     }
+}
+
+/// A volume to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVolume {
+    /// In which pool, or directory outside all pools.
+    pub pool: String,
+    /// Its path from the pool's directory. Directories that are missing between are made.
+    pub name: String,
+    /// `qcow2` or `raw`.
+    pub format: String,
+    /// Exact virtual size.
+    pub capacity: Bytes,
+    /// What it lies over, if it is an overlay.
+    pub backing: Option<Backing>,
+    /// The secret of that host that is to open it, where it is to be encrypted (LUKS).
+    pub secret: Option<Uuid>,
+}
+
+/// A volume or file as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolumeFacts {
+    /// Virtual size.
+    pub capacity: Bytes,
+    /// What it occupies.
+    pub allocated: Bytes,
 }

@@ -8,23 +8,28 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
     shared::Answer,
 };
-use evenkeel_planner::{self as planner, GuestId, HostId, What, Wish};
+use evenkeel_planner::{self as planner, GuestId, HostId, Looked, What, Wish};
 use tokio::time::Instant;
 
 use super::{Inner, Reconciler};
-use crate::{hosts::Link, model::Model};
+use crate::{evacuation::is_of_the_guest, hosts::Link, model::Model};
 
 /// The least time from one look to the next.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// For each host whether it could be emptied, and why not.
+pub(super) type Answers = BTreeMap<HostName, (Answer, Cause)>;
+
 /// What is known of it.
 #[derive(Debug, Default)]
 pub(super) struct Emptying {
-    answers: BTreeMap<HostName, (Answer, Cause)>,
+    answers: Answers,
     /// Drains and placements, and moves in flight, as of the last look.
     asked: (Vec<Wish>, Vec<(GuestId, HostId, HostId)>),
     /// Whether the fleet is another than at the last look.
     pub(super) fleet_changed: bool,
+    /// What the next look needs of the last one.
+    known: Looked,
     looked: Option<Instant>,
     looking: bool,
 }
@@ -41,8 +46,8 @@ impl Emptying {
     }
 
     /// A look is over.
-    pub(super) fn found(&mut self, answers: BTreeMap<HostName, (Answer, Cause)>) -> bool {
-        self.looking = false;
+    pub(super) fn found(&mut self, answers: Answers, known: Looked) -> bool {
+        (self.looking, self.known) = (false, known);
         let changed = self.answers != answers;
         self.answers = answers;
         changed
@@ -78,40 +83,64 @@ impl Reconciler {
         (self.emptying.asked, self.emptying.fleet_changed) = (asked, false);
         (self.emptying.looked, self.emptying.looking) = (Some(Instant::now()), true);
         let now = self.started.elapsed();
+        let before = std::mem::take(&mut self.emptying.known);
         self.work_out(move || {
-            let hosts: Vec<HostId> = (0..fleet.hosts.len() as u32).map(HostId).collect();
-            let told = planner::drainable(&fleet, &wishes, &ledger, &hosts, now);
+            let (known, told) = before.again(fleet, &wishes, ledger, now);
+            let running = running(known.fleet());
             let answers = told.iter().map(|told| {
-                let name = fleet.hosts[told.host.at()].name.clone();
-                (name, answer(&fleet, told))
+                let name = known.fleet().hosts[told.host.at()].name.clone();
+                (name, answer(known.fleet(), told, running[told.host.at()]))
             });
-            Inner::Emptying(answers.collect())
+            Inner::Emptying(answers.collect(), Box::new(known))
         });
     }
 }
 
-/// The answer for a host, with the first guest that is in the way.
-fn answer(fleet: &planner::Fleet, told: &planner::Drainable) -> (Answer, Cause) {
+/// How many guests run on each host.
+fn running(fleet: &planner::Fleet) -> Vec<usize> {
+    let mut running = vec![0; fleet.hosts.len()];
+    for guest in fleet.guests.iter().filter(|guest| guest.active) {
+        running[guest.host.at()] += 1;
+    }
+    running
+}
+
+/// Whether a drain shuts the guest down instead of moving it.
+fn is_shut_down(guest: &planner::Guest) -> bool {
+    let asked = guest.evacuation.as_ref();
+    let asked = asked.is_some_and(|cause| cause.reason == Reason::ShutdownPending);
+    let immovable = guest.immovable.as_ref();
+    asked && guest.held.is_none() && immovable.is_none_or(|cause| is_of_the_guest(cause.reason))
+}
+
+/// The answer for a host on which so many guests run, with the first guest that is in the way.
+fn answer(fleet: &planner::Fleet, told: &planner::Drainable, running: usize) -> (Answer, Cause) {
     let host = &fleet.hosts[told.host.at()];
     if let Some(cause) = &host.out_of_reach {
         return (Answer::Unknown, cause.clone());
     }
-    let running = fleet.guests.iter();
-    let running = running.filter(|guest| guest.active && guest.host == told.host);
-    let running = running.count();
-    let Some(first) = told.blockers.first() else {
-        let message = match running {
+    let blockers = told.blockers.iter();
+    let (down, blockers): (Vec<_>, Vec<_>) =
+        blockers.partition(|blocker| is_shut_down(&fleet.guests[blocker.guest.at()]));
+    let Some(first) = blockers.first() else {
+        let mut message = match running {
             0 => format!("no guest runs on {}", host.name),
             _ => format!(
                 "all {running} guests that run on {} could leave now",
                 host.name
             ),
         };
+        if !down.is_empty() {
+            message += &format!(", {} of them by being shut down", down.len());
+        }
+        if told.making_way > 0 {
+            message += &format!("; {} on other hosts would make way", told.making_way);
+        }
         return (Answer::True, Cause::new(Reason::AsExpected, message));
     };
     let message = format!(
         "{} of {running} guests could not leave now; {}: {}",
-        told.blockers.len(),
+        blockers.len(),
         fleet.guests[first.guest.at()].name,
         first.cause.message
     );

@@ -4,18 +4,24 @@
 //! that reports back.
 
 mod adopt;
+mod again;
 mod asking;
 mod attach;
+mod decided;
 mod emptying;
 mod evacuate;
 mod fleet;
+mod gone;
 mod kept;
 mod placements;
 mod policies;
 mod profiles;
+mod remembered;
 mod show;
 mod shown;
 mod start;
+mod table;
+mod telling;
 mod wanted;
 
 use std::{
@@ -28,7 +34,7 @@ use evenkeel_crds::{
     names::{GuestName, HostName, MigrationName},
     quantity::Bytes,
     reason::{Cause, Reason},
-    shared::{Answer, RequestedBy, Timestamp},
+    shared::{RequestedBy, Timestamp},
 };
 use evenkeel_planner as planner;
 use tokio::{
@@ -44,7 +50,7 @@ use crate::{
     clock::Clock,
     guests::Guests,
     hands::Hands,
-    hosts::{Change, HostState, Link},
+    hosts::{Change, HostState},
     journal::Journal,
     levelling::Levelling,
     life::Report,
@@ -89,7 +95,7 @@ enum Inner {
     /// A host that another held is free.
     Free,
     /// Whether hosts could be emptied was looked at.
-    Emptying(BTreeMap<HostName, (Answer, Cause)>),
+    Emptying(emptying::Answers, Box<planner::Looked>),
     /// Plans for policies were looked for.
     Searched(policies::Found),
     /// A guest that was seen on several hosts has had the time to be on one.
@@ -102,17 +108,6 @@ const TICK: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(20);
 /// The same where nothing is to be done, only to be shown: how far a move is, live use.
 const LINGER: Duration = Duration::from_millis(250);
-/// How often pools are looked at while a move waits for room in them.
-const LOOK_AT_POOLS: Duration = Duration::from_secs(3);
-
-/// How often hosts that nobody is known to hold are asked whether somebody came and died there.
-const LOOK_AT_CLAIMS: Duration = Duration::from_secs(60);
-
-/// How long a guest that arrived is counted where its host does not tell of it.
-const UNTOLD: Duration = Duration::from_secs(60);
-
-/// How long a guest is on several hosts before that is believed and said.
-const SETTLE: Duration = Duration::from_millis(500);
 
 /// How long giving claims back may take who leaves at once.
 const GIVE_BACK: Duration = Duration::from_secs(1);
@@ -495,7 +490,7 @@ impl Reconciler {
                 self.was_released(&host, id, done);
                 true
             }
-            Inner::Emptying(answers) => self.emptying.found(answers),
+            Inner::Emptying(answers, known) => self.emptying.found(answers, *known),
             Inner::Searched(found) => {
                 self.found(&found);
                 true
@@ -505,109 +500,6 @@ impl Reconciler {
                 true
             }
             Inner::Free | Inner::Settled => true,
-        }
-    }
-
-    /// Whether anything that waits for a time has come to it.
-    fn is_due(&self) -> bool {
-        let now = Instant::now();
-        let recent = |until: Instant| until <= now && now.duration_since(until) < 2 * TICK;
-        self.moves.values().any(|state| {
-            state.rest.as_ref().is_some_and(|(_, until)| recent(*until))
-                || state.avoid.values().any(|(_, until)| recent(*until))
-                || (!state.is_final() && state.spec.deadline.is_some())
-        }) || self
-            .hosts
-            .values()
-            .any(|host| host.link == Link::Unheard || host.circuit.until().is_some_and(recent))
-            || self.orphans.values().any(|(_, at)| recent(*at))
-            || self.strays_are_due(self.clock.now())
-            || self.search_is_due()
-            || self.emptying.is_due()
-            || self.shutdown_is_due()
-            || self
-                .hosts
-                .values()
-                .any(|host| host.kept.iter().any(|kept| recent(kept.due)))
-            || self
-                .declared
-                .drains
-                .values()
-                .any(|drain| drain.spec.deadline.is_some())
-            || self.declared.guests.values().any(|guest| {
-                guest
-                    .spec
-                    .hold
-                    .as_ref()
-                    .is_some_and(|hold| hold.until.is_some())
-            })
-    }
-
-    /// Looks again at what nobody announces: others' claims, room in pools that something waits for.
-    fn look_again(&mut self) {
-        let mut hosts: BTreeSet<HostName> = self.claims.others().into_keys().collect();
-        if self.options.act && self.claims_looked.elapsed() >= LOOK_AT_CLAIMS {
-            self.claims_looked = Instant::now();
-            let known = self.claims.known();
-            let usable = self.hosts.iter().filter(|(_, state)| state.usable());
-            hosts.extend(
-                usable
-                    .map(|(host, _)| host.clone())
-                    .filter(|host| !known.contains(host)),
-            );
-        }
-        for host in hosts {
-            let Some(hypervisor) = self
-                .hosts
-                .get(&host)
-                .and_then(|state| state.hypervisor.clone())
-            else {
-                continue;
-            };
-            let (claims, inner) = (self.claims.clone(), self.inner.0.clone());
-            self.tasks.spawn(async move {
-                if claims.look(&host, &hypervisor).await {
-                    let _ = inner.send(Inner::Free);
-                }
-            });
-        }
-        if self.pools_looked.elapsed() >= LOOK_AT_POOLS {
-            self.pools_looked = Instant::now();
-            let view = self.views.borrow().clone();
-            let short = |reason: &str| {
-                matches!(
-                    Reason::parse(reason),
-                    Some(Reason::InsufficientDisk | Reason::PoolMissing)
-                )
-            };
-            let wanted: BTreeSet<&str> = view
-                .plan
-                .rejections
-                .iter()
-                .flat_map(|rejection| {
-                    let listed = rejection.hosts.iter().filter(|count| short(&count.reason));
-                    listed.flat_map(|count| {
-                        count.examples.iter().map(|example| example.host.as_str())
-                    })
-                })
-                .collect();
-            for (host, state) in &self.hosts {
-                let asked = self.moves.values().any(|state| {
-                    state.spec.target.as_deref() == Some(host.as_str())
-                        && !state.is_final()
-                        && state.running.is_none()
-                });
-                if (asked || wanted.contains(host.as_str()))
-                    && let Some(hypervisor) = state.hypervisor.clone().filter(|_| state.usable())
-                {
-                    let (inner, host) = (self.inner.0.clone(), host.clone());
-                    self.tasks.spawn(async move {
-                        if let Ok(pools) = hypervisor.pools().await {
-                            let _ = inner.send(Inner::Pools(host, pools));
-                        }
-                    });
-                }
-            }
         }
     }
 
@@ -696,131 +588,5 @@ impl Reconciler {
             })),
             Clock::Simulated(_) => drop(inner.send(work())),
         }
-    }
-
-    /// Notes whether the fleet is another than before, for those that look at it only then.
-    fn note_changes(&mut self, model: &Model) {
-        if self.fleet != model.fleet {
-            self.fleet.clone_from(&model.fleet);
-            self.emptying.fleet_changed = true;
-            for levelling in self.levelling.values_mut() {
-                levelling.fleet_changed = true;
-            }
-        }
-    }
-
-    /// Notes which guests are elsewhere than before, and not by a move of ours.
-    fn look_for_other_hands(&mut self, guests: &Guests, now: Timestamp) {
-        let moving = running(&self.moves).map(|running| running.guest);
-        let left = self.orphans.values().map(|(journal, _)| journal.guest);
-        let ours = moving.chain(left).chain(self.arrivals.keys().copied());
-        let ours = ours.collect();
-        self.hands.look(guests, &self.hosts, &ours, now);
-    }
-
-    /// Keeps with each move what its guest takes.
-    fn know(&mut self, model: &Model) {
-        let under_way = self.moves.values_mut();
-        for running in under_way.filter_map(|state| state.running.as_mut()) {
-            let seen = model.guests.get(&running.guest);
-            if let Some(seen) = seen.map(|id| model.guest(*id))
-                && running.known.as_ref() != Some(seen)
-            {
-                running.known = Some(seen.clone());
-            }
-        }
-    }
-
-    /// Forgets what guests dirtied that run no more.
-    fn forget_dirtying(&mut self, guests: &Guests) {
-        let hosts = &self.hosts;
-        let moving: BTreeSet<Uuid> = running(&self.moves).map(|running| running.guest).collect();
-        self.dirtied.retain(|uuid, _| {
-            let places = guests.by_uuid.get(uuid).map(|entry| &entry.hosts);
-            let runs = |host: &HostName| {
-                let facts = hosts.get(host).and_then(|state| state.domains.get(uuid));
-                facts.is_some_and(|facts| facts.activity.active())
-            };
-            moving.contains(uuid) || places.is_some_and(|places| places.iter().any(runs))
-        });
-    }
-
-    /// Counts guests that have just arrived where their host has not told of them yet: it may be slow to answer.
-    fn count_arrivals(&mut self, model: &mut Model) {
-        let hosts = &self.hosts;
-        self.arrivals.retain(|guest, arrival| {
-            let host = hosts.get(&arrival.host);
-            let told = host.is_none_or(|state| state.domains.contains_key(guest));
-            !told && arrival.at.elapsed() < UNTOLD
-        });
-        for arrival in self.arrivals.values() {
-            if let Some(id) = model.hosts.get(&arrival.host) {
-                let host = &mut model.fleet.hosts[id.at()];
-                host.cpu_used_milli += arrival.cpu_milli;
-                host.memory_used.0 += arrival.memory.0;
-            }
-        }
-    }
-
-    /// Notes which guests are on several hosts only since a moment ago.
-    fn let_settle(&mut self, guests: &mut Guests) {
-        let flights = model::under_way(&self.moves);
-        let crowded: BTreeSet<Uuid> = guests
-            .by_uuid
-            .iter()
-            .filter(|(uuid, entry)| entry.hosts.len() > 1 && !flights.contains_key(uuid))
-            .map(|(uuid, _)| *uuid)
-            .collect();
-        self.crowded.retain(|uuid, _| crowded.contains(uuid));
-        for uuid in crowded {
-            let since = *self.crowded.entry(uuid).or_insert_with(|| {
-                let inner = self.inner.0.clone();
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(SETTLE).await;
-                    let _ = inner.send(Inner::Settled);
-                });
-                Instant::now()
-            });
-            if let Some(entry) = guests.by_uuid.get_mut(&uuid) {
-                entry.settling = since.elapsed() < SETTLE;
-            }
-        }
-    }
-
-    fn tell(
-        &mut self,
-        kind: &'static str,
-        name: &str,
-        cause: &Cause,
-        warning: bool,
-        action: &'static str,
-    ) {
-        self.tell_apart(kind, kind, name, cause, warning, action);
-    }
-
-    /// The same of one of an object's stories, each of which has its own news.
-    fn tell_apart(
-        &mut self,
-        story: &'static str,
-        kind: &'static str,
-        name: &str,
-        cause: &Cause,
-        warning: bool,
-        action: &'static str,
-    ) {
-        let what = (cause.reason, cause.message.clone());
-        let key = (story, name.to_owned());
-        if self.told.get(&key) == Some(&what) {
-            return;
-        }
-        self.told.insert(key, what);
-        let _ = self.happenings.send(Happening {
-            kind,
-            name: name.to_owned(),
-            warning,
-            reason: cause.reason,
-            message: crate::statuses::sentence(cause),
-            action,
-        });
     }
 }

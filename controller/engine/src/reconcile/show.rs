@@ -107,6 +107,7 @@ impl Reconciler {
                 stored,
             );
             let status = statuses::host::status(&statuses::host::Input {
+                name,
                 state,
                 planned,
                 claim: claims.get(name),

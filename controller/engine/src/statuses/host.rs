@@ -16,13 +16,14 @@ use evenkeel_planner as planner;
 
 use super::{Standing, conditions, node::NODE_FOLLOWED, sentence};
 use crate::{
-    capacity::{budgets, kept_memory},
+    capacity::{budgets, kept_memory, without_journals},
     hosts::{HostState, Link},
     port::{ClaimRecord, HostFacts},
 };
 
 /// What goes into it.
 pub(crate) struct Input<'a> {
+    pub(crate) name: &'a HostName,
     pub(crate) state: &'a HostState,
     /// The host as the planner sees it.
     pub(crate) planned: &'a planner::Host,
@@ -98,7 +99,11 @@ pub(crate) fn status(input: &Input<'_>) -> HostStatus {
         .closed
         .as_ref()
         .filter(|cause| cause.reason == Reason::CircuitOpen);
-    let migration_ready = if let Some(cause) = resting.filter(|_| ready.0 == Answer::True) {
+    let apart = state.facts.as_ref();
+    let apart = apart.and_then(|facts| without_journals(input.name, facts));
+    let migration_ready = if let Some(cause) = apart.filter(|_| ready.0 == Answer::True) {
+        (Answer::False, cause)
+    } else if let Some(cause) = resting.filter(|_| ready.0 == Answer::True) {
         (Answer::False, cause.clone())
     } else if ready.0 == Answer::True {
         (

@@ -24,7 +24,7 @@ use super::{
     },
     fault::{Doing, OrFault, port_error},
     keys::Reach,
-    link,
+    leftover, link,
     raw::{self, Connection, Migration},
     uri::{self, HypervisorUri},
     worker::guarded,
@@ -50,7 +50,11 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
     let persistent = domain
         .xml_desc(secret | sys::VIR_DOMAIN_XML_INACTIVE)
         .or_fault()?;
-    let live = rewrite::for_target(&live, Definition::Live, &request.disks, &request.mark)?;
+    let form = match request.incremental {
+        true => Definition::Layered,
+        false => Definition::Live,
+    };
+    let live = rewrite::for_target(&live, form, &request.disks, &request.mark)?;
     let persistent = rewrite::for_target(
         &persistent,
         Definition::Persistent,
@@ -79,7 +83,7 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
         disks: request
             .disks
             .iter()
-            .map(|(target, _)| target.as_str())
+            .map(|disk| disk.target.as_str())
             .collect(),
         bandwidth: share.map(mib),
         compression: request.compression.method(),
@@ -89,7 +93,29 @@ pub(crate) fn migrate(source: &Reach, request: &MigrateRequest) -> PortResult<()
     };
     let outcome = raw::migrate(&domain, &migration);
     ended.store(true, Ordering::Relaxed);
-    outcome.map_err(|error| ended_by(&connection, &error))
+    outcome.map_err(|error| {
+        let ended = ended_by(&connection, &error);
+        if leftover::is_in_the_way(&ended.message) {
+            make_way(&domain, ended)
+        } else {
+            ended
+        }
+    })
+}
+
+/// Removes what an earlier copy left in the guest's QEMU, so that the next attempt finds none of it.
+fn make_way(domain: &Domain, ended: PortError) -> PortError {
+    let outcome = match leftover::remove(domain) {
+        Ok(names) => format!(
+            "a libvirtd that died in an earlier copy had left it in the guest's QEMU; removed: {}",
+            names.join(", ")
+        ),
+        Err(error) => format!(
+            "a libvirtd that died in an earlier copy left it in the guest's QEMU, where it stays until the guest is shut down and started again: {}",
+            error.message
+        ),
+    };
+    PortError::new(ended.fault, format!("{}; {outcome}", ended.message))
 }
 
 /// Takes a broken post-copy up again, over a connection of its own. The target has all but memory.

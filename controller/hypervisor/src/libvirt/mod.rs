@@ -17,6 +17,7 @@ mod host;
 mod journal;
 mod keeper;
 mod keys;
+mod leftover;
 mod link;
 mod migrate;
 #[cfg(test)]
@@ -42,10 +43,10 @@ use async_trait::async_trait;
 use evenkeel_crds::{names::HostName, quantity::Bytes};
 use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
-    Access, ClaimRecord, CompletedFacts, DomainFacts, Endpoint, Fault, FileState, Glance,
-    HostFacts, Hypervisor, Hypervisors, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
-    NewVolume, News, Notice, Piece, PoolFacts, PortError, PortResult, SecretFacts, SecretValue,
-    ShutdownMark, VolumeFacts,
+    Access, ClaimRecord, CompletedFacts, DiskPlace, DomainFacts, Endpoint, Fault, FileState,
+    Glance, HostFacts, Hypervisor, Hypervisors, JobFacts, JournalEntry, LastMove, Mark,
+    MigrateRequest, NewVolume, News, Notice, Piece, PoolFacts, PortError, PortResult, SecretFacts,
+    SecretValue, ShutdownMark, VolumeFacts,
 };
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -511,7 +512,7 @@ impl Hypervisor for Host {
     async fn define(
         &self,
         definition: &str,
-        disks: &[(String, String)],
+        disks: &[DiskPlace],
         mark: Option<&Mark>,
     ) -> PortResult<()> {
         let (definition, disks) = (definition.to_owned(), disks.to_vec());

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use evenkeel_crds::reason::Reason;
-use evenkeel_engine::port::{DiskFacts, Mark};
+use evenkeel_engine::port::{DiskFacts, DiskPlace, Mark};
 use proptest::{collection::vec, prelude::*, sample::Index, test_runner::FileFailurePersistence};
 use roxmltree::{Document, Node};
 use uuid::Uuid;
@@ -98,10 +98,15 @@ const GUESTS: &[Guest] = &[
         manager: None,
         obstacles: &[
             (Reason::DiskNotMovable, "type network"),
-            (Reason::DiskNotMovable, "pool and volume"),
             (Reason::DiskNotMovable, "shareable"),
         ],
-        copied: &[],
+        copied: &["vdb"],
+    },
+    Guest {
+        text: fixture!("guests/terraform.xml"),
+        manager: None,
+        obstacles: &[],
+        copied: &["vda", "vdb"],
     },
     Guest {
         text: fixture!("guests/sealed.xml"),
@@ -131,6 +136,7 @@ fn facts(disk: &DiskXml) -> DiskFacts {
         chain_allocated: Default::default(),
         pool: disk.path.as_ref().map(|_| "default".to_owned()),
         volume: None,
+        named: disk.volume.is_some(),
         backing: disk.backing.clone(),
         readonly: disk.readonly,
         shared: false,
@@ -138,8 +144,19 @@ fn facts(disk: &DiskXml) -> DiskFacts {
     }
 }
 
+/// Its disks; the pools that it names are there.
+fn disks(domain: Node<'_, '_>) -> Vec<DiskXml> {
+    let mut disks = description::describe(domain).unwrap().disks;
+    for disk in &mut disks {
+        let volume = disk.volume.as_ref();
+        let path = volume.map(|(pool, volume)| xml::tidy_path(&format!("/{pool}/{volume}")));
+        disk.path = path.or(disk.path.take());
+    }
+    disks
+}
+
 fn causes(domain: Node<'_, '_>) -> Vec<(Reason, String)> {
-    let disks = description::describe(domain).unwrap().disks;
+    let disks = disks(domain);
     let of_disks = disks
         .iter()
         .filter_map(|disk| obstacles::of_disk(disk, &facts(disk)));
@@ -149,10 +166,19 @@ fn causes(domain: Node<'_, '_>) -> Vec<(Reason, String)> {
 
 /// Disks that would be copied.
 fn copied(domain: Node<'_, '_>) -> Vec<String> {
-    let disks = description::describe(domain).unwrap().disks.into_iter();
-    let copied = disks
+    let copied = disks(domain).into_iter();
+    let copied = copied
         .filter(|disk| obstacles::of_disk(disk, &facts(disk)).is_none() && facts(disk).is_copied());
     copied.map(|disk| disk.target).collect()
+}
+
+fn place(target: &str, volume: &str) -> DiskPlace {
+    DiskPlace {
+        target: target.to_owned(),
+        path: format!("/new place/{volume}"),
+        pool: "new place".to_owned(),
+        volume: volume.to_owned(),
+    }
 }
 
 fn mark() -> Mark {
@@ -186,7 +212,8 @@ fn said(root: Node<'_, '_>, disks: &[String]) -> Vec<String> {
         let mut attributes: Vec<String> = node
             .attributes()
             .filter(|attribute| match attribute.name() {
-                "file" => !(in_disk && is("source")),
+                "file" | "pool" | "volume" => !(in_disk && is("source")),
+                "type" => !(ours && is("disk")),
                 "discard" | "detect_zeroes" => !(in_disk && is("driver")),
                 _ => true,
             })
@@ -220,10 +247,9 @@ fn said(root: Node<'_, '_>, disks: &[String]) -> Vec<String> {
 fn rewriting_keeps_all(text: &str) {
     let document = xml::parse(text).unwrap();
     let disks = copied(document.root_element());
-    let places: Vec<(String, String)> = disks
-        .iter()
-        .enumerate()
-        .map(|(number, disk)| (disk.clone(), format!("/new place/{number}'&.qcow2")))
+    let places = disks.iter().enumerate();
+    let places: Vec<DiskPlace> = places
+        .map(|(number, disk)| place(disk, &format!("{number}'&.qcow2")))
         .collect();
     // libvirt takes no two disks of one target, be it that one is an empty drive.
     let all = description::describe(document.root_element())
@@ -233,7 +259,11 @@ fn rewriting_keeps_all(text: &str) {
     if targets.len() < all.len() {
         return;
     }
-    for definition in [Definition::Live, Definition::Persistent] {
+    for definition in [
+        Definition::Live,
+        Definition::Layered,
+        Definition::Persistent,
+    ] {
         let Ok(rewritten) = for_target(text, definition, &places, &mark()) else {
             continue;
         };
@@ -243,10 +273,10 @@ fn rewriting_keeps_all(text: &str) {
             said(again.root_element(), &disks)
         );
         assert_eq!(metadata::ours(again.root_element()).mark, Some(mark()));
-        let described = description::describe(again.root_element()).unwrap();
-        for (disk, place) in &places {
-            let own = described.disks.iter().find(|own| own.target == *disk);
-            assert_eq!(own.unwrap().path.as_deref(), Some(place.as_str()), "{disk}");
+        let described = self::disks(again.root_element());
+        for place in &places {
+            let own = described.iter().find(|own| own.target == place.target);
+            assert_eq!(own.unwrap().path.as_ref(), Some(&place.path), "{place:?}");
         }
         let twice = for_target(&rewritten, definition, &places, &mark()).unwrap();
         let twice = xml::parse(&twice).unwrap();
@@ -298,10 +328,7 @@ fn what_is_unknown_is_refused_or_carried() {
                 .into_iter()
                 .any(|cause| !known.contains(&cause) && cause.1.contains("zz-new"));
             let disks = copied(document.root_element());
-            let places: Vec<_> = disks
-                .iter()
-                .map(|disk| (disk.clone(), "/new".to_owned()))
-                .collect();
+            let places: Vec<_> = disks.iter().map(|disk| place(disk, "new")).collect();
             let carried = for_target(&text, Definition::Persistent, &places, &mark());
             let carried = carried.is_ok_and(|text| text.contains("<zz-new with='it'/>"));
             let below = node.ancestors().any(|above| xml::is(above, "backingStore"));

@@ -156,6 +156,11 @@ impl Pool {
         }
     }
 
+    /// Whether it is started and its volumes are files of a directory.
+    pub(crate) fn holds_files(&self) -> bool {
+        self.facts.active && DIRECTORY_KINDS.contains(&self.facts.kind.as_str())
+    }
+
     /// The name of a file right in this pool's directory.
     fn name_of<'p>(&self, path: &'p str) -> Option<&'p str> {
         let rest = match self.facts.path.as_str() {
@@ -359,11 +364,21 @@ pub(super) fn owner_at<'f>(pools: &[Pool], path: &'f str) -> Option<(usize, &'f 
         .map(|(_, at, name)| (at, name))
 }
 
+/// The pool of that name, active or not, and the path that a volume of it has.
+pub(crate) fn place_of<'p>(
+    pools: &'p [Pool],
+    (name, volume): &(String, String),
+) -> Option<(&'p Pool, String)> {
+    let pool = pools.iter().find(|pool| pool.facts.name == *name)?;
+    let path = format!("{}/{volume}", pool.facts.path.trim_end_matches('/'));
+    Some((pool, xml::tidy_path(&path)))
+}
+
 /// The active pool of files with the longest path that a file or directory lies below, and the path from there.
 pub(crate) fn above<'p, 'f>(pools: &'p [Pool], path: &'f str) -> Option<(&'p Pool, &'f str)> {
     pools
         .iter()
-        .filter(|pool| pool.facts.active && DIRECTORY_KINDS.contains(&pool.facts.kind.as_str()))
+        .filter(|pool| pool.holds_files())
         .filter_map(|pool| {
             let below = path.strip_prefix(pool.facts.path.trim_end_matches('/'))?;
             Some((

@@ -146,6 +146,7 @@ fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
         chain_allocated: Bytes(allocated + below),
         pool: pool.map(|pool| pool.name.clone()),
         volume: pool.map(|pool| disk.path[pool.path.len() + 1..].to_owned()),
+        named: disk.named,
         backing: base.into_iter().collect(),
         readonly: false,
         shared: pool.is_some_and(|pool| pool.kind == "netfs"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    Access, Backing, DomainEvent, Fault, FileState, Mark, Piece, PortError, PortResult,
+    Access, Backing, DiskPlace, DomainEvent, Fault, FileState, Mark, Piece, PortError, PortResult,
 };
 use tokio::{sync::mpsc, time::sleep};
 use uuid::Uuid;
@@ -125,7 +125,7 @@ impl World {
         &mut self,
         host: &str,
         definition: &str,
-        disks: &[(String, String)],
+        disks: &[DiskPlace],
         mark: Option<Mark>,
     ) -> PortResult<()> {
         let Some((guest, mut domain)) = self.definitions.get(definition).cloned() else {
@@ -136,8 +136,9 @@ impl World {
             own.persistent = true;
         } else {
             for disk in &mut domain.disks {
-                let place = disks.iter().find(|(target, _)| *target == disk.target);
-                disk.path = place.map_or(disk.path.clone(), |(_, path)| path.clone());
+                if let Some(place) = disks.iter().find(|place| place.target == disk.target) {
+                    disk.path = self.machines[host].file_of(disk, place)?;
+                }
             }
             (domain.autostart, domain.mark) = (false, mark.or(domain.mark));
             if let Some(machine) = self.machine(host) {

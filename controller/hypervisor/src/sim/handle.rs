@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
-    Access, Activity, ClaimRecord, CompletedFacts, DomainEvent, DomainFacts, Fault, FileState,
-    Glance, HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest,
-    NewVolume, Piece, PoolFacts, PortError, PortResult, SecretFacts, SecretValue, ShutdownMark,
-    VolumeFacts, Why,
+    Access, Activity, ClaimRecord, CompletedFacts, DiskPlace, DomainEvent, DomainFacts, Fault,
+    FileState, Glance, HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark,
+    MigrateRequest, NewVolume, Piece, PoolFacts, PortError, PortResult, SecretFacts, SecretValue,
+    ShutdownMark, VolumeFacts, Why,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -435,7 +435,7 @@ impl Hypervisor for Handle {
     async fn define(
         &self,
         definition: &str,
-        disks: &[(String, String)],
+        disks: &[DiskPlace],
         mark: Option<&Mark>,
     ) -> PortResult<()> {
         let (definition, disks, mark) = (definition.to_owned(), disks.to_vec(), mark.cloned());
@@ -487,7 +487,15 @@ impl Hypervisor for Handle {
 
     async fn job(&self, domain: Uuid) -> PortResult<Option<JobFacts>> {
         self.call(LOOK, Waits::Look(domain), move |world, host| {
-            let job = world.domain(host, domain).and_then(|own| own.job);
+            let own = world.domain(host, domain).map(|own| &*own);
+            // Its QEMU waits for the network, and whoever asks it waits too.
+            if own.is_some_and(|own| own.activity == Activity::Running && own.qemu == Qemu::Still) {
+                return Err(PortError::new(
+                    Fault::TimedOut,
+                    "the monitor does not answer",
+                ));
+            }
+            let job = own.and_then(|own| own.job);
             Ok(job
                 .and_then(|job| world.moves.get(&job))
                 .map(super::migration::Move::facts))

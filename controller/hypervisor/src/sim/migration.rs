@@ -164,20 +164,20 @@ impl World {
             let below = base.filter(|_| !request.incremental);
             here.allocated(&disk.path) + below.map_or(0, |path| here.allocated(path))
         };
-        let path = |disk: &Disk| {
-            let named = request.disks.iter().find(|(name, _)| *name == disk.target);
-            named.map_or(disk.path.clone(), |(_, path)| path.clone())
-        };
-        let copied =
-            |disk: &Disk| by_hand || request.disks.iter().any(|(name, _)| *name == disk.target);
+        let place = |disk: &Disk| request.disks.iter().find(|own| own.target == disk.target);
+        let copied = |disk: &Disk| by_hand || place(disk).is_some();
         let staying = copy.disks.iter().filter(|disk| !copied(disk));
         let unsafe_disk = staying
             .into_iter()
             .any(|disk| here.store_of(&disk.path).is_none());
-        let disks: Vec<(String, Option<u64>)> = copy
+        let there = &self.machines[target];
+        let disks: PortResult<Vec<(String, Option<u64>)>> = copy
             .disks
             .iter()
-            .map(|disk| (path(disk), copied(disk).then(|| used(disk))))
+            .map(|disk| {
+                let path = place(disk).map_or(Ok(disk.path.clone()), |at| there.file_of(disk, at));
+                Ok((path?, copied(disk).then(|| used(disk))))
+            })
             .collect();
         if unsafe_disk {
             if let Some(domain) = self.domain(source, guest) {
@@ -186,6 +186,15 @@ impl World {
             let told = "Unsafe migration: Migration without shared storage is unsafe";
             return Err(refused(Fault::NotShared, told));
         }
+        let disks = match disks {
+            Ok(disks) => disks,
+            Err(error) => {
+                if let Some(domain) = self.domain(source, guest) {
+                    domain.job = None;
+                }
+                return Err(refused(Fault::PeerFailed, &error.message));
+            }
+        };
         let dirty = self.guests[&guest].dirty;
         let now = Instant::now();
         let own = Move {

@@ -27,7 +27,9 @@ use std::{
 };
 
 use evenkeel_crds::names::HostName;
-use evenkeel_engine::port::{Activity, Endpoint, Hypervisor, Hypervisors, Notice, Why};
+use evenkeel_engine::port::{
+    Activity, DomainEvent, Endpoint, Hypervisor, Hypervisors, Notice, Why,
+};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -208,6 +210,7 @@ impl Fleet {
             disks.push(Disk {
                 target: target.clone(),
                 path,
+                named: plan.named,
                 size: *size,
                 secret: plan.secret,
             });
@@ -280,8 +283,10 @@ impl Fleet {
         if let Some(machine) = world.machine(host) {
             machine.domains.insert(plan.uuid, domain);
         }
+        world.event(host, plan.uuid, DomainEvent::Defined);
         if plan.runs {
             world.qemu(host, plan.uuid, Qemu::Runs);
+            world.event(host, plan.uuid, DomainEvent::Booted);
         }
         plan.uuid
     }

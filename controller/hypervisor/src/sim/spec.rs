@@ -204,6 +204,8 @@ pub struct GuestPlan {
     pub base: Option<(String, u64)>,
     /// Other files it needs: role, path, length in bytes. Guests of one path share the file.
     pub files: Vec<(String, String, u64)>,
+    /// Whether its disks are given by pool and volume.
+    pub named: bool,
     /// What opens its disks, where they are encrypted. Guests may share it.
     pub secret: Option<Uuid>,
     /// Starts with its host.
@@ -242,6 +244,7 @@ impl GuestPlan {
             folder: None,
             base: None,
             files: Vec::new(),
+            named: false,
             secret: None,
             autostart: false,
             shuts_down: Some(Duration::from_secs(3)),
@@ -303,6 +306,13 @@ impl GuestPlan {
     #[must_use]
     pub fn file(mut self, role: &str, path: &str, length: u64) -> Self {
         self.files.push((role.to_owned(), path.to_owned(), length));
+        self
+    }
+
+    /// With its disks given by pool and volume.
+    #[must_use]
+    pub fn named(mut self) -> Self {
+        self.named = true;
         self
     }
 

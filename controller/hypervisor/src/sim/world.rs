@@ -7,8 +7,8 @@ use std::{
 
 use evenkeel_crds::reason::Cause;
 use evenkeel_engine::port::{
-    Activity, ClaimRecord, CompletedFacts, DomainEvent, Fault, LastMove, Mark, PortError,
-    PortResult, SecretFacts, ShutdownMark, Why,
+    Activity, ClaimRecord, CompletedFacts, DiskPlace, DomainEvent, Fault, LastMove, Mark,
+    PortError, PortResult, SecretFacts, ShutdownMark, Why,
 };
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
@@ -261,6 +261,8 @@ pub(super) struct Domain {
 pub(super) struct Disk {
     pub(super) target: String,
     pub(super) path: String,
+    /// Whether it is given by pool and volume.
+    pub(super) named: bool,
     pub(super) size: u64,
     /// What opens it, where it is encrypted.
     pub(super) secret: Option<Uuid>,
@@ -286,6 +288,17 @@ fn no_pool(name: &str) -> PortError {
 }
 
 impl Machine {
+    /// The file that a disk is on here, where it was given this place: one that is given by pool and volume is where its
+    /// pool here is.
+    pub(super) fn file_of(&self, disk: &Disk, place: &DiskPlace) -> PortResult<String> {
+        if !disk.named {
+            return Ok(place.path.clone());
+        }
+        let pool = self.pools.iter().find(|pool| pool.name == place.pool);
+        let pool = pool.ok_or_else(|| no_pool(&place.pool))?;
+        Ok(format!("{}/{}", pool.path, place.volume))
+    }
+
     /// What a file occupies.
     pub(super) fn allocated(&self, path: &str) -> u64 {
         self.files.get(path).map_or(0, |file| file.allocated)

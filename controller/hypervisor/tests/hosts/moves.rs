@@ -36,10 +36,8 @@ async fn a_guest_moves_and_comes_back_thin() {
                 backing: None,
                 secret: None,
             };
-            disks.push((
-                disk.target.clone(),
-                to.handle.create_volume(&volume).await.unwrap(),
-            ));
+            let path = to.handle.create_volume(&volume).await.unwrap();
+            disks.push(placed(&disk.target, &volume, path));
         }
         let mark = Mark {
             id: Uuid::new_v4(),
@@ -233,10 +231,8 @@ async fn many_moves() {
                 backing: None,
                 secret: None,
             };
-            disks.push((
-                disk.target.clone(),
-                to.handle.create_volume(&volume).await.unwrap(),
-            ));
+            let path = to.handle.create_volume(&volume).await.unwrap();
+            disks.push(placed(&disk.target, &volume, path));
         }
         let request = MigrateRequest {
             domain: *uuid,
@@ -341,7 +337,12 @@ async fn what_a_migration_is_refused_for() {
             .disks
             .iter()
             .filter(|disk| disk.is_copied())
-            .map(|disk| (disk.target.clone(), disk.path.clone().unwrap()))
+            .map(|disk| DiskPlace {
+                target: disk.target.clone(),
+                path: disk.path.clone().unwrap(),
+                pool: disk.pool.clone().unwrap(),
+                volume: disk.volume.clone().unwrap(),
+            })
             .collect(),
         mark: Mark {
             id: Uuid::new_v4(),
@@ -390,10 +391,8 @@ async fn what_a_migration_is_refused_for() {
             backing: None,
             secret: None,
         };
-        copies.push((
-            disk.target.clone(),
-            to.handle.create_volume(&volume).await.unwrap(),
-        ));
+        let path = to.handle.create_volume(&volume).await.unwrap();
+        copies.push(placed(&disk.target, &volume, path));
     }
     let uris = uris();
     let slow = MigrateRequest {
@@ -433,7 +432,7 @@ async fn what_a_migration_is_refused_for() {
     let aborted = aborted.unwrap_err();
     eprintln!("aborted: {:?} {aborted}", aborted.fault);
     assert_eq!(aborted.fault, Fault::Aborted);
-    for (_, path) in &copies {
+    for DiskPlace { path, .. } in &copies {
         to.handle.delete_volume(path).await.unwrap();
     }
     let after = from.handle.look(domain.uuid).await.unwrap().unwrap();

@@ -9,7 +9,8 @@ use std::{
 
 use evenkeel_engine::credentials::{Credentials, KEYS};
 use evenkeel_engine::port::{
-    Activity, DomainEvent, DomainFacts, Endpoint, HostFacts, Hypervisor, Hypervisors, News, Notice,
+    Activity, DiskPlace, DomainEvent, DomainFacts, Endpoint, HostFacts, Hypervisor, Hypervisors,
+    NewVolume, News, Notice,
 };
 use evenkeel_hypervisor::libvirt::Libvirt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -149,4 +150,14 @@ pub(crate) fn lab(arguments: &str) -> bool {
         .unwrap();
     assert!(done.status.success(), "{done:?}");
     true
+}
+
+/// Where a disk goes whose volume was made.
+pub fn placed(target: &str, volume: &NewVolume, path: String) -> DiskPlace {
+    DiskPlace {
+        target: target.to_owned(),
+        path,
+        pool: volume.pool.clone(),
+        volume: volume.name.clone(),
+    }
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod bounds;
 pub mod checker;
 pub mod dice;
 pub mod emptied;

@@ -150,8 +150,10 @@ impl Course {
                     findings.push(self.gone(guest, place, file));
                 }
             }
-            self.take_turn(place, now);
-            if let Some(twice) = self.twice(guest) {
+            // Turns that were judged once are not judged again while it stays where it is.
+            if self.take_turn(place, now)
+                && let Some(twice) = self.twice(guest)
+            {
                 merge(findings, twice);
             }
         }
@@ -179,14 +181,16 @@ impl Course {
         }
     }
 
-    fn take_turn(&mut self, place: usize, now: Instant) {
+    /// Notes that it is heard there. Whether that is elsewhere than before.
+    fn take_turn(&mut self, place: usize, now: Instant) -> bool {
         if self.turns.last().is_some_and(|(last, _)| *last == place) {
-            return;
+            return false;
         }
         self.turns.push((place, now));
         if self.turns.len() > 4 {
             self.turns.remove(0);
         }
+        true
     }
 
     /// Whether the last four turns are those of one that runs in two places.
@@ -301,4 +305,42 @@ fn length(file: &Path) -> Option<u64> {
 
 fn lock(findings: &Mutex<Vec<Finding>>) -> MutexGuard<'_, Vec<Finding>> {
     findings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guest that says a line on these hosts, one after the other, as its consoles show it.
+    fn heard(hosts: &[usize]) -> Result<usize> {
+        let folder = tempfile::tempdir()?;
+        let console = |host: usize| folder.path().join(host.to_string());
+        let traces = (0..2).map(|host| Trace::new("h", console(host), std::iter::empty()));
+        let mut course = Course::new(traces.collect());
+        let mut found = 0;
+        for (count, host) in hosts.iter().enumerate() {
+            for place in 0..2 {
+                let text = fs::read_to_string(console(place)).unwrap_or_default();
+                let more = if place == *host { "evk\n" } else { "" };
+                fs::write(console(place), text + more)?;
+            }
+            let mut findings = Vec::new();
+            course.look("g", &mut findings);
+            anyhow::ensure!(findings.len() <= 1, "at {count}");
+            found += findings.len();
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn a_guest_that_is_heard_in_turns_runs_twice_and_is_told_once() -> Result<()> {
+        assert_eq!(heard(&[0, 0, 1, 1])?, 0);
+        assert_eq!(heard(&[0, 1, 0])?, 0);
+        assert_eq!(heard(&[0, 1, 0, 1])?, 1);
+        // It stays there afterwards.
+        assert_eq!(heard(&[0, 1, 0, 1, 1, 1])?, 1);
+        // It goes on in both.
+        assert_eq!(heard(&[0, 1, 0, 1, 0])?, 2);
+        Ok(())
+    }
 }

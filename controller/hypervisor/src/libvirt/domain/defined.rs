@@ -49,8 +49,10 @@ fn disks(live: &[DiskXml], defined: &[DiskXml]) -> Vec<Cause> {
     let mut causes = Vec::new();
     for disk in defined {
         let running = live.iter().find(|running| running.target == disk.target);
+        // One file may be given by its path here, and by pool and volume there.
         let same = running.is_some_and(|running| {
-            (&running.path, &running.kind, running.secret) == (&disk.path, &disk.kind, disk.secret)
+            (&running.path, running.secret) == (&disk.path, disk.secret)
+                && (disk.path.is_some() || running.kind == disk.kind)
         });
         let empty = disk.kind == "file" && disk.path.is_none();
         // A medium is brought like other files.

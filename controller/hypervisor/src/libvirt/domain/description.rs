@@ -18,6 +18,7 @@ pub(crate) struct DiskXml {
     pub(crate) device: DiskDevice,
     /// libvirt's type: `file`, `block`, `network`, `volume`, ...
     pub(crate) kind: String,
+    /// The file. Of a disk of type `volume` only its pool can tell.
     pub(crate) path: Option<String>,
     pub(crate) format: String,
     /// Backing files named here, nearest first.
@@ -330,6 +331,15 @@ pub(crate) fn every_file(domain: Node<'_, '_>) -> Vec<String> {
     files
 }
 
+/// Every volume that a domain's XML gives by pool and name, wherever: disks, what lies below them, mirrors.
+pub(crate) fn every_volume(domain: Node<'_, '_>) -> Vec<(String, String)> {
+    let named = domain.descendants().filter_map(|node| {
+        let (pool, volume) = (node.attribute("pool")?, node.attribute("volume")?);
+        Some((pool.to_owned(), volume.to_owned()))
+    });
+    named.collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -392,6 +402,20 @@ mod tests {
             named,
             [("kernel", true), ("initrd", true), ("console", false)]
         );
+    }
+
+    #[test]
+    fn every_volume_is_found() {
+        let text = "<domain><devices><disk type='volume'><source pool='p' volume='top'/>\
+            <backingStore type='volume'><source pool='q' volume='base'/></backingStore>\
+            <mirror type='volume'><source pool='p' volume='copy'/></mirror></disk></devices></domain>";
+        let document = xml::parse(text).unwrap();
+        let volumes = every_volume(document.root_element());
+        let named: Vec<_> = volumes
+            .iter()
+            .map(|(pool, volume)| (pool.as_str(), volume.as_str()))
+            .collect();
+        assert_eq!(named, [("p", "top"), ("q", "base"), ("p", "copy")]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use evenkeel_engine::port::{
     Activity, CpuNeed, DiskFacts, DomainFacts, Fault, Glance, InterfaceSource, PortError,
     PortResult, Why,
 };
+use roxmltree::Node;
 use uuid::Uuid;
 use virt::{domain::Domain, sys};
 
@@ -18,7 +19,7 @@ use super::{
     defined,
     description::{self, Description, DiskXml},
     metadata, obstacles, state,
-    volumes::Volumes,
+    volumes::{self, Volumes},
 };
 use crate::libvirt::{
     directories,
@@ -56,13 +57,18 @@ pub(crate) fn glance(
     let Some(domain) = connection.lookup_domain_by_uuid(uuid).or_absent()? else {
         return Ok(None);
     };
-    match try_glance(session, &domain, uuid) {
+    match try_glance(session, connection, &domain, uuid) {
         Err(error) if error.fault == Fault::NotFound => Ok(None),
         seen => seen.map(Some),
     }
 }
 
-fn try_glance(session: &Arc<Session>, domain: &Domain, uuid: Uuid) -> PortResult<Glance> {
+fn try_glance(
+    session: &Arc<Session>,
+    connection: &Connection,
+    domain: &Domain,
+    uuid: Uuid,
+) -> PortResult<Glance> {
     let standing = Standing::of(domain)?;
     let live_text = domain.xml_desc(0).or_fault()?;
     let document = xml::parse(&live_text)?;
@@ -81,17 +87,18 @@ fn try_glance(session: &Arc<Session>, domain: &Domain, uuid: Uuid) -> PortResult
                 has_job(&connection.lookup_domain_by_uuid(uuid).or_fault()?)
             })
             .unwrap_or_else(|error| silence_is_a_job(&error));
+    let mut disks = description::describe(live)?.disks;
+    if disks.iter().any(|disk| disk.volume.is_some()) {
+        let pools = session.storage(connection).pools(Freshness::AsListed)?;
+        volumes::locate(&mut disks, &pools);
+    }
     Ok(Glance {
         activity: standing.activity,
         why: standing.why,
         persistent: standing.persistent,
         job,
         mark,
-        disks: description::describe(live)?
-            .disks
-            .into_iter()
-            .filter_map(|disk| disk.path)
-            .collect(),
+        disks: disks.into_iter().filter_map(|disk| disk.path).collect(),
     })
 }
 
@@ -145,6 +152,7 @@ pub(crate) fn look_at_all(
 struct Looker<'a> {
     session: &'a Arc<Session>,
     connection: &'a Connection,
+    pools: &'a [Pool],
     volumes: Volumes<'a>,
 }
 
@@ -153,6 +161,7 @@ impl<'a> Looker<'a> {
         Self {
             session,
             connection,
+            pools,
             volumes: Volumes::new(session.storage(connection), pools),
         }
     }
@@ -186,7 +195,7 @@ impl<'a> Looker<'a> {
             .as_ref()
             .map(|document| document.root_element());
 
-        let mut description = description::describe(live)?;
+        let mut description = self.describe(live)?;
         let ours = metadata::ours(live);
         let ours_defined = definition
             .map(metadata::ours)
@@ -212,13 +221,18 @@ impl<'a> Looker<'a> {
         }
         let mut cpu = description.cpu;
         if let Some(definition) = definition {
-            let described = description::describe(definition)?;
+            let described = self.describe(definition)?;
             // Where it runs, host-model stands there resolved.
             if described.cpu == CpuNeed::SameAsHost {
                 cpu = CpuNeed::SameAsHost;
             }
             let (runs, stands) = ((live, &description), (definition, &described));
             obstacles.extend(defined::obstacles(runs, stands));
+            for facts in &mut disks {
+                let mut all = described.disks.iter();
+                let named = |disk: &DiskXml| disk.target == facts.target && disk.volume.is_some();
+                facts.named |= all.any(named);
+            }
             let files = defined::files(&description, &described);
             let interfaces = defined::interfaces(&description, &described);
             description.files.extend(files);
@@ -312,6 +326,13 @@ impl<'a> Looker<'a> {
         })
     }
 
+    /// A definition, with the files of disks that it gives by pool and volume.
+    fn describe(&self, domain: Node<'_, '_>) -> PortResult<Description> {
+        let mut description = description::describe(domain)?;
+        volumes::locate(&mut description.disks, self.pools);
+        Ok(description)
+    }
+
     fn disk(&self, domain: &Domain, activity: Activity, disk: &DiskXml) -> PortResult<DiskFacts> {
         let mut facts = DiskFacts {
             target: disk.target.clone(),
@@ -323,6 +344,7 @@ impl<'a> Looker<'a> {
             chain_allocated: Bytes(0),
             pool: None,
             volume: None,
+            named: disk.volume.is_some(),
             backing: disk.backing.clone(),
             readonly: disk.readonly,
             shared: disk.networked,
@@ -335,7 +357,10 @@ impl<'a> Looker<'a> {
             true => self.volumes.get(path)?,
             false => self.volumes.listed(path)?,
         };
-        if let Some((pool, name)) = self.volumes.owner(path)
+        if let Some((pool, name)) = self
+            .volumes
+            .named(disk)
+            .or_else(|| self.volumes.owner(path))
             && (top.is_some() || !name.contains('/'))
         {
             facts.pool = Some(pool.facts.name.clone());

@@ -11,7 +11,7 @@ pub(crate) mod rewrite;
 mod state;
 mod volumes;
 
-use evenkeel_engine::port::{Fault, LastMove, Mark, PortResult, ShutdownMark};
+use evenkeel_engine::port::{DiskPlace, Fault, LastMove, Mark, PortResult, ShutdownMark};
 use uuid::Uuid;
 use virt::{connect::Connect, domain::Domain, sys};
 
@@ -89,7 +89,7 @@ pub(crate) fn definition(connect: &Connect, uuid: Uuid) -> PortResult<String> {
 pub(crate) fn define(
     connect: &Connect,
     definition: &str,
-    disks: &[(String, String)],
+    disks: &[DiskPlace],
     mark: Option<&Mark>,
 ) -> PortResult<()> {
     let here = match mark {

@@ -240,7 +240,7 @@ fn encryption_obstacle(disk: Node<'_, '_>, target: &str) -> Option<Cause> {
     if count > 1 {
         return refused("has more than one encrypted file");
     }
-    if disk.attribute("type").unwrap_or("file") != "file" {
+    if !matches!(disk.attribute("type"), None | Some("file" | "volume")) {
         return refused("is encrypted and no file");
     }
     match own.attribute("format") {
@@ -305,10 +305,19 @@ pub(crate) fn of_disk(disk: &DiskXml, facts: &DiskFacts) -> Option<Cause> {
     match disk.kind.as_str() {
         "file" => {}
         "network" if disk.networked => return None,
+        "volume" if facts.path.is_some() => {}
         "volume" => {
-            return refused(format!(
-                "its disk `{target}` is given by pool and volume name, which is not supported yet"
-            ));
+            let (pool, volume) = disk.volume.clone().unwrap_or_default();
+            return Some(
+                Cause::new(
+                    Reason::DiskNotMovable,
+                    format!(
+                        "its disk `{target}` is the volume `{volume}` of the pool `{pool}`, which is no active pool of files \
+                         on its host"
+                    ),
+                )
+                .hint("start the pool if it is one of type dir, fs or netfs (`virsh pool-start`); others are not copied"),
+            );
         }
         kind => return refused(format!("its disk `{target}` is of type {kind}, not a file")),
     }

@@ -8,9 +8,14 @@ use virt::sys;
 
 use super::{
     description::{self, DiskXml},
-    volumes::Volumes,
+    volumes::{self, Volumes},
 };
-use crate::libvirt::{fault::OrFault, refreshes::Freshness, storage::Storage, xml};
+use crate::libvirt::{
+    fault::OrFault,
+    refreshes::Freshness,
+    storage::{self, Pool, Storage},
+    xml,
+};
 
 /// For each file that any domain names, who. Whole chains; what the XML leaves open is read from the volumes.
 pub(crate) fn references(
@@ -18,7 +23,7 @@ pub(crate) fn references(
     except: Option<Uuid>,
 ) -> PortResult<BTreeMap<String, Vec<String>>> {
     let pools = storage.pools(Freshness::Now)?;
-    let volumes = Volumes::new(storage, &pools);
+    let looked_up = Volumes::new(storage, &pools);
     let mut found = BTreeMap::<String, BTreeSet<String>>::new();
     for domain in storage.connect.list_all_domains(0).or_fault()? {
         if except.is_some_and(|except| domain.uuid().is_ok_and(|uuid| uuid == except)) {
@@ -32,22 +37,19 @@ pub(crate) fn references(
             let document = xml::parse(&text)?;
             let root = document.root_element();
             let mut files = description::every_file(root);
-            let disks = description::describe(root)?.disks;
-            for disk in &disks {
-                if let Some((pool, volume)) = &disk.volume
-                    && let Some(pool) = pools.iter().find(|known| known.facts.name == *pool)
-                {
-                    files.push(xml::tidy_path(&format!("{}/{volume}", pool.facts.path)));
-                }
+            let mut disks = description::describe(root)?.disks;
+            volumes::locate(&mut disks, &pools);
+            for volume in description::every_volume(root) {
+                files.extend(places(&pools, &volume));
             }
             for file in &files.clone() {
                 let is_disk =
                     |disk: &DiskXml| disk.is_written() && disk.path.as_ref() == Some(file);
                 let top = match disks.iter().any(is_disk) {
-                    true => volumes.get(file)?,
-                    false => volumes.listed(file)?,
+                    true => looked_up.get(file)?,
+                    false => looked_up.listed(file)?,
                 };
-                files.extend(volumes.chain(top.as_ref())?);
+                files.extend(looked_up.chain(top.as_ref())?);
             }
             for file in files {
                 found.entry(file).or_default().insert(name.clone());
@@ -58,4 +60,18 @@ pub(crate) fn references(
         .into_iter()
         .map(|(file, names)| (file, names.into_iter().collect()))
         .collect())
+}
+
+/// Where a volume may be. A pool that nobody knows any more, or not yet, may have been any of those that are known.
+fn places(pools: &[Pool], volume: &(String, String)) -> Vec<String> {
+    match storage::place_of(pools, volume) {
+        Some((_, path)) => vec![path],
+        None => {
+            let all = pools.iter().map(|pool| &pool.facts.path);
+            let path = |directory: &String| xml::tidy_path(&format!("{directory}/{}", volume.1));
+            all.filter(|directory| !directory.is_empty())
+                .map(path)
+                .collect()
+        }
+    }
 }

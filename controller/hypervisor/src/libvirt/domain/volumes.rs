@@ -8,6 +8,7 @@ use std::{
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{Fault, PortError, PortResult};
 
+use super::description::DiskXml;
 use crate::libvirt::{
     directories::{self, Loan},
     fault::OrFault,
@@ -15,6 +16,18 @@ use crate::libvirt::{
     storage::{self, Pool, Storage},
     xml,
 };
+
+/// Tells disks that are given by pool and volume (`type='volume'`) which files they are on: where the pool is active and
+/// one of files, as libvirt itself looks a disk up when it starts a guest.
+pub(crate) fn locate(disks: &mut [DiskXml], pools: &[Pool]) {
+    for disk in disks {
+        let named = disk.volume.as_ref();
+        let place = named.and_then(|named| storage::place_of(pools, named));
+        if let Some((_, path)) = place.filter(|(pool, _)| pool.holds_files()) {
+            disk.path = Some(path);
+        }
+    }
+}
 
 /// A chain longer than this is a circle.
 const CHAIN: usize = 64;
@@ -52,6 +65,13 @@ impl<'a> Volumes<'a> {
     pub(crate) fn owner<'f>(&self, path: &'f str) -> Option<(&'a Pool, &'f str)> {
         let below = || directories::split(path).and_then(|_| storage::above(self.pools, path));
         storage::owner(self.pools, path).or_else(below)
+    }
+
+    /// The pool that a disk given by pool and volume names, and the volume's name.
+    pub(crate) fn named<'d>(&self, disk: &'d DiskXml) -> Option<(&'a Pool, &'d str)> {
+        let named = disk.volume.as_ref().filter(|_| disk.path.is_some())?;
+        let (pool, _) = storage::place_of(self.pools, named)?;
+        Some((pool, &named.1))
     }
 
     /// The backing files below a volume, nearest first.

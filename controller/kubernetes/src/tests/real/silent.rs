@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::credentials::Credentials;
 use evenkeel_engine::port::{
-    Access, ClaimRecord, CompletedFacts, DomainFacts, Fault, FileState, Glance, HostFacts,
-    Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume, Piece,
-    PoolFacts, PortError, PortResult, SecretFacts, SecretValue, ShutdownMark, VolumeFacts,
+    Access, ClaimRecord, CompletedFacts, DiskPlace, DomainFacts, Fault, FileState, Glance,
+    HostFacts, Hypervisor, JobFacts, JournalEntry, LastMove, Mark, MigrateRequest, NewVolume,
+    Piece, PoolFacts, PortError, PortResult, SecretFacts, SecretValue, ShutdownMark, VolumeFacts,
 };
 use tokio::sync::mpsc::{Receiver, Sender};
 use uuid::Uuid;
@@ -135,7 +135,7 @@ impl Hypervisor for Silent {
     async fn offers_cpu(&self, _: &str) -> PortResult<Option<bool>> {
         silence()
     }
-    async fn define(&self, _: &str, _: &[(String, String)], _: Option<&Mark>) -> PortResult<()> {
+    async fn define(&self, _: &str, _: &[DiskPlace], _: Option<&Mark>) -> PortResult<()> {
         silence()
     }
     async fn migrate(&self, _: &MigrateRequest) -> PortResult<()> {
