@@ -40,6 +40,8 @@ use crate::wishes::{self, Ask, Asked, For, rejection};
 ///   allows that and it places more of them.
 /// - Where several drains share a host, the first by kind and name asks for its guests; the smallest limit counts.
 /// - The order of wishes makes no difference.
+/// - With little effort ([`Limits::effort`](crate::Limits::effort)) a plan is as safe as with much; more of it leaves no more over, and
+///   has no more bytes of others make way where as many are left.
 #[must_use]
 pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> Plan {
     let drains: BTreeSet<&RequestedBy> = wishes

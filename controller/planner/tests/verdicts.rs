@@ -317,7 +317,7 @@ fn holds(fleet: &Fleet, chosen: &[HostId]) -> bool {
     room && stored(fleet, &disks, &mut free)
 }
 
-fn stored(fleet: &Fleet, disks: &[(HostId, usize, &Disk)], free: &mut Vec<[i128; 4]>) -> bool {
+fn stored(fleet: &Fleet, disks: &[(HostId, usize, &Disk)], free: &mut [[i128; 4]]) -> bool {
     let Some(((host, named, disk), rest)) = disks.split_first() else {
         return true;
     };
