@@ -142,7 +142,7 @@ impl Scene {
         before.again(self.fleet.clone(), &self.wishes, ledger, self.now)
     }
 
-    fn from_scratch(&self) -> Vec<Drainable> {
+    fn anew(&self) -> Vec<Drainable> {
         let all: Vec<HostId> = (0..self.fleet.hosts.len() as u32).map(HostId).collect();
         drainable(&self.fleet, &self.wishes, &self.ledger, &all, self.now)
     }
@@ -152,18 +152,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn it_tells_what_a_look_from_scratch_tells(
+    fn it_tells_what_a_look_anew_tells(
         hosts in 3..8u32,
         free in 2..40u64,
         changes in prop::collection::vec((any::<u8>(), any::<u32>(), any::<u32>(), 0..30u64), 1..12),
     ) {
         let mut scene = Scene::new(hosts, free);
         let (mut known, first) = scene.look(&Looked::default());
-        prop_assert_eq!(first, scene.from_scratch());
+        prop_assert_eq!(first, scene.anew());
         for change in changes {
             scene.change(change);
             let (next, told) = scene.look(&known);
-            prop_assert_eq!(told, scene.from_scratch(), "after {:?}", change);
+            prop_assert_eq!(told, scene.anew(), "after {:?}", change);
             known = next;
         }
     }
@@ -178,7 +178,7 @@ fn few_hosts_are_asked_after_a_change() {
     for what in [0, 1, 2, 5, 8, 7, 15] {
         scene.change((what, 77, 123, 20));
         let (next, told) = scene.look(&known);
-        assert_eq!(told, scene.from_scratch());
+        assert_eq!(told, scene.anew());
         assert!(next.asked() <= 20, "{what}: {}", next.asked());
         known = next;
     }
