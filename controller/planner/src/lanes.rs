@@ -100,23 +100,14 @@ impl Lanes {
         } else {
             2 * view.fleet.hosts.len()
         };
-        let capacity = |at: usize| {
-            let bandwidth = view.fleet.hosts[at / 2].bandwidth;
-            bandwidth.map_or(NOMINAL_RATE, |rate| rate.0.max(1))
-        };
-        let slots = |at: usize| {
-            let host = &view.fleet.hosts[at / 2];
-            if at.is_multiple_of(2) {
-                host.max_outbound
-            } else {
-                host.max_inbound
-            }
-        };
-        let links = (0..ways).map(|at| Link {
-            capacity: capacity(at),
-            slots: slots(at).max(1),
-            taken: 0,
-            left: 0,
+        let links = view.fleet.hosts.iter().flat_map(|host| {
+            let capacity = host.bandwidth.map_or(NOMINAL_RATE, |rate| rate.0.max(1));
+            [host.max_outbound, host.max_inbound].map(|slots| Link {
+                capacity,
+                slots: slots.max(1),
+                taken: 0,
+                left: 0,
+            })
         });
         let mut sets: Vec<(Vec<usize>, u32)> = known.into_iter().collect();
         sets.sort_unstable_by_key(|(_, number)| *number);
@@ -130,7 +121,7 @@ impl Lanes {
                 })
                 .collect(),
             of,
-            links: links.collect(),
+            links: links.take(ways).collect(),
             given: vec![0; jobs.len()],
             round: 0,
         };

@@ -149,10 +149,10 @@ impl Scene {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn it_tells_what_a_look_from_scratch_tells(
+    fn it_tells_what_a_look_anew_tells(
         hosts in 3..8u32,
         free in 2..40u64,
         changes in prop::collection::vec((any::<u8>(), any::<u32>(), any::<u32>(), 0..30u64), 1..12),
