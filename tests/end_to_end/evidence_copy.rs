@@ -115,8 +115,8 @@ fn a_source_that_only_the_target_reaches_is_waited_for() -> Result<()> {
     stage.ends_on("h2", &mut run)
 }
 
-/// A person pauses the guest in mid-copy, which libvirt tells in the words of a switch: the copy goes on, and the guest runs
-/// at the target, as is said.
+/// A person pauses the guest in mid-copy, which libvirt tells in the words of a switch: the copy goes on, nothing is taken for
+/// the switch, and the guest runs at the target.
 #[test]
 #[ignore = "a minute; make evidence"]
 fn a_pause_in_mid_copy_is_not_taken_for_the_switch() -> Result<()> {
@@ -124,7 +124,8 @@ fn a_pause_in_mid_copy_is_not_taken_for_the_switch() -> Result<()> {
     let source = stage.source()?;
     let mut run = stage.begin_until_copying()?;
     source.virsh(&["suspend", GUEST])?;
-    run.wait_for("somebody paused the guest on h1", PATIENCE)?;
+    thread::sleep(Duration::from_secs(2));
+    ensure!(!run.said().contains("Switching"), "{}", run.said());
     stage.ends_on("h2", &mut run)
 }
 
