@@ -18,8 +18,10 @@ use crate::rules::{Kind, Rule, Strictness};
 use crate::view::View;
 use crate::wishes::{self, Ask, Asked, For, NO_OVERRIDES, rejection, remains, size};
 
-/// Plans of whole drains that one look makes, times the guests of the fleet: about a second.
+/// Plans of whole drains that one look makes, times what each costs in guests: about a second.
 const EFFORT: usize = 300_000;
+/// Guests of a plan that take about as long as its search through nearly full hosts.
+const SEARCH: usize = 6_000;
 
 /// For each of these hosts whether a drain of it would find all its running guests a place now, as if nothing else moved but
 /// what is in flight. Of the wishes only what binds everybody counts: drained hosts and placements.
@@ -63,7 +65,7 @@ pub(crate) fn make_way(
         let mut reasons = reasons.filter(|reason| *reason != Reason::ShutdownPending);
         reasons.clone().count() > 0 && reasons.all(|reason| reason == Reason::NoHostFits)
     };
-    let plans = EFFORT / fleet.guests.len().max(1);
+    let plans = EFFORT / (fleet.guests.len() + SEARCH);
     for told in told.iter_mut().filter(lacks_room).take(plans) {
         let (blockers, making_way) = exactly(fleet, binding, ledger, &[told.host], now, true);
         (told.blockers, told.making_way) = (blockers, making_way);

@@ -29,6 +29,8 @@ impl Scene {
         for (at, host) in fleet.hosts.iter_mut().enumerate() {
             host.memory_limit = Bytes(host.memory_used.0 + free * (1 + at as u64 % 3) * GI);
         }
+        // Each host that lacks room asks for a plan of its own, in both looks.
+        fleet.limits.effort = Some(500);
         Self {
             fleet,
             wishes: Vec::new(),
