@@ -364,7 +364,11 @@ proptest! {
             }
         }
         let told = drainable(&scene.fleet, &wishes, &scene.ledger, &[host], NOW);
-        wishes.push(drain("d", &[host.0], 40));
+        let mut emptied = drain("d", &[host.0], 40);
+        if let What::Drain { makes_way, .. } = &mut emptied.what {
+            *makes_way = true;
+        }
+        wishes.push(emptied);
         let made = planned(&scene.fleet, &wishes, &scene.ledger);
         let left = made.rejections.iter().filter(|rejection| rejection.by.name == "d");
         let left = left.filter(|rejection| rejection.cause.reason != Reason::GuestBusy);
