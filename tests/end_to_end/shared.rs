@@ -151,6 +151,8 @@ fn what_is_shared_stays_and_what_is_local_travels() -> Result<()> {
     let mut run = fleet.start(&["apply", "--yes"])?;
     run.wait_for("Copying", PATIENCE)?;
     run.signal("INT")?;
+    // Two that come together count as one.
+    std::thread::sleep(Duration::from_millis(500));
     run.signal("INT")?;
     run.end(PATIENCE)?;
     one.rate(None)?;
