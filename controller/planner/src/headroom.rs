@@ -165,7 +165,7 @@ impl<'p, 'a> Keeper<'p, 'a> {
             view.ledger,
             view.now,
             &BTreeSet::from([&by]),
-            false,
+            None,
             None,
         );
         let steps = made

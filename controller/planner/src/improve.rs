@@ -118,8 +118,7 @@ fn is_best(
     let (missed, bytes) = worth(board, asks, wanted);
     let least = || {
         let guests = wanted.iter().map(|index| asks[*index].guest).collect();
-        let short = Halls::new(empty, asks).shortage(&guests);
-        short.map_or(0, |short| short.stay)
+        Halls::new(empty, asks).least_left(&guests)
     };
     let mut priorities = wanted
         .iter()

@@ -65,12 +65,22 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
         all.count()
     };
     let none = BTreeSet::new();
-    let made = attempt(fleet, wishes, ledger, now, &none, drains.is_empty(), None);
+    // Without drains for which others may make way it is the last.
+    let effort = drains.is_empty().then(|| Effort::new(fleet));
+    let made = attempt(fleet, wishes, ledger, now, &none, effort, None);
     let left = short(&made);
     if left == 0 {
         return made;
     }
-    let roomier = attempt(fleet, wishes, ledger, now, &drains, true, Some(&made));
+    let roomier = attempt(
+        fleet,
+        wishes,
+        ledger,
+        now,
+        &drains,
+        Some(Effort::new(fleet)),
+        Some(&made),
+    );
     if short(&roomier) < left {
         roomier
     } else {
@@ -83,8 +93,8 @@ pub fn plan(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration) -> P
     }
 }
 
-/// A plan in which guests that nobody asks to move may make way for those of these drains; `last`: a better one is looked for as
-/// long as the effort lasts, and what is known of those that are left over is told. Where it is proven that no fewer of their
+/// A plan in which guests that nobody asks to move may make way for those of these drains. With an effort a better one is looked
+/// for as long as that lasts, and what is known of those that are left over is told. Where it is proven that no fewer of their
 /// guests are left over than by another plan, it is that plan.
 pub(crate) fn attempt(
     fleet: &Fleet,
@@ -92,10 +102,9 @@ pub(crate) fn attempt(
     ledger: &Ledger,
     now: Duration,
     roomy: &BTreeSet<&RequestedBy>,
-    last: bool,
+    mut effort: Option<Effort>,
     other: Option<&Plan>,
 ) -> Plan {
-    let mut effort = Effort::new(fleet);
     let mut asked = wishes::sort(fleet, wishes, ledger);
     let policies = balance::policies(fleet, wishes, &asked.draining);
     let besides = if !roomy.is_empty() {
@@ -135,16 +144,14 @@ pub(crate) fn attempt(
                     may_pass: &may_pass,
                     refill: &|board, asks| fill(board, asks, roomy, false),
                 };
-                let (board, ordered, end) = if last {
-                    improve(&context, board, ordered, &mut asked, &mut effort)
-                } else {
-                    (board, ordered, End::Over)
+                let (board, ordered, end) = match &mut effort {
+                    Some(effort) => improve(&context, board, ordered, &mut asked, effort),
+                    None => (board, ordered, End::Over),
                 };
                 let rejections = rejections(&board, &asked);
-                let verdicts = if last {
-                    verdicts::verdicts(&empty, &asked.asks, &rejections, end)
-                } else {
-                    Vec::new()
+                let verdicts = match effort {
+                    Some(_) => verdicts::verdicts(&empty, &asked.asks, &rejections, end),
+                    None => Vec::new(),
                 };
                 let plan = if policies.is_empty() {
                     assemble(ordered)

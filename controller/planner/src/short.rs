@@ -115,6 +115,11 @@ impl<'b, 'v, 'a> Halls<'b, 'v, 'a> {
         own.is_some_and(|mover| !self.classes[mover.class].contains(&true))
     }
 
+    /// How many of these guests have to stay on their hosts at least, as far as that is proven.
+    pub(crate) fn least_left(&self, leaving: &BTreeSet<GuestId>) -> usize {
+        self.shortage(leaving).map_or(0, |short| short.stay)
+    }
+
     /// Why these guests can't all leave their hosts: what keeps most of them.
     pub(crate) fn shortage(&self, leaving: &BTreeSet<GuestId>) -> Option<Shortage> {
         let own = self.movers.iter();

@@ -61,51 +61,54 @@ pub(crate) fn verdicts<'a>(
             let joint = together.get_or_insert_with(|| halls.shortage(&all)).clone();
             joint.filter(|joint| joint.guests.iter().any(|guest| left.contains(guest)))
         });
-        let barred = || left.iter().all(|guest| halls.is_barred(*guest));
-        let verdict = |proven, cause, guests| Verdict {
+        if let Some(found) = shortage {
+            return Some(Verdict {
+                by: (*by).clone(),
+                proven: true,
+                cause: sentence(fleet, &found),
+                guests: found.guests,
+                hosts: found.hosts,
+            });
+        }
+        if !is_drain {
+            return None;
+        }
+        let barred = left.iter().all(|guest| halls.is_barred(*guest));
+        let names = said(fleet, left);
+        let (proven, reason, message) = match end {
+            _ if barred => (
+                true,
+                Reason::NoHostFits,
+                format!("no host may take {names}, whatever else moves"),
+            ),
+            End::AllSeen => (
+                true,
+                Reason::NoHostFits,
+                format!(
+                    "every way was looked at in which each guest moves at most once: none has room for all; {} left over",
+                    are(&names, left.len())
+                ),
+            ),
+            End::Spent => (
+                false,
+                Reason::EffortSpent,
+                format!(
+                    "no room was found for {names} with the effort that a plan may take; there may be some"
+                ),
+            ),
+            End::Over => (
+                false,
+                Reason::NoHostFits,
+                format!("no room was found for {names}; that there is none is not proven"),
+            ),
+        };
+        Some(Verdict {
             by: (*by).clone(),
             proven,
-            cause,
-            guests,
+            cause: Cause::new(reason, message),
+            guests: left.iter().copied().collect(),
             hosts: Vec::new(),
-        };
-        let names = || said(fleet, left);
-        match (shortage, end) {
-            (Some(found), _) => Some(Verdict {
-                hosts: found.hosts.clone(),
-                ..verdict(true, sentence(fleet, &found), found.guests)
-            }),
-            _ if !is_drain => None,
-            _ if barred() => {
-                let message = format!("no host may take {}, whatever else moves", names());
-                let cause = Cause::new(Reason::NoHostFits, message);
-                Some(verdict(true, cause, left.iter().copied().collect()))
-            }
-            (None, End::AllSeen) => {
-                let message = format!(
-                    "every way was looked at in which each guest moves at most once: none has room for all; {} left over",
-                    are(&names(), left.len())
-                );
-                let cause = Cause::new(Reason::NoHostFits, message);
-                Some(verdict(true, cause, left.iter().copied().collect()))
-            }
-            (None, End::Spent) => {
-                let message = format!(
-                    "no room was found for {} with the effort that a plan may take; there may be some",
-                    names()
-                );
-                let cause = Cause::new(Reason::EffortSpent, message);
-                Some(verdict(false, cause, left.iter().copied().collect()))
-            }
-            (None, End::Over) => {
-                let message = format!(
-                    "no room was found for {}; that there is none is not proven",
-                    names()
-                );
-                let cause = Cause::new(Reason::NoHostFits, message);
-                Some(verdict(false, cause, left.iter().copied().collect()))
-            }
-        }
+        })
     };
     left.iter().filter_map(&mut judge).collect()
 }
@@ -125,8 +128,7 @@ pub(crate) fn is_best(
     let left =
         left.filter(|left| drains.contains(&left.by) && left.cause.reason == Reason::NoHostFits);
     let left: BTreeSet<GuestId> = left.map(|left| left.guest).collect();
-    let short = Halls::new(empty, asks).shortage(&own);
-    short.is_some_and(|short| short.stay >= left.len())
+    Halls::new(empty, asks).least_left(&own) >= left.len()
 }
 
 /// That the effort is spent.

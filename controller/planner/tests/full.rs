@@ -9,18 +9,6 @@ use evenkeel_crds::reason::Reason;
 use evenkeel_planner::*;
 use support::*;
 
-/// Hosts with these limits in GiB, and guests of so many GiB on them.
-fn full(limits: &[u64], guests: &[(u32, u64)]) -> Fleet {
-    let hosts = limits.iter().enumerate().map(|(at, limit)| {
-        let mut host = host(&format!("h{at}"));
-        host.memory_limit = Bytes(limit * GI);
-        host
-    });
-    let guests = guests.iter().enumerate();
-    let guests = guests.map(|(at, (host, size))| guest(&format!("g{at}"), *host, size * GI));
-    fleet(hosts.collect(), guests.collect())
-}
-
 fn targets(plan: &Plan) -> BTreeMap<u32, u32> {
     let moves = plan.moves.iter();
     moves.map(|step| (step.guest.0, step.target.0)).collect()
@@ -28,7 +16,7 @@ fn targets(plan: &Plan) -> BTreeMap<u32, u32> {
 
 #[test]
 fn a_guest_makes_way_for_one_that_fits_nowhere() {
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 4), (2, 4)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 4), (2, 4)]);
     let plan = planned(&fleet, &[roomy(drain("d", &[0], 4))], &Ledger::default());
     assert_eq!(plan.rejections, []);
     assert_eq!(plan.moves.len(), 2);
@@ -43,7 +31,7 @@ fn a_guest_makes_way_for_one_that_fits_nowhere() {
 
 #[test]
 fn the_smallest_makes_way() {
-    let fleet = full(&[8, 11, 9], &[(0, 5), (1, 4), (1, 3), (1, 2), (2, 5)]);
+    let fleet = in_gib(&[8, 11, 9], &[(0, 5), (1, 4), (1, 3), (1, 2), (2, 5)]);
     let plan = planned(&fleet, &[roomy(drain("d", &[0], 4))], &Ledger::default());
     // 3 have to go from h1, and h2 has room for 4.
     assert_eq!(targets(&plan), BTreeMap::from([(0, 1), (2, 2)]));
@@ -52,7 +40,7 @@ fn the_smallest_makes_way() {
 #[test]
 fn one_makes_way_for_another_in_a_chain() {
     // 6 goes where 5 was, 5 where 3 was, 3 to the last host.
-    let fleet = full(
+    let fleet = in_gib(
         &[8, 8, 8, 8],
         &[(0, 6), (1, 5), (1, 2), (2, 3), (2, 3), (3, 5)],
     );
@@ -72,7 +60,7 @@ fn one_makes_way_for_another_in_a_chain() {
 
 #[test]
 fn what_is_held_or_belongs_there_does_not_make_way() {
-    let mut fleet = full(&[8, 8, 8], &[(0, 6), (1, 4), (2, 4)]);
+    let mut fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 4), (2, 4)]);
     fleet.guests[1].held = Some(cause(Reason::GuestHeld));
     let here = Placement {
         hosts: Some([HostId(2)].into()),
@@ -88,7 +76,7 @@ fn what_is_held_or_belongs_there_does_not_make_way() {
 
 #[test]
 fn nobody_makes_way_in_vain() {
-    let fleet = full(&[8, 8, 8], &[(0, 8), (1, 5), (2, 5)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 8), (1, 5), (2, 5)]);
     let plan = planned(&fleet, &[roomy(drain("d", &[0], 4))], &Ledger::default());
     assert_eq!(plan.moves, []);
     assert_eq!(refused(&plan).cause.reason, Reason::NoHostFits);
@@ -108,7 +96,7 @@ fn way(plan: &Plan) -> Vec<(u32, u32, Option<u32>)> {
 
 #[test]
 fn guests_of_full_hosts_trade_places_and_the_smaller_one_stops_over() {
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 5), (2, 2)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 5), (2, 2)]);
     let plan = planned(&fleet, &swap(0, 1), &Ledger::default());
     assert_eq!(plan.rejections, []);
     assert_eq!(way(&plan), [(1, 2, Some(0)), (0, 1, None), (1, 0, None)]);
@@ -121,7 +109,7 @@ fn guests_of_full_hosts_trade_places_and_the_smaller_one_stops_over() {
 
 #[test]
 fn a_ring_of_three_is_broken_by_its_smallest() {
-    let fleet = full(&[8, 8, 8, 8], &[(0, 6), (1, 4), (2, 5), (3, 4)]);
+    let fleet = in_gib(&[8, 8, 8, 8], &[(0, 6), (1, 4), (2, 5), (3, 4)]);
     let wishes = [
         go("a", 0, Some(1)),
         go("b", 1, Some(2)),
@@ -139,7 +127,7 @@ fn a_ring_of_three_is_broken_by_its_smallest() {
 #[test]
 fn the_smallest_does_not_stop_over_where_that_would_not_help() {
     // Where 2 leaves, 6 still has no room; where 6 leaves, all have.
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 3), (1, 5), (2, 1)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 3), (1, 5), (2, 1)]);
     let wishes = [
         go("a", 0, Some(1)),
         go("b", 1, Some(0)),
@@ -152,7 +140,7 @@ fn the_smallest_does_not_stop_over_where_that_would_not_help() {
 
 #[test]
 fn two_guests_stop_over_together_where_one_is_not_enough() {
-    let fleet = full(&[8, 8, 6, 6], &[(0, 7), (1, 4), (1, 4), (2, 2), (3, 2)]);
+    let fleet = in_gib(&[8, 8, 6, 6], &[(0, 7), (1, 4), (1, 4), (2, 2), (3, 2)]);
     let wishes = [
         go("a", 0, Some(1)),
         go("b", 1, Some(0)),
@@ -172,7 +160,7 @@ fn two_guests_stop_over_together_where_one_is_not_enough() {
 
 #[test]
 fn what_is_short_for_a_stop_is_told() {
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 5), (2, 4)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 5), (2, 4)]);
     let plan = planned(&fleet, &swap(0, 1), &Ledger::default());
     assert_eq!(plan.moves, []);
     assert_eq!(
@@ -185,7 +173,7 @@ fn what_is_short_for_a_stop_is_told() {
 
 #[test]
 fn disks_stop_over_too_and_leave_nothing_behind() {
-    let mut fleet = full(&[8, 8, 8], &[(0, 6), (1, 6)]);
+    let mut fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 6)]);
     for guest in &mut fleet.guests {
         guest.disks.push(disk("vda", "default", 100 * GI));
     }
@@ -210,7 +198,7 @@ fn disks_stop_over_too_and_leave_nothing_behind() {
 #[test]
 fn balances_swap_through_a_third_host_within_their_limits() {
     // Memory is full; the busy guest of the first host trades places with an idle one of the second.
-    let mut fleet = full(&[16, 16, 10], &[(0, 8), (0, 8), (1, 8), (1, 8), (2, 1)]);
+    let mut fleet = in_gib(&[16, 16, 10], &[(0, 8), (0, 8), (1, 8), (1, 8), (2, 1)]);
     for (guest, cpus) in [8, 8, 1, 1, 9].into_iter().enumerate() {
         let at = fleet.guests[guest].host.at();
         fleet.hosts[at].cpu_used_milli += cpus * 1000 - 1000;

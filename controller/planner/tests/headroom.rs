@@ -12,18 +12,6 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use support::*;
 
-/// Hosts with these limits in GiB, and guests of so many GiB on them.
-fn sized(limits: &[u64], guests: &[(u32, u64)]) -> Fleet {
-    let hosts = limits.iter().enumerate().map(|(at, limit)| {
-        let mut host = host(&format!("h{at}"));
-        host.memory_limit = Bytes(limit * GI);
-        host
-    });
-    let guests = guests.iter().enumerate();
-    let guests = guests.map(|(at, (host, size))| guest(&format!("g{at}"), *host, size * GI));
-    fleet(hosts.collect(), guests.collect())
-}
-
 /// A balance of all hosts that keeps headroom and begins at this imbalance.
 fn keeping(fleet: &Fleet, key: &str, start: u32) -> Wish {
     let hosts: Vec<u32> = (0..fleet.hosts.len() as u32).collect();
@@ -66,7 +54,7 @@ fn stuck(fleet: &Fleet) -> BTreeSet<u32> {
 #[test]
 fn guests_are_moved_until_any_host_can_be_emptied() {
     // 6 has no room on one host, though there is enough on both.
-    let fleet = sized(&[8, 8, 8], &[(0, 6), (1, 2), (1, 1), (2, 3)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 2), (1, 1), (2, 3)]);
     assert_eq!(stuck(&fleet), BTreeSet::from([0]));
     let plan = planned(&fleet, &[keeping(&fleet, HOST_KEY, 90)], &Ledger::default());
     assert_eq!(plan.moves.len(), 1, "{plan:#?}");
@@ -82,7 +70,7 @@ fn guests_are_moved_until_any_host_can_be_emptied() {
 #[test]
 fn two_guests_leave_together_where_one_is_not_enough() {
     // For 6 two of the small ones have to leave h1, and only h2 has room for both.
-    let mut fleet = sized(&[8, 8, 8], &[(0, 6), (1, 2), (1, 2), (1, 2), (2, 3)]);
+    let mut fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 2), (1, 2), (1, 2), (2, 3)]);
     fleet.guests[4].held = Some(cause(Reason::GuestHeld));
     assert_eq!(stuck(&fleet), BTreeSet::from([0, 2]));
     let plan = planned(&fleet, &[keeping(&fleet, HOST_KEY, 90)], &Ledger::default());
@@ -93,7 +81,7 @@ fn two_guests_leave_together_where_one_is_not_enough() {
 #[test]
 fn a_balance_without_headroom_spoils_what_one_with_it_keeps() {
     // The empty third host is the only one that has room for 7.
-    let fleet = sized(&[9, 9, 9], &[(0, 7), (1, 3), (1, 3)]);
+    let fleet = in_gib(&[9, 9, 9], &[(0, 7), (1, 3), (1, 3)]);
     let mut without = keeping(&fleet, HOST_KEY, 0);
     if let What::Balance(balance) = &mut without.what {
         balance.headroom = None;
@@ -108,7 +96,7 @@ fn a_balance_without_headroom_spoils_what_one_with_it_keeps() {
 
 #[test]
 fn what_can_not_be_emptied_is_told_by_name() {
-    let fleet = sized(&[8, 8, 8], &[(0, 8), (1, 5), (2, 5)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 8), (1, 5), (2, 5)]);
     let plan = planned(&fleet, &[keeping(&fleet, HOST_KEY, 90)], &Ledger::default());
     assert_eq!(plan.moves, []);
     let short = &plan.balances[0].short;
@@ -130,7 +118,7 @@ fn what_can_not_be_emptied_is_told_by_name() {
 #[test]
 fn a_rack_is_emptied_as_a_whole() {
     // Each host can be emptied into its own rack's other one, but the first rack as a whole has too little room.
-    let mut fleet = sized(&[8, 8, 8, 8], &[(0, 5), (1, 3), (2, 1), (3, 4), (3, 1)]);
+    let mut fleet = in_gib(&[8, 8, 8, 8], &[(0, 5), (1, 3), (2, 1), (3, 4), (3, 1)]);
     for (at, host) in fleet.hosts.iter_mut().enumerate() {
         let rack = if at < 2 { "a" } else { "b" };
         host.labels.insert("rack".into(), rack.into());
@@ -152,7 +140,7 @@ fn a_rack_is_emptied_as_a_whole() {
 
 #[test]
 fn more_than_one_failure_is_refused_by_name() {
-    let fleet = sized(&[8, 8, 8], &[(0, 6), (1, 2), (1, 1), (2, 3)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 2), (1, 1), (2, 3)]);
     let mut wish = keeping(&fleet, HOST_KEY, 0);
     if let What::Balance(Balance {
         headroom: Some(headroom),
@@ -178,7 +166,7 @@ fn scenes() -> impl Strategy<Value = Fleet> {
         for (host, size) in &guests {
             limits[*host as usize] += size;
         }
-        sized(&limits, &guests)
+        in_gib(&limits, &guests)
     })
 }
 
@@ -241,7 +229,7 @@ fn what_one_move_or_two_together_make_is_found() {
         for (host, size) in &guests {
             limits[*host as usize] += size;
         }
-        let fleet = sized(&limits, &guests);
+        let fleet = in_gib(&limits, &guests);
         if stuck(&fleet).is_empty() {
             continue;
         }

@@ -9,18 +9,6 @@ use evenkeel_crds::reason::Reason;
 use evenkeel_planner::*;
 use support::*;
 
-/// Hosts with these limits in GiB, and guests of so many GiB on them.
-fn full(limits: &[u64], guests: &[(u32, u64)]) -> Fleet {
-    let hosts = limits.iter().enumerate().map(|(at, limit)| {
-        let mut host = host(&format!("h{at}"));
-        host.memory_limit = Bytes(limit * GI);
-        host
-    });
-    let guests = guests.iter().enumerate();
-    let guests = guests.map(|(at, (host, size))| guest(&format!("g{at}"), *host, size * GI));
-    fleet(hosts.collect(), guests.collect())
-}
-
 fn on(name: &str, guests: &[u32], hosts: &[u32]) -> Wish {
     let hosts = Some(hosts.iter().copied().map(HostId).collect());
     let placement = Placement {
@@ -52,7 +40,7 @@ fn stops(plan: &Plan) -> BTreeMap<u32, u32> {
 
 #[test]
 fn guests_on_each_others_hosts_trade_places_by_a_stop() {
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 5), (2, 2)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 5), (2, 2)]);
     let wishes = [on("a", &[0], &[1]), on("b", &[1], &[0])];
     let plan = planned(&fleet, &wishes, &Ledger::default());
     assert_eq!(plan.rejections, []);
@@ -64,7 +52,7 @@ fn guests_on_each_others_hosts_trade_places_by_a_stop() {
 #[test]
 fn where_room_allows_they_trade_directly() {
     for limits in [[12, 12, 2], [6, 11, 2]] {
-        let fleet = full(&limits, &[(0, 6), (1, 5), (2, 2)]);
+        let fleet = in_gib(&limits, &[(0, 6), (1, 5), (2, 2)]);
         let wishes = [on("a", &[0], &[1]), on("b", &[1], &[0])];
         let plan = planned(&fleet, &wishes, &Ledger::default());
         assert_eq!(ends(&plan), BTreeMap::from([(0, 1), (1, 0)]), "{limits:?}");
@@ -74,7 +62,7 @@ fn where_room_allows_they_trade_directly() {
 
 #[test]
 fn three_that_sit_on_each_others_hosts_go_round() {
-    let fleet = full(&[8, 8, 8, 8], &[(0, 6), (1, 5), (2, 4), (3, 4)]);
+    let fleet = in_gib(&[8, 8, 8, 8], &[(0, 6), (1, 5), (2, 4), (3, 4)]);
     let wishes = [
         on("a", &[0], &[1]),
         on("b", &[1], &[2]),
@@ -87,7 +75,7 @@ fn three_that_sit_on_each_others_hosts_go_round() {
 
 #[test]
 fn two_small_ones_leave_together_for_a_large_one() {
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 3), (1, 3), (2, 2)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 3), (1, 3), (2, 2)]);
     let wishes = [on("a", &[0], &[1]), on("b", &[1, 2], &[0])];
     let plan = planned(&fleet, &wishes, &Ledger::default());
     assert_eq!(plan.rejections, []);
@@ -98,7 +86,7 @@ fn two_small_ones_leave_together_for_a_large_one() {
 #[test]
 fn nobody_stops_over_beside_one_from_whom_it_is_kept_apart() {
     // The smaller one would meet its like on the third host; the larger one has room there too.
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 5), (2, 2)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 5), (2, 2)]);
     let wishes = [
         on("a", &[0], &[1]),
         on("b", &[1], &[0]),
@@ -108,7 +96,7 @@ fn nobody_stops_over_beside_one_from_whom_it_is_kept_apart() {
     assert_eq!(ends(&plan), BTreeMap::from([(0, 1), (1, 0)]));
     assert_eq!(stops(&plan), BTreeMap::from([(0, 2)]));
     // One that is kept apart from others elsewhere may.
-    let fleet = full(&[8, 8, 8, 8], &[(0, 6), (1, 5), (2, 2), (3, 7)]);
+    let fleet = in_gib(&[8, 8, 8, 8], &[(0, 6), (1, 5), (2, 2), (3, 7)]);
     let wishes = [
         on("a", &[0], &[1]),
         on("b", &[1], &[0]),
@@ -120,7 +108,7 @@ fn nobody_stops_over_beside_one_from_whom_it_is_kept_apart() {
 
 #[test]
 fn guests_that_are_spread_unevenly_trade_places() {
-    let mut fleet = full(&[9, 8, 3], &[(0, 4), (0, 4), (1, 3), (1, 3)]);
+    let mut fleet = in_gib(&[9, 8, 3], &[(0, 4), (0, 4), (1, 3), (1, 3)]);
     for (at, rack) in ["a", "b", "b"].into_iter().enumerate() {
         fleet.hosts[at].labels.insert("rack".into(), rack.into());
     }
@@ -147,7 +135,7 @@ fn guests_that_are_spread_unevenly_trade_places() {
 
 #[test]
 fn who_belongs_together_comes_together_in_the_place_of_another() {
-    let fleet = full(
+    let fleet = in_gib(
         &[8, 8, 8],
         &[(0, 2), (0, 2), (0, 4), (1, 4), (1, 4), (2, 4)],
     );
@@ -167,7 +155,7 @@ fn who_belongs_together_comes_together_in_the_place_of_another() {
 
 #[test]
 fn what_is_short_for_a_trade_is_told() {
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 5), (2, 4)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 5), (2, 4)]);
     let wishes = [on("a", &[0], &[1]), on("b", &[1], &[0])];
     let plan = planned(&fleet, &wishes, &Ledger::default());
     assert_eq!(plan.moves, []);
@@ -186,7 +174,7 @@ fn what_is_short_for_a_trade_is_told() {
 #[test]
 fn who_belongs_where_it_is_does_not_stop_over_elsewhere() {
     // The one that has to make room for nobody sits right; the other can't come.
-    let fleet = full(&[8, 8, 8], &[(0, 6), (1, 5), (2, 2)]);
+    let fleet = in_gib(&[8, 8, 8], &[(0, 6), (1, 5), (2, 2)]);
     let wishes = [on("a", &[0], &[1]), on("b", &[1], &[1])];
     let plan = planned(&fleet, &wishes, &Ledger::default());
     assert_eq!(plan.moves, []);

@@ -19,17 +19,6 @@ fn config() -> ProptestConfig {
     config
 }
 
-fn in_gib(limits: &[u64], guests: &[(u32, u64)]) -> Fleet {
-    let hosts = limits.iter().enumerate().map(|(at, limit)| {
-        let mut host = host(&format!("h{at}"));
-        host.memory_limit = Bytes(limit * GI);
-        host
-    });
-    let guests = guests.iter().enumerate();
-    let guests = guests.map(|(at, (host, size))| guest(&format!("g{at}"), *host, size * GI));
-    fleet(hosts.collect(), guests.collect())
-}
-
 fn drained(fleet: &Fleet) -> Plan {
     planned(fleet, &[roomy(drain("d", &[0], 4))], &Ledger::default())
 }

@@ -101,17 +101,13 @@ pub(crate) fn status(input: &Input<'_>) -> HostStatus {
         .filter(|cause| cause.reason == Reason::CircuitOpen);
     let apart = state.facts.as_ref();
     let apart = apart.and_then(|facts| without_journals(input.name, facts));
-    let migration_ready = if let Some(cause) = apart.filter(|_| ready.0 == Answer::True) {
-        (Answer::False, cause)
-    } else if let Some(cause) = resting.filter(|_| ready.0 == Answer::True) {
-        (Answer::False, cause.clone())
-    } else if ready.0 == Answer::True {
-        (
+    let migration_ready = match apart.or_else(|| resting.cloned()) {
+        _ if ready.0 != Answer::True => ready.clone(),
+        Some(cause) => (Answer::False, cause),
+        None => (
             Answer::True,
             Cause::new(Reason::AsExpected, "guests can come and leave"),
-        )
-    } else {
-        ready.clone()
+        ),
     };
     let mut own = vec![
         condition(

@@ -154,6 +154,18 @@ pub fn drain(name: &str, hosts: &[u32], parallel: u32) -> Wish {
     }
 }
 
+/// Hosts with these limits in GiB, and guests of so many GiB on them.
+pub fn in_gib(limits: &[u64], guests: &[(u32, u64)]) -> Fleet {
+    let hosts = limits.iter().enumerate().map(|(at, limit)| {
+        let mut host = host(&format!("h{at}"));
+        host.memory_limit = Bytes(limit * GI);
+        host
+    });
+    let guests = guests.iter().enumerate();
+    let guests = guests.map(|(at, (host, size))| guest(&format!("g{at}"), *host, size * GI));
+    fleet(hosts.collect(), guests.collect())
+}
+
 /// A balance of all CPU and memory that begins at once and goes on to the end.
 pub fn balance(name: &str, hosts: &[u32]) -> Wish {
     Wish {
