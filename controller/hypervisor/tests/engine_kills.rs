@@ -18,14 +18,7 @@ async fn killed_after(millis: u64, first: &Role, second: &Role, within: u64) {
     let (fleet, desk) = stage(millis, &[HostPlan::new("h1"), HostPlan::new("h2")]);
     let plan = GuestPlan::new("g1").autostart().encrypted("key");
     let guest = fleet.add_guest("h1", &plan);
-    let actor = Actor::start(&fleet, &desk, first);
-    actor.settled().await;
-    desk.migrate("m", "g1", Some("h2"));
-    sleep(Duration::from_millis(millis)).await;
-    actor.kill().await;
-    let actor = Actor::start(&fleet, &desk, second);
-    let over = format!("it ends after a kill at {millis} ms");
-    actor.rests("m", &over, within).await;
+    let actor = taken_over((&fleet, &desk), millis, (first, second), within).await;
     assert_eq!(
         actor.status("m").phase,
         MigrationPhase::Succeeded,

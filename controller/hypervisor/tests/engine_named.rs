@@ -4,12 +4,9 @@
 
 mod support;
 
-use std::time::Duration;
-
 use evenkeel_crds::{MigrationPhase, kinds::migration::DiskPlacement};
 use evenkeel_hypervisor::sim::{Fleet, GuestPlan, HostPlan};
 use support::*;
-use tokio::time::sleep;
 use uuid::Uuid;
 
 const STEP: u64 = 150;
@@ -76,14 +73,8 @@ async fn over_a_base_killed_at_every_moment() {
             .base("/pools/fast/base.img", 64 << 20);
         let (fleet, desk, guest) = two_hosts(millis, &plan);
         let first = Role::new("one").files().process(dead_process());
-        let actor = Actor::start(&fleet, &desk, &first);
-        actor.settled().await;
-        desk.migrate("m", "g1", Some("h2"));
-        sleep(Duration::from_millis(millis)).await;
-        actor.kill().await;
-        let actor = Actor::start(&fleet, &desk, &Role::new("two").files());
-        let over = format!("it ends after a kill at {millis} ms");
-        actor.rests("m", &over, 120).await;
+        let roles = (&first, &Role::new("two").files());
+        let actor = taken_over((&fleet, &desk), millis, roles, 120).await;
         actor.clean(&[(guest, "h2")]).await;
         let files = fleet.files("h2");
         assert!(

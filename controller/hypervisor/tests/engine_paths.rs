@@ -208,14 +208,8 @@ async fn outside_pools_killed_at_every_moment() {
         let (fleet, desk) = stage(millis, &[with_data("h1"), with_data("h2")]);
         let guest = fleet.add_guest("h1", &GuestPlan::new("g1").autostart().pool(DATA));
         let first = Role::new("one").files().process(dead_process());
-        let actor = Actor::start(&fleet, &desk, &first);
-        actor.settled().await;
-        desk.migrate("m", "g1", Some("h2"));
-        sleep(Duration::from_millis(millis)).await;
-        actor.kill().await;
-        let actor = Actor::start(&fleet, &desk, &Role::new("two").files());
-        let over = format!("it ends after a kill at {millis} ms");
-        actor.rests("m", &over, 120).await;
+        let roles = (&first, &Role::new("two").files());
+        let actor = taken_over((&fleet, &desk), millis, roles, 120).await;
         actor.clean(&[(guest, "h2")]).await;
         assert_eq!(fleet.files("h2"), ["/data/vms/g1-vda.qcow2"], "{millis}");
         assert!(

@@ -680,6 +680,24 @@ pub async fn pair(seed: u64, role: &Role) -> (Actor, Uuid) {
     (actor, guest)
 }
 
+/// One who is asked to move g1 to h2 and is killed so many milliseconds after, and the next, with whom the move rests.
+pub async fn taken_over(
+    (fleet, desk): (&Fleet, &Desk),
+    millis: u64,
+    (first, second): (&Role, &Role),
+    within: u64,
+) -> Actor {
+    let actor = Actor::start(fleet, desk, first);
+    actor.settled().await;
+    desk.migrate("m", "g1", Some("h2"));
+    sleep(Duration::from_millis(millis)).await;
+    actor.kill().await;
+    let actor = Actor::start(fleet, desk, second);
+    let over = format!("it ends after a kill at {millis} ms");
+    actor.rests("m", &over, within).await;
+    actor
+}
+
 pub fn release(spec: &mut HostDrainSpec, how: OnRelease) {
     spec.on_release = how;
 }
