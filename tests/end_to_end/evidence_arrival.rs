@@ -5,9 +5,8 @@ use std::{fs, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
-    lab::{DiskSpec, Guest, GuestSpec, Host, HostSpec},
+    lab::{DiskSpec, GuestSpec, Host, HostSpec},
     stage::{GUEST, PATIENCE, Stage, came},
-    witness,
 };
 
 fn guest() -> GuestSpec {
@@ -28,13 +27,6 @@ fn is_halted(host: &Host<'_>) -> Result<bool> {
     }))
 }
 
-/// It was started anew once, and its data is whole.
-fn started_twice(guest: &Guest<'_>) -> Result<()> {
-    let boots = guest.continuity()?.boots.len();
-    ensure!(boots == 2, "started {boots} times");
-    witness::whole(guest).map(drop)
-}
-
 /// Destroyed where it has just arrived: its QEMU has written its disks to the end, so the move is over.
 #[test]
 #[ignore = "a minute; make evidence"]
@@ -50,7 +42,7 @@ fn an_end_in_good_order_is_the_end_of_the_move() -> Result<()> {
     target.virsh(&["start", GUEST])?;
     let mut run = stage.begin()?;
     stage.ends_restarted_on("h2", &mut run)?;
-    started_twice(&stage.guest()?)
+    stage.was_started_anew()
 }
 
 /// Its QEMU dies where it has just arrived: the source's files stay until a person has started it there.
@@ -62,8 +54,7 @@ fn a_crash_at_the_target_keeps_the_sources_files() -> Result<()> {
     let disk = stage.guest()?.disk_path(&source, "vda")?;
     let mut run = stage.begin_until(&target, "Resumed Migrated")?;
     thread::sleep(Duration::from_millis(500));
-    let qemu = target.qemu_pid(GUEST)?.context("no QEMU at the target")?;
-    qemu.signal("KILL")?;
+    target.kill_qemu(GUEST)?;
     run.wait_for("orderly: false }", PATIENCE)?;
     run.wait_for("GuestStopped", PATIENCE)?;
     thread::sleep(Duration::from_secs(10));
@@ -71,7 +62,7 @@ fn a_crash_at_the_target_keeps_the_sources_files() -> Result<()> {
     ensure!(stage.guest()?.qemu_hosts()?.is_empty(), "{}", run.said());
     target.virsh(&["start", GUEST])?;
     stage.ends_restarted_on("h2", &mut run)?;
-    started_twice(&stage.guest()?)
+    stage.was_started_anew()
 }
 
 /// A guest that is not seen to flush is paused at the target for a moment so that its disks are written, and whoever did
@@ -115,9 +106,8 @@ fn where_no_end_has_the_guest_nothing_is_removed() -> Result<()> {
     run.end(PATIENCE)?;
     came(&gone, "Stopped Migrated", &run)?;
     stage.shows(&source, "", &run)?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("g1.xml").display().to_string();
-    fs::write(&file, target.virsh(&["dumpxml", "--inactive", GUEST])?)?;
+    let file = stage.guest()?.definition_on(&target)?;
+    let file = file.path().to_string_lossy();
     let arrived = stage.guest()?.disk_path(&target, "vda")?;
     target.virsh(&["destroy", GUEST])?;
     target.virsh(&["undefine", GUEST])?;
@@ -130,7 +120,7 @@ fn where_no_end_has_the_guest_nothing_is_removed() -> Result<()> {
     target.virsh(&["define", "--file", &file])?;
     target.virsh(&["start", GUEST])?;
     stage.ends_restarted_on("h2", &mut run)?;
-    started_twice(&stage.guest()?)
+    stage.was_started_anew()
 }
 
 /// The source's machine loses its power as the guest has arrived: waited for, and settled without it once its operator says
@@ -152,9 +142,7 @@ fn a_source_that_is_gone_for_good_is_done_without() -> Result<()> {
     run.signal("KILL")?;
     run.end(PATIENCE)?;
 
-    let manifest = fs::read_to_string(stage.fleet.path().join("host-0.yaml"))?;
-    let off = format!("{manifest}  outOfService: true\n");
-    stage.fleet.write("host-0.yaml", &off)?;
+    let manifest = stage.out_of_service("host-0.yaml")?;
     let mut run = stage.begin()?;
     stage.leads_to(&run, "MovedSourceOff")?;
     ensure!(run.end(PATIENCE)?.success(), "{}", run.said());

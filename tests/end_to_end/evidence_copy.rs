@@ -2,11 +2,11 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use evenkeel_tests::{
+    evenkeel::object,
     lab::{DiskSpec, GuestSpec, HostSpec},
-    stage::{GUEST, PATIENCE, Stage, came, note, object},
-    witness,
+    stage::{GUEST, PATIENCE, Stage, came, note},
 };
 
 /// Longer than a QEMU that has lost its libvirtd needs to go.
@@ -31,9 +31,7 @@ fn the_death_of_a_libvirtd_is_taken_back() -> Result<()> {
         let stage = stage()?;
         let host = stage.lab.host(dies)?;
         let mut run = stage.begin_until_copying()?;
-        host.kill_libvirtd()?;
-        thread::sleep(DOWN);
-        host.start_libvirtd()?;
+        host.restart_libvirtd(DOWN)?;
         stage.leads_to(&run, "Stayed")?;
         stage.ends_on("h2", &mut run)?;
     }
@@ -144,8 +142,7 @@ fn a_guest_that_libvirt_holds_for_good_is_let_go_by_a_restart() -> Result<()> {
     while !run.has_ended(Duration::from_secs(1))? {
         if !held && run.said().contains("restart libvirtd on h1") {
             held = true;
-            source.kill_libvirtd()?;
-            source.start_libvirtd()?;
+            source.restart_libvirtd(Duration::ZERO)?;
         }
     }
     note(&format!("libvirt held the guest: {held}"));
@@ -160,12 +157,10 @@ fn a_definition_left_at_the_target_is_removed() -> Result<()> {
     let stage = stage()?;
     let (source, target) = (stage.source()?, stage.target()?);
     let mut run = stage.begin_until_copying()?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("g1.xml").display().to_string();
-    std::fs::write(&file, source.virsh(&["dumpxml", "--inactive", GUEST])?)?;
+    let file = stage.guest()?.definition_on(&source)?;
+    let file = file.path().to_string_lossy();
     target.virsh(&["define", "--file", &file])?;
-    let qemu = target.qemu_pid(GUEST)?.context("no QEMU at the target")?;
-    qemu.signal("KILL")?;
+    target.kill_qemu(GUEST)?;
     stage.leads_to(&run, "UndefineTargetLeftover")?;
     stage.ends_on("h2", &mut run)
 }
@@ -178,13 +173,11 @@ fn a_paused_leftover_at_the_target_is_destroyed() -> Result<()> {
     let stage = stage()?;
     let (source, target) = (stage.source()?, stage.target()?);
     let mut run = stage.begin_until_copying()?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("g1.xml").display().to_string();
-    std::fs::write(&file, source.virsh(&["dumpxml", "--inactive", GUEST])?)?;
+    let file = stage.guest()?.definition_on(&source)?;
+    let file = file.path().to_string_lossy();
     run.signal("KILL")?;
     run.end(PATIENCE)?;
-    source.kill_libvirtd()?;
-    source.start_libvirtd()?;
+    source.restart_libvirtd(Duration::ZERO)?;
     stage.shows(&target, "", &run)?;
     target.virsh(&["create", "--file", &file, "--paused"])?;
     let mut run = stage.begin()?;
@@ -199,8 +192,7 @@ fn a_crash_at_the_source_is_taken_back() -> Result<()> {
     let stage = stage()?;
     let source = stage.source()?;
     let run = stage.begin_until_copying()?;
-    let qemu = source.qemu_pid(GUEST)?.context("no QEMU at the source")?;
-    qemu.signal("KILL")?;
+    source.kill_qemu(GUEST)?;
     stage.leads_to(&run, "CrashedAtSource")?;
     run.wait_for("GuestCrashed", PATIENCE)?;
     ensure!(stage.guest()?.qemu_hosts()?.is_empty(), "{}", run.said());
@@ -229,7 +221,5 @@ fn finish(stage: &Stage, mut run: evenkeel_tests::evenkeel::Run) -> Result<()> {
     run.end(PATIENCE)?;
     let mut run = stage.begin()?;
     stage.ends_restarted_on("h2", &mut run)?;
-    let boots = stage.guest()?.continuity()?.boots.len();
-    ensure!(boots == 2, "started {boots} times");
-    witness::whole(&stage.guest()?).map(drop)
+    stage.was_started_anew()
 }

@@ -14,6 +14,9 @@ use evenkeel_tests::{
     witness,
 };
 
+/// Longer than a QEMU that has lost its libvirtd needs to go.
+const DOWN: Duration = Duration::from_secs(5);
+
 /// The copy of disks takes some ten seconds.
 fn guest() -> GuestSpec {
     GuestSpec::new(GUEST).disks(vec![DiskSpec::mib(192, 160)])
@@ -141,7 +144,7 @@ fn a_cut_of_75_s_in_the_switch() -> Result<()> {
         if state.as_deref() == Some("paused (user)") {
             // It had handed over: libvirt ran the guest twice.
             ensure!(run.said().contains("RunsTwice"), "{}", run.said());
-            stage.discard_on(&source)?;
+            stage.guest()?.discard_on(&source)?;
         }
     }
     stage.ends_restarted_on("h2", &mut run)
@@ -232,12 +235,9 @@ fn comes_through_all(stage: &Stage) -> Result<()> {
         came(&events, "Started Migrated", &run)?;
         thread::sleep(Duration::from_millis(500));
         match fault {
-            0 => restart_libvirtd(&from)?,
-            1 => restart_libvirtd(&target)?,
-            2 => {
-                let qemu = target.qemu_pid(GUEST)?.context("no QEMU at the target")?;
-                qemu.signal("KILL")?;
-            }
+            0 => from.restart_libvirtd(DOWN)?,
+            1 => target.restart_libvirtd(DOWN)?,
+            2 => target.kill_qemu(GUEST)?,
             _ => {
                 let silent = cut(stage, Duration::from_secs(35))?;
                 note(&format!("35 s: the guest said nothing for {silent:?}"));
@@ -248,10 +248,4 @@ fn comes_through_all(stage: &Stage) -> Result<()> {
             .with_context(|| format!("fault {fault}"))?;
     }
     Ok(())
-}
-
-fn restart_libvirtd(host: &Host<'_>) -> Result<()> {
-    host.kill_libvirtd()?;
-    thread::sleep(Duration::from_secs(5));
-    host.start_libvirtd()
 }

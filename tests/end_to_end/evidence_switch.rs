@@ -53,8 +53,7 @@ fn a_paused_source_is_resumed_where_the_target_has_nothing() -> Result<()> {
     let (source, target) = (stage.source()?, stage.target()?);
     let mut run = waits_for_the_answer(&stage)?;
     source.kill_libvirtd()?;
-    let qemu = target.qemu_pid(GUEST)?.context("no QEMU at the target")?;
-    qemu.signal("KILL")?;
+    target.kill_qemu(GUEST)?;
     target.thaw_libvirtd()?;
     stage.shows(&target, "", &run)?;
     source.start_libvirtd()?;
@@ -70,17 +69,15 @@ fn what_no_rule_is_for_is_left_to_a_person() -> Result<()> {
     let stage = stage()?;
     let (source, target) = (stage.source()?, stage.target()?);
     let mut run = stage.begin_until_copying()?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("g1.xml").display().to_string();
-    std::fs::write(&file, source.virsh(&["dumpxml", "--inactive", GUEST])?)?;
+    let file = stage.guest()?.definition_on(&source)?;
+    let file = file.path().to_string_lossy();
     let events = source.events()?;
     target.virsh(&["define", "--file", &file])?;
     came(&events, "Suspended Migrated", &run)?;
     target.freeze_libvirtd()?;
     thread::sleep(HANDED_OVER);
     source.kill_libvirtd()?;
-    let qemu = target.qemu_pid(GUEST)?.context("no QEMU at the target")?;
-    qemu.signal("KILL")?;
+    target.kill_qemu(GUEST)?;
     target.thaw_libvirtd()?;
     source.start_libvirtd()?;
     stage.leads_to(&run, "Wait(Settling)")?;
@@ -130,7 +127,7 @@ fn a_guest_that_runs_twice_is_suspended_at_the_source() -> Result<()> {
     stage.leads_to(&run, "RunsTwice")?;
     stage.shows(&source, "paused (user)", &run)?;
     run.wait_for("RunsTwice", PATIENCE)?;
-    stage.discard_on(&source)?;
+    stage.guest()?.discard_on(&source)?;
     stage.ends_restarted_on("h2", &mut run)
 }
 
@@ -162,9 +159,7 @@ fn a_target_that_is_gone_for_good_is_done_without() -> Result<()> {
     run.wait_for("TargetLost", PATIENCE)?;
     run.signal("KILL")?;
     run.end(PATIENCE)?;
-    let manifest = std::fs::read_to_string(stage.fleet.path().join("host-1.yaml"))?;
-    let off = format!("{manifest}  outOfService: true\n");
-    stage.fleet.write("host-1.yaml", &off)?;
+    let manifest = stage.out_of_service("host-1.yaml")?;
     let mut run = stage.begin()?;
     stage.leads_to(&run, "StayedTargetSilent")?;
     thread::sleep(Duration::from_secs(5));
@@ -197,9 +192,7 @@ fn killing_the_targets_libvirtd_in_the_switch_comes_to_an_end() -> Result<()> {
         stage.ask_for(there)?;
         let mut run = stage.begin_until(&source, "Suspended Migrated")?;
         thread::sleep(Duration::from_millis(delay * 3));
-        target.kill_libvirtd()?;
-        thread::sleep(Duration::from_secs(5));
-        target.start_libvirtd()?;
+        target.restart_libvirtd(Duration::from_secs(5))?;
         while !run.has_ended(Duration::from_secs(1))? {
             let said = run.said();
             let state = stage.guest()?.copy_on(&source)?.state;

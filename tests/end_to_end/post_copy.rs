@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use evenkeel_tests::{
     evenkeel::{Fleet, Run},
-    lab::{DiskSpec, GuestSpec, HostSpec, Lab, Load},
+    lab::{DiskSpec, Guest, GuestSpec, Host, HostSpec, Lab, Load},
     witness,
 };
 
@@ -74,6 +74,35 @@ fn wait_for(lab: &Lab, run: &Run, host: &str, state: &str, limit: Duration) -> R
         );
         thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// A disk at each end.
+fn both_are_there(hosts: [&Host<'_>; 2], disks: &[String; 2], run: &Run) -> Result<()> {
+    for (host, disk) in hosts.into_iter().zip(disks) {
+        ensure!(
+            host.list_files()?.iter().any(|file| file.path == *disk),
+            "{disk} on {} is gone\n{}",
+            host.name(),
+            run.said()
+        );
+    }
+    Ok(())
+}
+
+fn nobody_started(guest: &Guest<'_>) -> Result<()> {
+    ensure!(
+        guest.counting_on(Duration::from_secs(2))?.is_empty(),
+        "somebody started it: {:?}",
+        guest.copies()?
+    );
+    Ok(())
+}
+
+fn it_ended_at_the_target(lab: &Lab, run: &mut Run) -> Result<()> {
+    let status = run.end(Duration::from_secs(120))?;
+    ensure!(status.success(), "{}", run.said());
+    ensure!(lab.guest("g1")?.host()?.name() == "h2", "{}", run.said());
+    witness::nothing_is_left(lab)
 }
 
 /// A copy that can't converge is switched to post-copy. The link between the hosts is cut in the middle for longer than
@@ -171,25 +200,11 @@ fn lost_memory_is_for_a_person() -> Result<()> {
     }
     run.wait_for("MemoryLost", Duration::from_secs(60))?;
     thread::sleep(Duration::from_secs(10));
-    for (host, disk) in [&source, &target].into_iter().zip(&disks) {
-        ensure!(
-            host.list_files()?.iter().any(|file| file.path == *disk),
-            "{disk} on {} is gone\n{}",
-            host.name(),
-            run.said()
-        );
-    }
-    ensure!(
-        guest.counting_on(Duration::from_secs(2))?.is_empty(),
-        "somebody started it: {:?}",
-        guest.copies()?
-    );
+    both_are_there([&source, &target], &disks, &run)?;
+    nobody_started(&guest)?;
     source.virsh(&["destroy", "g1"])?;
     target.virsh(&["start", "g1"])?;
-    let status = run.end(Duration::from_secs(120))?;
-    ensure!(status.success(), "{}", run.said());
-    ensure!(guest.host()?.name() == "h2", "{}", run.said());
-    witness::nothing_is_left(&lab)
+    it_ended_at_the_target(&lab, &mut run)
 }
 
 /// The source's QEMU dies in the middle: the same, with the copy at the target that libvirt says runs, and is dead.
@@ -206,22 +221,14 @@ fn memory_lost_at_the_source_is_for_a_person() -> Result<()> {
     }
     run.wait_for("MemoryLost", Duration::from_secs(90))?;
     thread::sleep(Duration::from_secs(10));
-    ensure!(
-        guest.counting_on(Duration::from_secs(2))?.is_empty(),
-        "somebody started it: {:?}",
-        guest.copies()?
-    );
+    nobody_started(&guest)?;
     target.virsh(&["destroy", "g1"])?;
     target.virsh(&["start", "g1"])?;
     // libvirt 9.0 may keep the job on the copy that died, and refuse all else: the hint says so.
     if !run.has_ended(Duration::from_secs(60))? {
-        source.kill_libvirtd()?;
-        source.start_libvirtd()?;
+        source.restart_libvirtd(Duration::ZERO)?;
     }
-    let status = run.end(Duration::from_secs(120))?;
-    ensure!(status.success(), "{}", run.said());
-    ensure!(guest.host()?.name() == "h2", "{}", run.said());
-    witness::nothing_is_left(&lab)
+    it_ended_at_the_target(&lab, &mut run)
 }
 
 /// All memory has followed unseen by libvirt, so that the source says it left; then the target loses it. Its files there
@@ -240,8 +247,7 @@ fn a_source_that_left_is_no_proof_that_it_may_go_back() -> Result<()> {
     ];
     run.signal("KILL")?;
     run.end(Duration::from_secs(10))?;
-    target.kill_libvirtd()?;
-    target.start_libvirtd()?;
+    target.restart_libvirtd(Duration::ZERO)?;
     wait_for(
         &lab,
         &run,
@@ -253,14 +259,7 @@ fn a_source_that_left_is_no_proof_that_it_may_go_back() -> Result<()> {
     target.virsh(&["undefine", "g1"])?;
     let run = fleet.start(&["apply", "--yes"])?;
     run.wait_for("OutcomeUnknown", Duration::from_secs(90))?;
-    for (host, disk) in [&source, &target].into_iter().zip(&disks) {
-        ensure!(
-            host.list_files()?.iter().any(|file| file.path == *disk),
-            "{disk} on {} is gone\n{}",
-            host.name(),
-            run.said()
-        );
-    }
+    both_are_there([&source, &target], &disks, &run)?;
     ensure!(guest.qemu_hosts()?.is_empty(), "somebody started it");
     Ok(())
 }

@@ -329,3 +329,10 @@ impl Drop for Run {
         let _ = self.child.wait();
     }
 }
+/// A manifest.
+#[must_use]
+pub fn object(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+    )
+}

@@ -2,6 +2,7 @@
 //! log says each verdict, so that a test proves that real hosts showed the row of evidence that it is about.
 
 use std::{
+    fs,
     io::Write as _,
     thread,
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use crate::{
-    evenkeel::{Fleet, Run},
+    evenkeel::{Fleet, Run, object},
     lab::{Events, Guest, GuestSpec, Host, HostSpec, Lab, LabBuilder},
     witness,
 };
@@ -188,21 +189,7 @@ impl Stage {
         ensure!(guest.host()?.name() == host, "{}", run.said());
         guest.wait_for_progress(PATIENCE)?;
         witness::once_and_whole(&guest)?;
-        self.nothing_is_left()
-    }
-
-    /// Nothing is left of any move, soon.
-    ///
-    /// # Errors
-    /// Fails with what is.
-    pub fn nothing_is_left(&self) -> Result<()> {
-        let until = Instant::now() + TIDY;
-        loop {
-            match witness::nothing_is_left(&self.lab) {
-                Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(500)),
-                answer => return answer,
-            }
-        }
+        witness::nothing_is_left_within(&self.lab, TIDY)
     }
 
     /// Whether the guest's file is still there.
@@ -213,21 +200,26 @@ impl Stage {
         Ok(host.list_files()?.iter().any(|file| file.path == path))
     }
 
-    /// Does what a person does who was told which copy to discard: destroys and undefines it, and removes its disks.
+    /// The guest was started anew once, and its data is whole.
     ///
     /// # Errors
-    /// Fails where libvirt refuses it.
-    pub fn discard_on(&self, host: &Host<'_>) -> Result<()> {
+    /// Fails with what is not so.
+    pub fn was_started_anew(&self) -> Result<()> {
         let guest = self.guest()?;
-        let targets: Vec<String> = guest.spec().targets().collect();
-        let disks = targets.iter().map(|target| guest.disk_path(host, target));
-        let disks = disks.collect::<Result<Vec<_>>>()?;
-        host.virsh(&["destroy", GUEST])?;
-        host.virsh(&["undefine", GUEST])?;
-        for disk in disks {
-            host.virsh(&["vol-delete", &disk])?;
-        }
-        Ok(())
+        let boots = guest.continuity()?.boots.len();
+        ensure!(boots == 2, "started {boots} times");
+        witness::whole(&guest).map(drop)
+    }
+
+    /// Says of a host that it is off for good, in its manifest in that file. What that was before.
+    ///
+    /// # Errors
+    /// Fails where the manifest can't be read or written.
+    pub fn out_of_service(&self, file: &str) -> Result<String> {
+        let manifest = fs::read_to_string(self.fleet.path().join(file))?;
+        self.fleet
+            .write(file, &format!("{manifest}  outOfService: true\n"))?;
+        Ok(manifest)
     }
 }
 
@@ -247,12 +239,4 @@ pub fn came(events: &Events, told: &str, run: &Run) -> Result<()> {
 /// Tells what was measured, at once.
 pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-/// A manifest.
-#[must_use]
-pub fn object(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
-    )
 }

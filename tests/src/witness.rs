@@ -1,6 +1,9 @@
 //! What must be true of a lab after anything happened, asked of the hosts themselves and never of Evenkeel.
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail, ensure};
 
@@ -126,6 +129,20 @@ pub fn nothing_is_left(lab: &Lab) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The same, soon: claims are given back a moment after the last move.
+///
+/// # Errors
+/// Fails with what is left after so long.
+pub fn nothing_is_left_within(lab: &Lab, limit: Duration) -> Result<()> {
+    let until = Instant::now() + limit;
+    loop {
+        match nothing_is_left(lab) {
+            Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(500)),
+            answer => return answer,
+        }
+    }
 }
 
 /// A guest where it is: no job, no mark of a move, autostart as it was made.

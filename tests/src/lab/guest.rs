@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tempfile::NamedTempFile;
 
 use super::Lab;
 use super::census::{self, Census};
@@ -151,6 +152,33 @@ impl<'lab> Guest<'lab> {
             .filter(|record| !before.contains(&key(record)))
             .map(|record| record.host.clone())
             .collect())
+    }
+
+    /// Its definition on a host, as it starts next, in a file.
+    ///
+    /// # Errors
+    /// Fails if it is not defined there.
+    pub fn definition_on(&self, host: &Host<'_>) -> Result<NamedTempFile> {
+        let text = host.virsh(&["dumpxml", "--inactive", "--domain", self.uuid()])?;
+        let file = NamedTempFile::new()?;
+        fs::write(file.path(), text)?;
+        Ok(file)
+    }
+
+    /// Does what a person does who was told which copy to discard: destroys and undefines it, and removes its disks.
+    ///
+    /// # Errors
+    /// Fails where libvirt refuses it.
+    pub fn discard_on(&self, host: &Host<'_>) -> Result<()> {
+        let targets = self.spec().targets();
+        let disks = targets.map(|target| self.disk_path(host, &target));
+        let disks = disks.collect::<Result<Vec<_>>>()?;
+        host.virsh(&["destroy", self.name()])?;
+        host.virsh(&["undefine", self.name()])?;
+        for disk in disks {
+            host.virsh(&["vol-delete", &disk])?;
+        }
+        Ok(())
     }
 
     /// Where each host keeps its serial log.

@@ -234,6 +234,16 @@ impl<'lab> Host<'lab> {
         self.end_libvirtd("TERM")
     }
 
+    /// Kills its libvirtd, and starts it again after so long.
+    ///
+    /// # Errors
+    /// Fails if libvirtd does not run, does not go or does not come up.
+    pub fn restart_libvirtd(&self, down: Duration) -> Result<()> {
+        self.kill_libvirtd()?;
+        std::thread::sleep(down);
+        self.start_libvirtd()
+    }
+
     /// Stops its libvirtd in its tracks: connections stay open and nobody answers.
     ///
     /// # Errors
@@ -282,6 +292,16 @@ impl<'lab> Host<'lab> {
             .into_iter()
             .find(|(name, _)| name == guest)
             .map(|(_, process)| process))
+    }
+
+    /// Kills the QEMU of one guest on it, by the name of the domain.
+    ///
+    /// # Errors
+    /// Fails if it has none.
+    pub fn kill_qemu(&self, guest: &str) -> Result<()> {
+        let qemu = self.qemu_pid(guest)?;
+        qemu.with_context(|| format!("{guest:?} has no QEMU on {}", self.name()))?
+            .signal("KILL")
     }
 
     /// All processes on it, its init included.

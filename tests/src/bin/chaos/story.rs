@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a guest may go on running twice once both its hosts can be reached.
 const SETTLED: Duration = Duration::from_secs(5);
+/// Claims are given back a moment after the last move.
+const TIDY: Duration = Duration::from_secs(15);
 
 /// What is to be told of a round.
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl<'lab> Story<'lab> {
         })
         .context("after the fault was healed")?;
         self.driver.end(wish)?;
-        self.nothing_is_left()?;
+        witness::nothing_is_left_within(self.lab, TIDY)?;
         self.judge(*fault, healed)?;
         let moved = after
             .iter()
@@ -179,16 +181,6 @@ impl<'lab> Story<'lab> {
         self.driver.said()
     }
 
-    /// Claims are given back a moment after the last move.
-    fn nothing_is_left(&self) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(15);
-        while let Err(left) = witness::nothing_is_left(self.lab) {
-            ensure!(Instant::now() < end, "{left:#}");
-            thread::sleep(Duration::from_millis(500));
-        }
-        Ok(())
-    }
-
     /// Waits for the end of what was begun. Meanwhile a person does what the hint says: starts what has stopped.
     fn wait(&mut self, fault: Fault) -> Result<()> {
         let end = Instant::now() + PATIENCE;
@@ -210,8 +202,7 @@ impl<'lab> Story<'lab> {
             let last = last.unwrap_or_default().to_owned();
             for host in self.lab.hosts() {
                 if last.contains(&format!("restart libvirtd on {}", host.name())) {
-                    host.kill_libvirtd()?;
-                    host.start_libvirtd()?;
+                    host.restart_libvirtd(Duration::ZERO)?;
                     self.hung += 1;
                     any = true;
                 }
@@ -319,16 +310,7 @@ impl<'lab> Story<'lab> {
                 guest.name()
             );
             let host = self.lab.host(&copy.host)?;
-            let disks: Vec<String> = guest
-                .spec()
-                .targets()
-                .map(|target| guest.disk_path(&host, &target))
-                .collect::<Result<_>>()?;
-            host.virsh(&["destroy", guest.name()])?;
-            host.virsh(&["undefine", guest.name()])?;
-            for disk in disks {
-                host.virsh(&["vol-delete", &disk])?;
-            }
+            guest.discard_on(&host)?;
             *self.doubled.entry(guest.name().to_owned()).or_default() += 1;
             any = true;
         }

@@ -1,7 +1,10 @@
 //! What is wished in a round.
 
 use anyhow::{Result, bail};
-use evenkeel_tests::lab::{Guest, Host, Lab};
+use evenkeel_tests::{
+    evenkeel::object,
+    lab::{Guest, Host, Lab},
+};
 use fastrand::Rng;
 
 /// What is declared all the time: every third guest moves by `switchover: Guarded`. A long downtime keeps away from
@@ -104,10 +107,4 @@ fn another(lab: &Lab, from: &str, random: &mut Rng) -> String {
     let hosts = lab.hosts();
     let others: Vec<&Host<'_>> = hosts.iter().filter(|host| host.name() != from).collect();
     others[random.usize(..others.len())].name().to_owned()
-}
-
-fn object(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
-    )
 }
