@@ -35,6 +35,7 @@ pub(crate) fn host(name: &HostName, state: &HostState, claimed: Option<&Cause>) 
         memory_limit: Bytes(0),
         memory_used: Bytes(0),
         pools: Vec::new(),
+        bases: BTreeSet::new(),
         bandwidth: spec.migration.bandwidth,
         max_inbound: spec.migration.max_inbound.max(0) as u32,
         max_outbound: spec.migration.max_outbound.max(0) as u32,

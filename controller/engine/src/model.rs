@@ -1,6 +1,9 @@
 //! From what hosts told and what is declared to the planner's fleet and ledger.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use evenkeel_crds::{
     kinds::guest::{Evacuation, Hold, Managed},
@@ -9,7 +12,7 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
     shared::Timestamp,
 };
-use evenkeel_planner::{self as planner, GuestId, HostId, InFlight, Ledger, PoolHold};
+use evenkeel_planner::{self as planner, BaseId, GuestId, HostId, InFlight, Ledger, PoolHold};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -20,7 +23,7 @@ use crate::{
     journal::Journal,
     moves::{MoveState, running},
     mutation::{Rule, broken},
-    port::{CpuNeed, DomainFacts, InterfaceSource, ShutdownStage},
+    port::{CpuNeed, DomainFacts, InterfaceSource, Layer, PoolFacts, ShutdownStage},
     profile::Profiles,
 };
 
@@ -91,6 +94,7 @@ pub(crate) fn build(sources: &Sources<'_>) -> Model {
     }
     let under_way = under_way(sources.moves);
     let named = named(sources.moves);
+    let mut bases = Bases::default();
     for (&uuid, entry) in &sources.guests.by_uuid {
         let ours = under_way.get(&uuid).copied();
         let Some(place) = place(entry, uuid, sources.hosts, ours) else {
@@ -106,6 +110,13 @@ pub(crate) fn build(sources: &Sources<'_>) -> Model {
             let profile = sources.profiles.choose(Some(profile), None, &[]);
             guest.bandwidth = profile.ok().and_then(|profile| profile.spec.bandwidth);
         }
+        let pools = sources.hosts[&place.host].facts.as_ref();
+        let pools = pools.map_or(&[] as &[PoolFacts], |facts| &facts.pools);
+        let disks = place.facts.disks.iter().filter(|disk| disk.is_copied());
+        for layer in disks.flat_map(|disk| &disk.backing) {
+            guest.bases.insert(bases.note(layer, pools));
+        }
+        model.fleet.hosts[host.at()].bases.extend(&guest.bases);
         if let Some((source, target)) = &place.foreign
             && let (Some(&source), Some(&target)) =
                 (model.hosts.get(source), model.hosts.get(target))
@@ -126,10 +137,39 @@ pub(crate) fn build(sources: &Sources<'_>) -> Model {
         model.guests.insert(uuid, id);
         model.uuids.push(uuid);
     }
+    model.fleet.bases = bases.all;
     between_hosts(sources, &mut model);
     ledger(sources, &mut model);
     left(sources, &mut model);
     model
+}
+
+/// Base images below disks, in the order in which they are met.
+#[derive(Default)]
+struct Bases {
+    all: Vec<planner::Base>,
+    by_path: BTreeMap<String, BaseId>,
+}
+
+impl Bases {
+    /// The place of one that is below a disk of a host with these pools.
+    fn note(&mut self, layer: &Layer, pools: &[PoolFacts]) -> BaseId {
+        if let Some(id) = self.by_path.get(&layer.path) {
+            let known = &mut self.all[id.at()];
+            known.allocated = known.allocated.max(layer.allocated);
+            return *id;
+        }
+        let id = BaseId(self.all.len() as u32);
+        let holds = |pool: &&PoolFacts| pool.is_above(&layer.path);
+        let pool = pools.iter().filter(holds).max_by_key(|pool| pool.path.len());
+        self.all.push(planner::Base {
+            path: layer.path.clone(),
+            pool: pool.map(|pool| pool.name.clone()),
+            allocated: layer.allocated,
+        });
+        self.by_path.insert(layer.path.clone(), id);
+        id
+    }
 }
 
 /// Source, target and arrival of each guest's move of ours.
@@ -198,9 +238,10 @@ fn guest(
                     .as_ref()
                     .and_then(|pool| capacity::spec_of(state, pool)?.class.clone()),
                 virtual_size: disk.virtual_size,
-                allocated: disk.chain_allocated.max(disk.allocated),
+                allocated: disk.allocated,
             })
             .collect(),
+        bases: BTreeSet::new(),
         load: None,
         dirty_rate: sources.dirtied.get(&uuid).copied(),
         bandwidth: profile.ok().and_then(|profile| profile.spec.bandwidth),

@@ -25,7 +25,7 @@ mod marks;
 mod migration;
 mod secrets;
 pub use domain::{
-    Activity, CpuNeed, DiskDevice, DiskFacts, DomainFacts, FileFacts, Glance, InterfaceFacts,
+    Activity, CpuNeed, DiskDevice, DiskFacts, DomainFacts, FileFacts, Glance, InterfaceFacts, Layer,
     InterfaceSource, Why,
 };
 pub use fault::{Fault, PortError, PortResult};

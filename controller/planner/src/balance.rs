@@ -7,7 +7,7 @@ use evenkeel_crds::reason::{Cause, Reason};
 use evenkeel_crds::shared::RequestedBy;
 
 use crate::board::Board;
-use crate::bytes::{capped, rate, travels};
+use crate::bytes::{capped, rate, travels, weight};
 use crate::explain;
 use crate::headroom;
 use crate::level::{Bounds, Level, Shares};
@@ -287,8 +287,10 @@ pub(crate) fn level<'a>(
         let free = ask.kind == For::Balance && board.mover(ask.guest).is_none();
         if let (true, Some((policy, side))) = (free, owners[guest.host.at()]) {
             let load = load(policies[policy].balance, guest);
-            // By the slowest link, on which a busy guest's memory travels most: limits on bytes hold wherever it goes.
-            let gib = travels(guest, capped(guest, slowest[policy])).0 as f64 / GIB;
+            // By the slowest link, on which a busy guest's memory travels most, and with all its base images: limits on bytes
+            // hold wherever it goes.
+            let bytes = travels(guest, capped(guest, slowest[policy])).0;
+            let gib = bytes.saturating_add(weight(view.fleet, &guest.bases)) as f64 / GIB;
             levels[policy].add(ask.guest, index, side, load, gib);
         }
     }

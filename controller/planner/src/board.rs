@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evenkeel_crds::quantity::Bytes;
 
-use crate::bytes::{capped, rate, travels};
+use crate::bytes::{capped, rate, travels, weight};
 use crate::capacity::demand;
 use crate::capacity::{Room, When};
 use crate::counts::Counts;
@@ -181,6 +181,8 @@ impl<'v, 'a> Board<'v, 'a> {
         {
             return false;
         }
+        let bases = room.missing(view.fleet, guest, host);
+        let bases = Room::weigh(view.fleet, &view.layout, &bases, host);
         let sum = |wanted: &dyn Fn(usize) -> bool| -> i128 {
             let disks = guest.disks.iter().zip(pools);
             disks
@@ -188,9 +190,11 @@ impl<'v, 'a> Board<'v, 'a> {
                 .map(|(disk, _)| i128::from(disk.virtual_size.0))
                 .sum()
         };
-        pools.iter().all(|pool| {
+        let of_bases = bases.values().map(|(pool, _)| pool);
+        pools.iter().chain(of_bases).all(|pool| {
             let budget = view.layout.budget(*pool);
-            let space = sum(&|other| view.layout.budget(other) == budget);
+            let base = bases.get(&budget).map_or(0, |(_, bytes)| *bytes);
+            let space = base + sum(&|other| view.layout.budget(other) == budget);
             let limit = facts.pools[view.layout.index(host, *pool)].virtual_limit;
             space + room.taken(&view.layout, *pool, when) <= view.layout.space(*pool)
                 && limit.is_none_or(|limit| {
@@ -308,7 +312,7 @@ impl<'v, 'a> Board<'v, 'a> {
         let view = self.view;
         let facts = view.guest(guest);
         self.room
-            .hold(&view.layout, facts, target, pools, sign.into());
+            .hold(view.fleet, &view.layout, facts, target, pools, sign.into());
         self.room.left(view.fleet, &view.layout, guest, sign.into());
         self.counts.leave(view, guest, sign);
         self.counts.left(view, guest, sign);
@@ -323,27 +327,40 @@ impl<'v, 'a> Board<'v, 'a> {
         self.counts.left(view, guest, 1);
     }
 
-    /// What is expected to travel for the ask's guest.
+    /// What is expected to travel for the guest if it goes to a host, with base images that the host has not, nor awaits.
     pub(crate) fn bytes(&self, guest: GuestId, target: HostId) -> Bytes {
-        let guest = self.view.guest(guest);
-        let rate = rate(self.view.fleet, guest.host, target);
-        travels(guest, capped(guest, rate))
+        let own = self.own_bytes(guest, self.view.guest(guest).host, target);
+        Bytes(own.0.saturating_add(self.brings(guest, target)))
     }
 
-    /// What is expected to travel for the guest from one host to another.
-    pub(crate) fn bytes_between(&self, guest: GuestId, source: HostId, target: HostId) -> Bytes {
+    /// What is expected to travel for the guest from one host to another, base images apart.
+    pub(crate) fn own_bytes(&self, guest: GuestId, source: HostId, target: HostId) -> Bytes {
         let guest = self.view.guest(guest);
         travels(guest, capped(guest, rate(self.view.fleet, source, target)))
+    }
+
+    /// The most that may travel for the guest if it goes from one host to another: with all its base images.
+    pub(crate) fn most_bytes(&self, guest: GuestId, source: HostId, target: HostId) -> u128 {
+        let bases = weight(self.view.fleet, &self.view.guest(guest).bases);
+        u128::from(self.own_bytes(guest, source, target).0) + u128::from(bases)
+    }
+
+    /// Bytes of the base images that the guest would bring to a host.
+    pub(crate) fn brings(&self, guest: GuestId, target: HostId) -> u64 {
+        let fleet = self.view.fleet;
+        let missing = self.room.missing(fleet, self.view.guest(guest), target);
+        weight(fleet, &missing)
     }
 
     /// Places an ask.
     pub(crate) fn place(&mut self, index: usize, ask: &Ask<'_>, target: HostId, pools: Vec<usize>) {
         let view = self.view;
+        self.load[target.at()] += u128::from(self.bytes(ask.guest, target).0);
+        let guest = view.guest(ask.guest);
         self.room
-            .hold(&view.layout, view.guest(ask.guest), target, &pools, 1);
+            .hold(view.fleet, &view.layout, guest, target, &pools, 1);
         self.departs(ask.guest);
         self.into[target.at()].push(index);
-        self.load[target.at()] += u128::from(self.bytes(ask.guest, target).0);
         self.moving.insert(ask.guest, index);
         self.counts.arrive(view, ask.guest, target, 1);
         self.arrives(ask.guest, target);
@@ -359,6 +376,7 @@ impl<'v, 'a> Board<'v, 'a> {
         let view = self.view;
         let target = placed.target;
         self.room.hold(
+            view.fleet,
             &view.layout,
             view.guest(ask.guest),
             target,

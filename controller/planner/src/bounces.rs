@@ -188,10 +188,10 @@ impl<'t, 'v, 'a> Trial<'t, 'v, 'a> {
         let id = self.jobs[index].ask.guest;
         let guest = view.guest(id);
         let (room, counts) = (&mut self.board.room, &mut self.board.counts);
-        room.hold(&view.layout, guest, target, pools, sign.into());
+        room.hold(view.fleet, &view.layout, guest, target, pools, sign.into());
         match over {
             Some((host, pools)) => {
-                room.hold(&view.layout, guest, host, &pools, (-sign).into());
+                room.hold_disks(&view.layout, guest, host, &pools, (-sign).into());
                 counts.arrive(view, id, host, -sign);
             }
             None => {

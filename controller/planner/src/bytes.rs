@@ -1,13 +1,14 @@
 //! How many bytes a move sends, and how fast.
 //!
-//! The model: every allocated byte of the disks travels once. Memory travels once, and what the guest dirties
+//! The model: every allocated byte of the disks travels once, and of the base images below them where the target has not got
+//! them. Memory travels once, and what the guest dirties
 //! meanwhile travels again, and what it dirties meanwhile again: memory x (1 + d/r + (d/r)^2 + ...) = memory x r/(r - d)
 //! for a dirty rate d and a rate r of the slower known link alone, the fleet's limit for one move or what the guest's moves may
 //! have, at most three times the memory. An unknown dirty rate counts as none.
 
 use evenkeel_crds::quantity::Bytes;
 
-use crate::model::{Fleet, Guest, HostId};
+use crate::model::{BaseId, Fleet, Guest, HostId};
 
 /// The most often that memory is taken to travel.
 const MEMORY_CAP: u128 = 3;
@@ -25,7 +26,7 @@ pub(crate) fn capped(guest: &Guest, rate: Option<u64>) -> Option<u64> {
     rate.into_iter().chain(most).min()
 }
 
-/// What is expected to travel.
+/// What is expected to travel, base images apart.
 pub(crate) fn travels(guest: &Guest, rate: Option<u64>) -> Bytes {
     let disks: u128 = guest
         .disks
@@ -45,4 +46,10 @@ pub(crate) fn travels(guest: &Guest, rate: Option<u64>) -> Bytes {
         _ => memory,
     };
     Bytes(u64::try_from(disks + memory).unwrap_or(u64::MAX))
+}
+
+/// What these base images weigh.
+pub(crate) fn weight<'b>(fleet: &Fleet, bases: impl IntoIterator<Item = &'b BaseId>) -> u64 {
+    let bytes = bases.into_iter().map(|base| fleet.bases[base.at()].allocated.0);
+    bytes.fold(0, u64::saturating_add)
 }

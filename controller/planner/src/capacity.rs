@@ -3,7 +3,9 @@
 //! A move holds capacity at both ends until it has ended: the target's is taken when it is planned or started, the
 //! source's comes back only with its end. Sums are kept wide enough that no sum of 64-bit amounts can overflow.
 
-use crate::model::{Fleet, Guest, GuestId, HostId, Ledger, Pool};
+use std::collections::BTreeMap;
+
+use crate::model::{Base, BaseId, Fleet, Guest, GuestId, HostId, Ledger, Pool};
 
 /// Which room is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +90,11 @@ impl Layout {
     }
 }
 
+/// Where a base image lies, or would, at a host.
+fn pool_of(fleet: &Fleet, layout: &Layout, base: &Base, host: HostId) -> Option<usize> {
+    layout.named(fleet, host, base.pool.as_deref()?)
+}
+
 /// CPU and memory that a guest takes: none when it is stopped.
 pub(crate) fn demand(guest: &Guest) -> (i128, i128) {
     if guest.active {
@@ -137,6 +144,8 @@ impl Amounts {
 pub(crate) struct Room {
     held: Amounts,
     leaving: Amounts,
+    /// Base images on their way to a host that has not got them: for how many guests.
+    bases: BTreeMap<(HostId, BaseId), u32>,
 }
 
 impl Room {
@@ -145,6 +154,7 @@ impl Room {
         let mut room = Self {
             held: Amounts::zero(layout),
             leaving: Amounts::zero(layout),
+            bases: BTreeMap::new(),
         };
         for (at, host) in fleet.hosts.iter().enumerate() {
             room.held.cpu[at] = i128::from(host.cpu_used_milli);
@@ -164,6 +174,10 @@ impl Room {
                 }
             }
             let guest = &fleet.guests[flight.guest.at()];
+            // Their bytes are among those that the move says are to come.
+            for base in room.missing(fleet, guest, flight.target) {
+                room.bases.insert((flight.target, base), 1);
+            }
             // After the switch the guest is counted at the target, and nothing of it is left to be freed here.
             if guest.host == flight.source {
                 room.leaving.source(fleet, layout, guest, 1);
@@ -172,8 +186,65 @@ impl Room {
         room
     }
 
-    /// Takes (1) or gives back (-1) what the guest needs at a target, its disks in these pools.
+    /// Takes (1) or gives back (-1) what the guest needs at a target, its disks in these pools, and the base images that it
+    /// is the first to need there.
     pub(crate) fn hold(
+        &mut self,
+        fleet: &Fleet,
+        layout: &Layout,
+        guest: &Guest,
+        target: HostId,
+        pools: &[usize],
+        sign: i128,
+    ) {
+        self.hold_disks(layout, guest, target, pools, sign);
+        let there = &fleet.hosts[target.at()].bases;
+        for base in guest.bases.iter().filter(|base| !there.contains(base)) {
+            let count = self.bases.entry((target, *base)).or_default();
+            let before = *count;
+            *count = if sign > 0 {
+                before + 1
+            } else {
+                before.saturating_sub(1)
+            };
+            if (before == 0) != (*count == 0)
+                && let facts = &fleet.bases[base.at()]
+                && let Some(pool) = pool_of(fleet, layout, facts, target)
+            {
+                self.held.space[layout.budget(pool)] += sign * i128::from(facts.allocated.0);
+            }
+        }
+    }
+
+    /// Base images that the guest needs and the host has not, nor awaits.
+    pub(crate) fn missing(&self, fleet: &Fleet, guest: &Guest, host: HostId) -> Vec<BaseId> {
+        let there = &fleet.hosts[host.at()].bases;
+        let awaited = |base: &BaseId| self.bases.get(&(host, *base)).is_some_and(|count| *count > 0);
+        let all = guest.bases.iter().copied();
+        all.filter(|base| !there.contains(base) && !awaited(base))
+            .collect()
+    }
+
+    /// What these base images take at a host: of each file system the budget, a pool in it, and bytes.
+    pub(crate) fn weigh(
+        fleet: &Fleet,
+        layout: &Layout,
+        bases: &[BaseId],
+        host: HostId,
+    ) -> BTreeMap<usize, (usize, i128)> {
+        let mut weights = BTreeMap::new();
+        for base in bases {
+            let facts = &fleet.bases[base.at()];
+            if let Some(pool) = pool_of(fleet, layout, facts, host) {
+                let (_, bytes) = weights.entry(layout.budget(pool)).or_insert((pool, 0));
+                *bytes += i128::from(facts.allocated.0);
+            }
+        }
+        weights
+    }
+
+    /// The same without base images, which stay when the guest goes on.
+    pub(crate) fn hold_disks(
         &mut self,
         layout: &Layout,
         guest: &Guest,

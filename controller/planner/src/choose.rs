@@ -327,7 +327,10 @@ pub(crate) fn about_room(refusal: Refusal) -> bool {
     match refusal {
         Refusal::Memory { .. } | Refusal::Cpu { .. } => true,
         Refusal::Rule { lasting, .. } => !lasting,
-        Refusal::Disk(disk) => matches!(disk.why, DiskWhy::Space { .. } | DiskWhy::Sizes { .. }),
+        Refusal::Disk(disk) => matches!(
+            disk.why,
+            DiskWhy::Space { .. } | DiskWhy::Bases { .. } | DiskWhy::Sizes { .. }
+        ),
         Refusal::OutOfReach
         | Refusal::Closed
         | Refusal::Draining

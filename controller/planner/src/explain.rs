@@ -306,7 +306,10 @@ fn disk_refusal(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId, refusal: Dis
     let guest = view.guest(ask.guest);
     let name = &view.host(host).name;
     let disk = &guest.disks[refusal.disk];
-    let what = format!("{} of {}", disk.target, guest.name);
+    let what = match refusal.why {
+        DiskWhy::Bases { .. } => format!("base images of {}", guest.name),
+        _ => format!("{} of {}", disk.target, guest.name),
+    };
     let pool_at = |pool: usize| &view.host(host).pools[view.layout.index(host, pool)];
     let space = |pool: usize, of: &str, needs, left, limit| {
         let lack = lack(&Lack {
@@ -361,7 +364,7 @@ fn disk_refusal(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId, refusal: Dis
             );
             Cause::new(Reason::PoolMissing, message)
         }
-        DiskWhy::Space { pool, needs, left } => space(pool, "free space", needs, left, None),
+        DiskWhy::Space { pool, needs, left } | DiskWhy::Bases { pool, needs, left } => space(pool, "free space", needs, left, None),
         DiskWhy::Sizes { pool, needs, left } => {
             let limit = pool_at(pool).virtual_limit.map(|limit| i128::from(limit.0));
             space(pool, "room for virtual sizes", needs, left, limit)
@@ -549,7 +552,9 @@ fn reason(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId, refusal: Refusal) 
         Refusal::Cpu { .. } => Reason::InsufficientCPU,
         Refusal::Disk(disk) => match disk.why {
             DiskWhy::Missing | DiskWhy::Closed { .. } => Reason::PoolMissing,
-            DiskWhy::Space { .. } | DiskWhy::Sizes { .. } => Reason::InsufficientDisk,
+            DiskWhy::Space { .. } | DiskWhy::Bases { .. } | DiskWhy::Sizes { .. } => {
+                Reason::InsufficientDisk
+            }
         },
     }
 }

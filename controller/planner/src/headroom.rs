@@ -269,7 +269,7 @@ fn is_better(before: &Blockers, after: &Blockers) -> bool {
     after.len() < before.len() && after.keys().all(|domain| before.contains_key(domain))
 }
 
-/// How many these are, and what travels for them.
+/// How many these are, and the most that travels for them.
 pub(crate) fn moved<'i>(
     board: &Board<'_, '_>,
     asks: &[Ask<'_>],
@@ -278,8 +278,10 @@ pub(crate) fn moved<'i>(
     let mut sum = (0, 0);
     for index in indices {
         if let Some(placed) = &board.placed[*index] {
-            let bytes = board.bytes(asks[*index].guest, placed.target);
-            sum = (sum.0 + 1, sum.1 + u128::from(bytes.0));
+            let guest = asks[*index].guest;
+            let source = board.view.guest(guest).host;
+            let bytes = board.most_bytes(guest, source, placed.target);
+            sum = (sum.0 + 1, sum.1 + bytes);
         }
     }
     sum
@@ -330,6 +332,18 @@ fn after(board: &Board<'_, '_>, asks: &[Ask<'_>]) -> Fleet {
         }
         guest.host = placed.target;
         let target = &mut fleet.hosts[placed.target.at()];
+        for base in &guest.bases {
+            let facts = &fleet.bases[base.at()];
+            let there = target.pools.iter();
+            let mut there = there.filter(|pool| Some(&pool.name) == facts.pool.as_ref());
+            if target.bases.insert(*base)
+                && let Some(budget) = there.next().map(|pool| pool.budget)
+            {
+                for pool in target.pools.iter_mut().filter(|pool| pool.budget == budget) {
+                    pool.available = less(pool.available, facts.allocated);
+                }
+            }
+        }
         if guest.active {
             target.cpu_used_milli = target.cpu_used_milli.saturating_add(guest.cpu_milli);
             target.memory_used = more(target.memory_used, guest.memory);

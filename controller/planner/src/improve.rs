@@ -103,7 +103,8 @@ fn worth(board: &Board<'_, '_>, asks: &[Ask<'_>], wanted: &[usize]) -> Worth {
     let room = room.filter(|(ask, _)| ask.kind == For::Room);
     let bytes = room.filter_map(|(ask, placed)| {
         let target = placed.as_ref()?.target;
-        Some(u128::from(board.bytes(ask.guest, target).0))
+        let source = board.view.guest(ask.guest).host;
+        Some(u128::from(board.own_bytes(ask.guest, source, target).0))
     });
     (missed(board, asks, wanted), bytes.sum())
 }

@@ -19,6 +19,7 @@ pub(crate) struct Job<'a> {
     pub(crate) pools: Vec<usize>,
     /// The same by name.
     pub(crate) named: BTreeMap<String, String>,
+    /// What travels, base images apart.
     pub(crate) bytes: u64,
     /// Microseconds until it may start at all.
     pub(crate) rest: u64,
@@ -71,7 +72,7 @@ impl<'a> Job<'a> {
             target: host,
             pools: pools.clone(),
             named,
-            bytes: board.bytes(self.ask.guest, host).0,
+            bytes: board.own_bytes(self.ask.guest, self.source, host).0,
             leg: Leg::Out {
                 onward: self.target,
             },
@@ -80,7 +81,7 @@ impl<'a> Job<'a> {
         self.source = host;
         self.leg = Leg::On { pools };
         self.after = Some(after);
-        self.bytes = board.bytes_between(self.ask.guest, host, self.target).0;
+        self.bytes = board.own_bytes(self.ask.guest, host, self.target).0;
         out
     }
 }
@@ -100,7 +101,9 @@ pub(crate) fn jobs<'a>(board: &Board<'_, 'a>, asks: &[Ask<'a>]) -> Vec<Job<'a>> 
             target: placed.target,
             pools: placed.pools.clone(),
             named: named(board, guest, placed.target, &placed.pools),
-            bytes: board.bytes(guest, placed.target).0,
+            bytes: board
+                .own_bytes(guest, view.guest(guest).host, placed.target)
+                .0,
             rest: rest.map_or(0, |rest| micros(rest.until.saturating_sub(view.now))),
             rank: 0,
             leg: Leg::Whole,

@@ -101,6 +101,7 @@ impl Looked {
         let hosts = self.fleet.hosts.iter().zip(&next.fleet.hosts);
         let comparable = self.fleet.hosts.len() == all
             && hosts.clone().all(|(one, other)| one.name == other.name)
+            && self.fleet.bases == next.fleet.bases
             && self.draining == next.draining
             && self.placements == next.placements
             // Placements name guests by their places.
@@ -192,6 +193,7 @@ impl PartialEq for Facts<'_> {
             memory,
             overhead: _,
             disks,
+            bases,
             load: _,
             dirty_rate: _,
             bandwidth: _,
@@ -203,6 +205,7 @@ impl PartialEq for Facts<'_> {
         (name, domain, uuid) == (&other.name, &other.domain, &other.uuid)
             && (*active, *cpu_milli, *memory) == (other.active, other.cpu_milli, other.memory)
             && (immovable, held, evacuation) == why
-            && (disks, priority, needs) == (&other.disks, &other.priority, &other.needs)
+            && (disks, bases) == (&other.disks, &other.bases)
+            && (priority, needs) == (&other.priority, &other.needs)
     }
 }

@@ -36,6 +36,11 @@ index!(
     GuestId
 );
 
+index!(
+    /// A base image: its place in [`Fleet::bases`].
+    BaseId
+);
+
 /// Everything there is, as it is now.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,9 +49,25 @@ pub struct Fleet {
     pub hosts: Vec<Host>,
     /// Guests, by name.
     pub guests: Vec<Guest>,
+    /// Base images below disks, by path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<Base>,
     /// What holds for all moves together.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// A base image: a file that disks of any number of guests on a host have below them. It is brought to a host once, for all of
+/// them, and stays where it was.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Base {
+    /// Its path, the same on all hosts.
+    pub path: String,
+    /// The pool it is in, as [`Disk::pool`].
+    pub pool: Option<String>,
+    /// What it occupies: about what travels.
+    pub allocated: Bytes,
 }
 
 /// What holds for all moves together, whoever asks for them.
@@ -87,6 +108,9 @@ pub struct Host {
     pub memory_used: Bytes,
     /// Its active pools, by name.
     pub pools: Vec<Pool>,
+    /// Base images that are there.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub bases: BTreeSet<BaseId>,
     /// Its link, in bytes per second; absent: unknown.
     pub bandwidth: Option<Bytes>,
     /// Moves to here at once.
@@ -172,6 +196,9 @@ pub struct Guest {
     pub overhead: Bytes,
     /// Disks that a block migration copies.
     pub disks: Vec<Disk>,
+    /// Base images below its disks.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub bases: BTreeSet<BaseId>,
     /// What it takes on the average by measurement, where measured.
     pub load: Option<Load>,
     /// Bytes of memory dirtied per second, where measured.
@@ -231,7 +258,7 @@ pub struct Disk {
     pub class: Option<String>,
     /// Full size: what the target must have room for.
     pub virtual_size: Bytes,
-    /// What it occupies: about what travels.
+    /// What it occupies, base images below it not counted: about what travels.
     pub allocated: Bytes,
 }
 
@@ -516,7 +543,7 @@ pub struct Move {
     pub target: HostId,
     /// For each disk the pool at the target.
     pub pools: BTreeMap<String, String>,
-    /// Bytes expected to travel: allocated disks, and memory with its dirtying.
+    /// Bytes expected to travel: allocated disks, memory with its dirtying, and base images that the target has not.
     pub bytes: Bytes,
     /// Expected start, from now.
     pub start: Duration,

@@ -285,10 +285,11 @@ fn beyond_limits(
         let mut ways: BTreeMap<GuestId, (u128, usize)> = BTreeMap::new();
         for job in own {
             moves += 1;
-            bytes += u128::from(job.bytes);
+            let most = board.most_bytes(job.ask.guest, job.source, job.target);
+            bytes += most;
             if is_leg(job) {
                 let (sum, legs) = ways.entry(job.ask.guest).or_default();
-                *sum += u128::from(job.bytes);
+                *sum += most;
                 *legs += 1;
             }
         }
@@ -392,14 +393,14 @@ fn assemble(ordered: Ordered<'_>) -> Plan {
     };
     for run in runs {
         let job = &jobs[run.job];
-        plan.bytes = Bytes(plan.bytes.0.saturating_add(job.bytes));
+        plan.bytes = Bytes(plan.bytes.0.saturating_add(run.bytes));
         plan.moves.push(Move {
             by: job.ask.by.clone(),
             guest: job.ask.guest,
             source: job.source,
             target: job.target,
             pools: job.named.clone(),
-            bytes: Bytes(job.bytes),
+            bytes: Bytes(run.bytes),
             start: run.start,
             duration: run.duration,
             waits: run.waits,

@@ -39,6 +39,8 @@ pub(crate) struct Run {
     pub(crate) job: usize,
     pub(crate) start: Duration,
     pub(crate) duration: Option<Duration>,
+    /// What travels, with base images that the target has not got by then.
+    pub(crate) bytes: u64,
     pub(crate) waits: Option<Cause>,
     /// Whether `start` is all that is known of it.
     vague: bool,
@@ -419,7 +421,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         if let (Some(guest), Some(pools)) = (active.frees, &active.stopover) {
             let facts = view.guest(guest);
             let room = &mut self.board.room;
-            room.hold(&view.layout, facts, active.source, pools, -1);
+            room.hold_disks(&view.layout, facts, active.source, pools, -1);
             self.board.counts.gone_on(view, guest, active.source);
         } else if let Some(guest) = active.frees {
             self.board.room.left(view.fleet, &view.layout, guest, 1);
@@ -539,9 +541,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         self.lanes.started(self.board.view, job);
         let view = self.board.view;
         let guest = view.guest(job.ask.guest);
+        let bytes = job.bytes + self.board.brings(job.ask.guest, job.target);
         self.board
             .room
-            .hold(&view.layout, guest, job.target, &job.pools, 1);
+            .hold(view.fleet, &view.layout, guest, job.target, &job.pools, 1);
         self.board.into[job.target.at()].push(index);
         match job.leg {
             Leg::On { .. } => self.board.counts.goes_on(view, job.ask.guest, job.source),
@@ -560,6 +563,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             job: index,
             start: Duration::from_micros(start),
             duration: None,
+            bytes,
             waits: None,
             vague: self.frozen.is_some(),
         });
@@ -574,7 +578,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             target: job.target,
             limits: limits_of(&self.covering, &self.own, job).to_vec(),
             most: capped(guest, None),
-            left: Some(job.bytes.max(1) as f64),
+            left: Some(bytes.max(1) as f64),
             since: self.time,
             rate: 0.0,
             nominal: false,

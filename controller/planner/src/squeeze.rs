@@ -174,7 +174,8 @@ impl<'s, 'v, 'a> Search<'s, 'v, 'a> {
                 bytes: match ask.kind {
                     For::Room => hosts
                         .iter()
-                        .map(|host| u128::from(board.bytes(ask.guest, *host).0))
+                        .map(|host| board.own_bytes(ask.guest, guest.host, *host))
+                        .map(|bytes| u128::from(bytes.0))
                         .min()
                         .unwrap_or(0),
                     _ => 0,
@@ -384,4 +385,5 @@ fn alike(one: &Guest, other: &Guest) -> bool {
         && (one.dirty_rate, one.bandwidth) == (other.dirty_rate, other.bandwidth)
         && one.needs == other.needs
         && disks(one) == disks(other)
+        && one.bases == other.bases
 }

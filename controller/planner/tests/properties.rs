@@ -28,6 +28,37 @@ impl std::fmt::Debug for Scene {
     }
 }
 
+/// Puts base images below disks.
+fn below(fleet: &mut Fleet, mut dice: Dice) {
+    let pool = |dice: &mut Dice| match dice.roll(5) {
+        0 => None,
+        1 => Some("fast".into()),
+        _ => Some("default".into()),
+    };
+    for number in 0..dice.roll(4) {
+        fleet.bases.push(Base {
+            path: format!("/images/base{number}"),
+            pool: pool(&mut dice),
+            allocated: Bytes((1 + dice.roll(20)) * GI),
+        });
+    }
+    let all = fleet.bases.len() as u64;
+    let bases = |dice: &mut Dice, sides: u64| {
+        let any = (0..all as u32).map(BaseId);
+        any.filter(|_| dice.one_in(sides)).collect::<BTreeSet<_>>()
+    };
+    for host in &mut fleet.hosts {
+        host.bases = bases(&mut dice, 6);
+    }
+    for guest in &mut fleet.guests {
+        if !guest.disks.is_empty() {
+            guest.bases = bases(&mut dice, 3);
+            let host = &mut fleet.hosts[guest.host.at()];
+            host.bases.extend(&guest.bases);
+        }
+    }
+}
+
 fn scene(seed: u64, hosts: u64, guests: u64, tight: u64) -> Scene {
     let mut dice = Dice(seed);
     let rates = dice.roll(4);
@@ -117,6 +148,7 @@ fn scene(seed: u64, hosts: u64, guests: u64, tight: u64) -> Scene {
         here.push(guest);
     }
     let mut fleet = fleet(all, here);
+    below(&mut fleet, Dice(!seed));
     for host in &mut fleet.hosts {
         // Room for little more than what is there.
         let spare = |dice: &mut Dice, step: u64| dice.roll(tight) * step;

@@ -74,7 +74,7 @@ impl Attempt {
             };
             let mut weight = Weight {
                 top: own.allocated.0,
-                whole: own.chain_allocated.0.min(own.virtual_size.0),
+                whole: own.chain_allocated().0.min(own.virtual_size.0),
                 bases: Vec::new(),
             };
             let mut next = self.below(&disk.source_path).await?;

@@ -44,7 +44,7 @@ impl Attempt {
         self.expected = copied
             .map(|disk| match layered {
                 true => disk.allocated.0,
-                false => disk.chain_allocated.0,
+                false => disk.chain_allocated().0,
             })
             .chain(files_to_bring(&files).map(|file| file.length.0))
             .chain([facts.memory.0])

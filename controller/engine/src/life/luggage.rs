@@ -37,8 +37,7 @@ fn named(facts: &DomainFacts) -> Vec<FileFacts> {
                 DiskDevice::Cdrom => "cdrom",
                 DiskDevice::Floppy => "floppy",
             };
-            let chain = disk.path.iter().chain(&disk.backing);
-            chain.map(|path| FileFacts {
+            disk.paths().map(|path| FileFacts {
                 role: role.to_owned(),
                 path: path.clone(),
                 needed: true,

@@ -74,7 +74,6 @@ mod tests {
             format: "raw".into(),
             virtual_size: Bytes(0),
             allocated: Bytes(0),
-            chain_allocated: Bytes(0),
             pool: Some("isos".into()),
             volume: Some("seed.iso".into()),
             named: true,

@@ -22,7 +22,7 @@ impl Attempt {
             return false;
         };
         let disks = facts.disks.iter().filter(|disk| disk.is_copied());
-        let bytes = disks.map(|disk| disk.chain_allocated.0).sum::<u64>() + facts.memory.0;
+        let bytes = disks.map(|disk| disk.chain_allocated().0).sum::<u64>() + facts.memory.0;
         course::duration(Bytes(bytes), rate) > course::WORTH_PREDICTING
             && self
                 .order

@@ -218,7 +218,7 @@ impl Attempt {
         disk: &DiskFacts,
         known: &BTreeMap<String, bool>,
     ) -> Result<(), Cause> {
-        for base in &disk.backing {
+        for base in disk.backing.iter().map(|layer| &layer.path) {
             let directory = base.rsplit_once('/').map(|(directory, _)| directory);
             if directory.and_then(|directory| known.get(directory)) != Some(&true) {
                 return Err(Cause::new(

@@ -192,8 +192,6 @@ pub struct DiskFacts {
     pub virtual_size: Bytes,
     /// What it occupies on the host, the top file alone.
     pub allocated: Bytes,
-    /// What its whole chain occupies: the top file and every backing file.
-    pub chain_allocated: Bytes,
     /// The pool in whose directory it lies, or below; outside all pools the path of its directory.
     pub pool: Option<String>,
     /// Its path from that pool's directory.
@@ -201,7 +199,7 @@ pub struct DiskFacts {
     /// Whether a definition of its domain gives that pool and volume by name (`type='volume'`), and not the file.
     pub named: bool,
     /// Backing files below it, nearest first.
-    pub backing: Vec<String>,
+    pub backing: Vec<Layer>,
     /// Read-only to the guest.
     pub readonly: bool,
     /// On storage that other hosts see too.
@@ -210,7 +208,29 @@ pub struct DiskFacts {
     pub secret: Option<Uuid>,
 }
 
+/// A file below a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Its path.
+    pub path: String,
+    /// What it occupies on the host; 0 where nobody can tell.
+    pub allocated: Bytes,
+}
+
 impl DiskFacts {
+    /// What its whole chain occupies: the top file and every backing file.
+    #[must_use]
+    pub fn chain_allocated(&self) -> Bytes {
+        let layers = self.backing.iter().map(|layer| layer.allocated.0);
+        Bytes(layers.fold(self.allocated.0, u64::saturating_add))
+    }
+
+    /// The paths of all its files, its own first.
+    pub fn paths(&self) -> impl Iterator<Item = &String> {
+        let layers = self.backing.iter().map(|layer| &layer.path);
+        self.path.iter().chain(layers)
+    }
+
     /// Whether its content must be copied in a block migration.
     #[must_use]
     pub fn is_copied(&self) -> bool {

@@ -278,7 +278,7 @@ fn disks(facts: &DomainFacts) -> Vec<DiskStatus> {
             virtual_size: disk.virtual_size,
             allocated: disk.allocated,
             pool: disk.pool.clone(),
-            backing: disk.backing.clone(),
+            backing: disk.backing.iter().map(|layer| layer.path.clone()).collect(),
             shared: disk.shared,
         })
         .collect()
@@ -303,7 +303,8 @@ fn files(host: &HostName, facts: &DomainFacts) -> Vec<FileStatus> {
                 .iter()
                 .map(|path| file(role, path, Some(disk.allocated))),
         );
-        files.extend(disk.backing.iter().map(|path| file("backing", path, None)));
+        let backing = disk.backing.iter();
+        files.extend(backing.map(|layer| file("backing", &layer.path, None)));
     }
     files.extend(
         facts

@@ -355,12 +355,14 @@ proptest! {
                     allocated: evenkeel_crds::quantity::Bytes(disk / 2),
                     ..planner::Disk::default()
                 }],
+                bases: (0..(index % 3) as u32).map(planner::BaseId).collect(),
                 load: None,
                 dirty_rate: None,
                 bandwidth: None,
                 priority: 0,
                 needs: planner::Needs::default(),
             }).collect(),
+            bases: ["/b0", "/b1"].map(|path| planner::Base { path: path.to_owned(), ..planner::Base::default() }).to_vec(),
             limits: planner::Limits::default(),
         };
         let leaves = (0..fleet.guests.len() as u32).step_by(3)

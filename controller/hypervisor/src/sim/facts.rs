@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    Activity, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, Load, PoolFacts, Usage,
+    Activity, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, Layer, Load, PoolFacts, Usage,
     is_directory,
 };
 use uuid::Uuid;
@@ -135,7 +135,10 @@ fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
         .files
         .get(&disk.path)
         .and_then(|file| file.backing.clone());
-    let below = base.as_ref().map_or(0, |path| machine.allocated(path));
+    let below = base.map(|path| Layer {
+        allocated: Bytes(machine.allocated(&path)),
+        path,
+    });
     DiskFacts {
         target: disk.target.clone(),
         device: DiskDevice::Disk,
@@ -143,11 +146,10 @@ fn disk_facts(machine: &Machine, disk: &super::world::Disk) -> DiskFacts {
         format: "qcow2".into(),
         virtual_size: Bytes(disk.size),
         allocated: Bytes(allocated),
-        chain_allocated: Bytes(allocated + below),
         pool: pool.map(|pool| pool.name.clone()),
         volume: pool.map(|pool| disk.path[pool.path.len() + 1..].to_owned()),
         named: disk.named,
-        backing: base.into_iter().collect(),
+        backing: below.into_iter().collect(),
         readonly: false,
         shared: pool.is_some_and(|pool| pool.kind == "netfs"),
         secret: disk.secret,

@@ -135,13 +135,13 @@ async fn a_guest_moves_and_comes_back_thin() {
         assert!(completed.downtime.is_some() && completed.bytes > Bytes(1 << 20));
         assert!(to.handle.completed(uuid).await.unwrap().is_some());
         for (before, after) in domain.disks.iter().zip(&there.disks) {
-            let ratio = after.allocated.0 as f64 / before.chain_allocated.0 as f64;
+            let ratio = after.allocated.0 as f64 / before.chain_allocated().0 as f64;
             eprintln!(
                 "{} {}: {} -> {} ({ratio:.3})",
-                before.target, before.format, before.chain_allocated, after.allocated
+                before.target, before.format, before.chain_allocated(), after.allocated
             );
             assert!(ratio < 1.05, "{} {}", before.target, ratio);
-            assert_eq!(after.backing, Vec::<String>::new());
+            assert_eq!(after.backing, Vec::new());
         }
         for disk in &domain.disks {
             if disk.is_copied() {
@@ -309,7 +309,7 @@ async fn many_moves() {
             .map(|(before, after)| {
                 format!(
                     "{:.3}",
-                    after.allocated.0 as f64 / before.chain_allocated.0 as f64
+                    after.allocated.0 as f64 / before.chain_allocated().0 as f64
                 )
             })
             .collect();

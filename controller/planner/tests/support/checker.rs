@@ -34,6 +34,8 @@ struct World<'a> {
     sizes: BTreeMap<(usize, String), i128>,
     /// By host and budget: taken from what is available.
     taken: BTreeMap<(usize, u32), i128>,
+    /// By host: base images that are there or on their way.
+    bases: Vec<BTreeSet<BaseId>>,
     names: Vec<BTreeMap<String, String>>,
     whereabouts: Whereabouts,
     going: Vec<Going>,
@@ -58,6 +60,7 @@ impl<'a> World<'a> {
             memory: Vec::new(),
             sizes: BTreeMap::new(),
             taken: BTreeMap::new(),
+            bases: fleet.hosts.iter().map(|host| host.bases.clone()).collect(),
             names: Vec::new(),
             whereabouts: Whereabouts::new(fleet, ledger),
             going: Vec::new(),
@@ -75,6 +78,7 @@ impl<'a> World<'a> {
         }
         for flight in &ledger.in_flight {
             let target = flight.target.at();
+            world.bases[target].extend(&fleet.guests[flight.guest.at()].bases);
             world.cpu[target] += i128::from(flight.cpu_milli);
             world.memory[target] += i128::from(flight.memory.0);
             for (pool, hold) in &flight.pools {
@@ -150,6 +154,16 @@ impl<'a> World<'a> {
             self.cpu[target] += i128::from(facts.cpu_milli);
             self.memory[target] += i128::from(facts.memory.0);
         }
+        for base in &facts.bases {
+            if !self.bases[target].insert(*base) {
+                continue;
+            }
+            let base = &self.fleet.bases[base.at()];
+            let pool = base.pool.as_deref();
+            if let Some(budget) = pool.and_then(|pool| budget_of(self.fleet, target, pool)) {
+                *self.taken.entry((target, budget)).or_default() += i128::from(base.allocated.0);
+            }
+        }
         for disk in &facts.disks {
             let pool = &step.pools[&disk.target];
             let known = self.fleet.hosts[target]
@@ -199,11 +213,14 @@ impl<'a> World<'a> {
         if guest.active && self.cpu[target] > i128::from(host.cpu_limit_milli) {
             return Err(format!("CPU of {name} is over its limit"));
         }
-        for used in step.pools.values() {
+        let bases = guest.bases.iter();
+        let of_bases = bases.filter_map(|base| self.fleet.bases[base.at()].pool.as_ref());
+        for used in step.pools.values().chain(of_bases) {
             let budget = budget_of(self.fleet, target, used);
             let open = host.pools.iter().filter(|pool| pool.closed.is_none());
             for pool in open.filter(|pool| Some(pool.budget) == budget) {
-                if self.taken[&(target, pool.budget)] > i128::from(pool.available.0) {
+                let taken = self.taken.get(&(target, pool.budget));
+                if taken.is_some_and(|taken| *taken > i128::from(pool.available.0)) {
                     return Err(format!("pool {} of {name} is over what it has", pool.name));
                 }
                 let sizes = self.sizes[&(target, pool.name.clone())];
@@ -300,6 +317,7 @@ pub fn check(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, pla
                     world.memory.clone(),
                     world.sizes.clone(),
                     world.taken.clone(),
+                    world.bases.clone(),
                     world.whereabouts.clone(),
                 );
                 match world.start(step) {
@@ -313,6 +331,7 @@ pub fn check(fleet: &Fleet, wishes: &[Wish], ledger: &Ledger, now: Duration, pla
                             world.memory,
                             world.sizes,
                             world.taken,
+                            world.bases,
                             world.whereabouts,
                         ) = before;
                         assert!(!world.going.is_empty(), "never: {wrong}\n{plan:#?}");

@@ -4,6 +4,7 @@
 //! The model: a link carries its bandwidth out and the same in, each shared equally by the moves that way; a move goes at
 //! the lesser share of its two ends, and no faster than the fleet's limit for one, or its guest's own.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use evenkeel_planner::*;
@@ -105,8 +106,16 @@ impl Links<'_> {
 /// Panics if a move's bytes are not what the model says, or if it is told to end before its links have carried them, or
 /// long after. `timed`: whether all times of the plan and of what is in flight are known.
 pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
+    let there = fleet.hosts.iter().map(|host| host.bases.clone());
+    let mut there: Vec<BTreeSet<BaseId>> = there.collect();
+    for flight in &ledger.in_flight {
+        there[flight.target.at()].extend(&fleet.guests[flight.guest.at()].bases);
+    }
     for step in &plan.moves {
-        bytes(fleet, step);
+        let needs = &fleet.guests[step.guest.at()].bases;
+        let brought: Vec<BaseId> = needs.difference(&there[step.target.at()]).copied().collect();
+        bytes(fleet, step, &brought);
+        there[step.target.at()].extend(brought);
         if let (Some(told), Some(alone)) = (step.duration, alone(fleet, step)) {
             let least = step.bytes.0 as f64 / alone;
             assert!(
@@ -183,8 +192,8 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
     }
 }
 
-/// Allocated disks travel once; memory, and what is dirtied while it travels, and while that travels, three times at most.
-fn bytes(fleet: &Fleet, step: &Move) {
+/// Allocated disks travel once, and base images that are brought; memory, and what is dirtied while it travels, and while that travels, three times at most.
+fn bytes(fleet: &Fleet, step: &Move, brought: &[BaseId]) {
     let guest = &fleet.guests[step.guest.at()];
     let disks: f64 = guest.disks.iter().map(|disk| disk.allocated.0 as f64).sum();
     let memory = if guest.active {
@@ -202,7 +211,8 @@ fn bytes(fleet: &Fleet, step: &Move) {
             round *= again;
         }
     }
-    let expected = disks + memory * f64::min(times, 3.0);
+    let brought = brought.iter().map(|base| fleet.bases[base.at()].allocated.0 as f64);
+    let expected = disks + brought.sum::<f64>() + memory * f64::min(times, 3.0);
     let slack = expected * 1e-9 + 2.0;
     assert!(
         (step.bytes.0 as f64 - expected).abs() <= slack,

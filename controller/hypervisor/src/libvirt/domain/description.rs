@@ -2,7 +2,7 @@
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    CpuNeed, DiskDevice, FileFacts, InterfaceFacts, InterfaceSource, PortResult,
+    CpuNeed, DiskDevice, FileFacts, InterfaceFacts, InterfaceSource, Layer, PortResult,
 };
 use roxmltree::Node;
 use uuid::Uuid;
@@ -41,6 +41,15 @@ impl DiskXml {
     /// Whether it is a disk that the guest writes to.
     pub(crate) fn is_written(&self) -> bool {
         self.device == DiskDevice::Disk && !self.readonly
+    }
+
+    /// The backing files named here; what they occupy is not.
+    pub(crate) fn layers(&self) -> Vec<Layer> {
+        let layer = |path: &String| Layer {
+            path: path.clone(),
+            allocated: Bytes(0),
+        };
+        self.backing.iter().map(layer).collect()
     }
 }
 

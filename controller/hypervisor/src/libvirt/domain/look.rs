@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    Activity, CpuNeed, DiskFacts, DomainFacts, Fault, Glance, InterfaceSource, PortError,
+    Activity, CpuNeed, DiskFacts, DomainFacts, Fault, Glance, InterfaceSource, Layer, PortError,
     PortResult, Why,
 };
 use roxmltree::Node;
@@ -341,11 +341,10 @@ impl<'a> Looker<'a> {
             format: disk.format.clone(),
             virtual_size: Bytes(0),
             allocated: Bytes(0),
-            chain_allocated: Bytes(0),
             pool: None,
             volume: None,
             named: disk.volume.is_some(),
-            backing: disk.backing.clone(),
+            backing: disk.layers(),
             readonly: disk.readonly,
             shared: disk.networked,
             secret: disk.secret,
@@ -387,12 +386,16 @@ impl<'a> Looker<'a> {
             None => {}
         }
         if !disk.chain_complete && disk.format != "raw" {
-            facts.backing = self.volumes.chain(top.as_ref())?;
+            let chain = self.volumes.chain(top.as_ref())?.into_iter();
+            let layer = |path| Layer {
+                path,
+                allocated: Bytes(0),
+            };
+            facts.backing = chain.map(layer).collect();
         }
-        facts.chain_allocated = facts.allocated;
-        for file in &facts.backing {
-            if let Some(seen) = self.volumes.get(file)? {
-                facts.chain_allocated.0 = facts.chain_allocated.0.saturating_add(seen.allocated.0);
+        for layer in &mut facts.backing {
+            if let Some(seen) = self.volumes.get(&layer.path)? {
+                layer.allocated = seen.allocated;
             }
         }
         Ok(facts)
