@@ -1,7 +1,9 @@
 //! The engine on a simulated fleet does what the plan says.
 
+use evenkeel_hypervisor::sim::MIB;
+
 use super::*;
-use crate::snapshot::tests::{data, golden, live, uneven};
+use crate::snapshot::tests::{based, data, golden, live, uneven};
 
 fn simulate(faults: usize, seed: u64) -> Simulate {
     Simulate {
@@ -66,6 +68,23 @@ async fn a_rehearsal_ends_as_predicted_and_the_same_each_time() {
     let again = rehearse(live().await, simulate(0, 1)).await.document();
     assert_eq!(document, again);
     golden(&data("simulation.txt"), &document.to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_base_image_travels_once_to_each_host_as_planned() {
+    let scene = based().await;
+    let fleet = &scene.view.question().fleet;
+    assert_eq!((fleet.bases.len(), fleet.guests[0].bases.len()), (1, 1));
+    let moves = scene.view.plan.moves.iter();
+    let heavy = moves.filter(|step| step.bytes.0 > 1600 * MIB).count();
+    assert_eq!((scene.view.plan.moves.len(), heavy), (6, 2));
+    let document = rehearse(scene, simulate(0, 1)).await.document();
+    assert!(document.as_planned, "{document}");
+    assert_eq!(document.violations, Vec::<String>::new());
+    let predicted = document.predicted.makespan_seconds.unwrap();
+    let simulated = document.simulated.makespan_seconds.unwrap();
+    // What was brought is read back, to see that it is whole.
+    assert!((0.9..1.6).contains(&(simulated / predicted)), "{document}");
 }
 
 #[tokio::test(start_paused = true)]

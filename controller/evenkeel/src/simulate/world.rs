@@ -55,11 +55,18 @@ pub fn assume(question: &mut Question, assumed: Assumed) {
 pub fn fleet(question: &Question, view: &View, seed: u64) -> Fleet {
     let fleet = Fleet::new(seed);
     let mut occupied: BTreeMap<(usize, &str), u64> = BTreeMap::new();
+    let mut there = BTreeSet::new();
     for guest in &question.fleet.guests {
         for disk in &guest.disks {
             if let Some(pool) = &disk.pool {
                 *occupied.entry((guest.host.at(), pool)).or_default() += disk.allocated.0;
             }
+        }
+        // A host has the base images of its guests, once.
+        if let Some((base, pool)) = below(guest, &question.fleet.bases)
+            && there.insert((guest.host, &base.path))
+        {
+            *occupied.entry((guest.host.at(), pool)).or_default() += base.allocated.0;
         }
     }
     for (index, host) in question.fleet.hosts.iter().enumerate() {
@@ -75,7 +82,7 @@ pub fn fleet(question: &Question, view: &View, seed: u64) -> Fleet {
     }
     for guest in &question.fleet.guests {
         if let Some(host) = question.fleet.hosts.get(guest.host.at()) {
-            fleet.add_guest(&host.name, &guest_plan(guest));
+            fleet.add_guest(&host.name, &guest_plan(guest, &question.fleet.bases));
         }
     }
     fleet
@@ -124,7 +131,17 @@ fn storage_network(pool: &str, path: &str) -> String {
     format!("storage pool {pool} at {path}")
 }
 
-fn guest_plan(guest: &planner::Guest) -> GuestPlan {
+/// The base image below a simulated guest's disks, and its pool: the heaviest of several. All others are left out.
+fn below<'b>(
+    guest: &planner::Guest,
+    bases: &'b [planner::Base],
+) -> Option<(&'b planner::Base, &'b str)> {
+    let own = guest.bases.iter().filter_map(|base| bases.get(base.at()));
+    let own = own.filter_map(|base| Some((base, base.pool.as_deref()?)));
+    own.max_by_key(|(base, _)| base.allocated)
+}
+
+fn guest_plan(guest: &planner::Guest, bases: &[planner::Base]) -> GuestPlan {
     let mut plan = GuestPlan::new(&guest.domain);
     if let Ok(uuid) = guest.uuid.parse::<Uuid>() {
         plan.uuid = uuid;
@@ -151,6 +168,11 @@ fn guest_plan(guest: &planner::Guest) -> GuestPlan {
         .iter()
         .filter_map(|disk| Some((disk.target.clone(), disk.pool.clone()?)))
         .collect();
+    plan.base = below(guest, bases).map(|(base, pool)| {
+        let file = base.path.trim_start_matches('/').replace('/', "-");
+        let path = format!("{}/{file}", sim::folder(pool));
+        (path, base.allocated.0)
+    });
     let needs = &guest.needs;
     let interface = |source, filter| InterfaceFacts {
         mac: "52:54:00:00:00:01".to_owned(),

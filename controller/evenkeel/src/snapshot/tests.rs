@@ -77,6 +77,20 @@ pub async fn live() -> Scene {
     see("manifests.yaml", &fleet, |_| true).await
 }
 
+/// A drain of six guests whose disks lie over one base image of 600 MiB.
+pub async fn based() -> Scene {
+    let fleet = Fleet::new(1);
+    for name in ["h1", "h2", "h3"] {
+        fleet.add_host(&HostPlan::new(name).pool(100 * GIB));
+    }
+    for number in 1..=6 {
+        let guest = GuestPlan::new(&format!("clone-{number}")).memory(GIB);
+        let guest = guest.disk(2 * GIB, 50 * MIB);
+        fleet.add_guest("h1", &guest.base("/pools/default/image.qcow2", 600 * MIB));
+    }
+    see("manifests.yaml", &fleet, |_| true).await
+}
+
 /// A fleet that is uneven in two ways, and a policy for each.
 pub async fn uneven() -> Scene {
     let fleet = Fleet::new(1);

@@ -68,7 +68,7 @@ impl Shared {
 }
 
 /// Where a pool lies; a directory that is none goes by its path.
-fn folder(pool: &str) -> String {
+pub fn folder(pool: &str) -> String {
     if pool.starts_with('/') {
         return pool.to_owned();
     }
