@@ -84,6 +84,9 @@ pub struct Step {
     /// Expected time it takes; absent where no rate is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) duration: Option<Duration>,
+    /// How much of that its disks take; absent where only they or only memory travels, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disks: Option<Duration>,
 }
 
 /// The moves that a plan has for a policy. Of very many the first: what the status can't show nobody can approve.
@@ -112,6 +115,7 @@ pub(crate) fn steps(policy: &str, fleet: &planner::Fleet, plan: &planner::Plan) 
             bytes: planned.bytes,
             start: planned.start,
             duration: planned.duration,
+            disks: planned.disks,
         })
     };
     mine.iter().filter(whole).filter_map(step).collect()
@@ -176,6 +180,7 @@ impl Frozen {
                 bytes: step.bytes,
                 start: step.start.0,
                 duration: step.duration.map(|span| span.0),
+                disks: None,
             })
         });
         let steps = steps.collect::<Option<Vec<Step>>>()?;

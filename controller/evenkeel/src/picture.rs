@@ -47,6 +47,8 @@ pub struct Bar {
     pub start: Duration,
     /// Absent: not known.
     pub end: Option<Duration>,
+    /// When its disks are copied and its memory begins to travel, where both do and that is known.
+    pub memory: Option<Duration>,
     /// Which it is.
     pub sort: Sort,
 }

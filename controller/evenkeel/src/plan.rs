@@ -81,6 +81,9 @@ pub struct Move {
     start_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_seconds: Option<f64>,
+    /// How much of that its disks take, after which its memory travels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disks_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -333,6 +336,7 @@ impl Plan {
                 bytes: planned.bytes.0,
                 start_seconds: planned.start.as_secs_f64(),
                 duration_seconds: planned.duration.map(|time| time.as_secs_f64()),
+                disks_seconds: planned.disks.map(|time| time.as_secs_f64()),
                 end_seconds: end.map(|time| time.as_secs_f64()),
                 waits: planned.waits.as_ref().map(Reasoned::from),
                 pools: planned.pools.clone(),
@@ -537,6 +541,9 @@ pub fn draw(view: &View, plan: &Plan) -> Picture {
         target: planned.target.clone(),
         start: time(planned.start_seconds),
         end: planned.end_seconds.map(time),
+        memory: planned
+            .disks_seconds
+            .map(|disks| time(planned.start_seconds + disks)),
         sort: Sort::Planned,
     });
     Picture {

@@ -235,6 +235,7 @@ impl Rehearsal {
             target: run.target.clone(),
             start: run.start,
             end: run.end,
+            memory: None,
             sort: match &run.failure {
                 Some((reason, _)) => Sort::Failed(reason.clone()),
                 None => Sort::Done,

@@ -114,6 +114,7 @@ fn planned(waits: Option<Reason>) -> Plan {
         bytes: Default::default(),
         start: Duration::ZERO,
         duration: None,
+        disks: None,
         waits: waits.map(|reason| Cause::new(reason, "")),
         makes_way_for: None,
         onward: None,

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use evenkeel_crds::quantity::Bytes;
 
-use crate::bytes::{capped, rate, travels, weight};
+use crate::bytes::{capped, memory, rate, travels, weight};
 use crate::capacity::demand;
 use crate::capacity::{Room, When};
 use crate::counts::Counts;
 use crate::fit::{Refusal, fits};
 use crate::model::{Guest, GuestId, HostId};
 use crate::rules::{self, Kind, Strictness};
-use crate::schedule::NOMINAL_RATE;
 use crate::shelf::Shelf;
+use crate::traffic::NOMINAL_RATE;
 use crate::view::View;
 use crate::wishes::Ask;
 
@@ -190,17 +190,20 @@ impl<'v, 'a> Board<'v, 'a> {
                 .map(|(disk, _)| i128::from(disk.virtual_size.0))
                 .sum()
         };
-        let of_bases = bases.values().map(|(pool, _)| pool);
-        pools.iter().chain(of_bases).all(|pool| {
+        let has_space = |pool: &usize| {
             let budget = view.layout.budget(*pool);
             let base = bases.get(&budget).map_or(0, |(_, bytes)| *bytes);
             let space = base + sum(&|other| view.layout.budget(other) == budget);
-            let limit = facts.pools[view.layout.index(host, *pool)].virtual_limit;
             space + room.taken(&view.layout, *pool, when) <= view.layout.space(*pool)
-                && limit.is_none_or(|limit| {
-                    sum(&|other| other == *pool) + room.sizes(*pool, when) <= i128::from(limit.0)
-                })
-        })
+        };
+        let has_size = |pool: &usize| {
+            let limit = facts.pools[view.layout.index(host, *pool)].virtual_limit;
+            limit.is_none_or(|limit| {
+                sum(&|other| other == *pool) + room.sizes(*pool, when) <= i128::from(limit.0)
+            })
+        };
+        pools.iter().all(|pool| has_space(pool) && has_size(pool))
+            && bases.values().all(|(pool, _)| has_space(pool))
     }
 
     fn arrives(&mut self, guest: GuestId, host: HostId) {
@@ -337,6 +340,12 @@ impl<'v, 'a> Board<'v, 'a> {
     pub(crate) fn own_bytes(&self, guest: GuestId, source: HostId, target: HostId) -> Bytes {
         let guest = self.view.guest(guest);
         travels(guest, capped(guest, rate(self.view.fleet, source, target)))
+    }
+
+    /// Of that, what is memory.
+    pub(crate) fn memory_bytes(&self, guest: GuestId, source: HostId, target: HostId) -> u64 {
+        let guest = self.view.guest(guest);
+        memory(guest, capped(guest, rate(self.view.fleet, source, target)))
     }
 
     /// The most that may travel for the guest if it goes from one host to another: with all its base images.

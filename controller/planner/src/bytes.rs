@@ -33,6 +33,11 @@ pub(crate) fn travels(guest: &Guest, rate: Option<u64>) -> Bytes {
         .iter()
         .map(|disk| u128::from(disk.allocated.0))
         .sum();
+    Bytes(u64::try_from(disks).unwrap_or(u64::MAX).saturating_add(memory(guest, rate)))
+}
+
+/// Of that, what is memory.
+pub(crate) fn memory(guest: &Guest, rate: Option<u64>) -> u64 {
     let memory = if guest.active {
         u128::from(guest.memory.0.saturating_sub(guest.overhead.0))
     } else {
@@ -45,7 +50,7 @@ pub(crate) fn travels(guest: &Guest, rate: Option<u64>) -> Bytes {
         (Some(_), Some(_)) => memory * MEMORY_CAP,
         _ => memory,
     };
-    Bytes(u64::try_from(disks + memory).unwrap_or(u64::MAX))
+    u64::try_from(memory).unwrap_or(u64::MAX)
 }
 
 /// What these base images weigh.

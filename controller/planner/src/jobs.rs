@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use crate::board::{Board, Placed};
 use crate::model::HostId;
 use crate::rules::Strictness;
-use crate::schedule::{NOMINAL_RATE, micros};
+use crate::schedule::micros;
+use crate::traffic::NOMINAL_RATE;
 use crate::wishes::Ask;
 
 /// A move to be scheduled.
@@ -21,6 +22,8 @@ pub(crate) struct Job<'a> {
     pub(crate) named: BTreeMap<String, String>,
     /// What travels, base images apart.
     pub(crate) bytes: u64,
+    /// Of that, what is memory, which travels last.
+    pub(crate) memory: u64,
     /// Microseconds until it may start at all.
     pub(crate) rest: u64,
     /// What is asked first has the lesser rank; equally important jobs have the same.
@@ -73,6 +76,7 @@ impl<'a> Job<'a> {
             pools: pools.clone(),
             named,
             bytes: board.own_bytes(self.ask.guest, self.source, host).0,
+            memory: board.memory_bytes(self.ask.guest, self.source, host),
             leg: Leg::Out {
                 onward: self.target,
             },
@@ -82,6 +86,7 @@ impl<'a> Job<'a> {
         self.leg = Leg::On { pools };
         self.after = Some(after);
         self.bytes = board.own_bytes(self.ask.guest, host, self.target).0;
+        self.memory = board.memory_bytes(self.ask.guest, host, self.target);
         out
     }
 }
@@ -94,16 +99,16 @@ pub(crate) fn jobs<'a>(board: &Board<'_, 'a>, asks: &[Ask<'a>]) -> Vec<Job<'a>> 
     let job = |(index, placed): (usize, &Placed)| {
         let ask: Ask<'a> = asks[index].clone();
         let guest = ask.guest;
+        let source = view.guest(guest).host;
         let rest = view.rest(guest);
         Job {
             ask,
-            source: view.guest(guest).host,
+            source,
             target: placed.target,
             pools: placed.pools.clone(),
             named: named(board, guest, placed.target, &placed.pools),
-            bytes: board
-                .own_bytes(guest, view.guest(guest).host, placed.target)
-                .0,
+            bytes: board.own_bytes(guest, source, placed.target).0,
+            memory: board.memory_bytes(guest, source, placed.target),
             rest: rest.map_or(0, |rest| micros(rest.until.saturating_sub(view.now))),
             rank: 0,
             leg: Leg::Whole,

@@ -11,7 +11,7 @@ use crate::bytes::{capped, rate};
 use crate::jobs::Job;
 use crate::model::HostId;
 use crate::queues::Queues;
-use crate::schedule::NOMINAL_RATE;
+use crate::traffic::{NOMINAL_RATE, Transfer};
 use crate::view::View;
 
 /// In the place of a lane or of a rank: none.
@@ -165,19 +165,13 @@ impl Lanes {
         }
     }
 
-    /// A move that may have so much at most is under way, or over.
-    pub(crate) fn carry(
-        &mut self,
-        view: &View<'_>,
-        (source, target): (HostId, HostId),
-        most: Option<u64>,
-        begins: bool,
-    ) {
+    /// A move is under way, or over.
+    pub(crate) fn carry(&mut self, view: &View<'_>, transfer: &Transfer, begins: bool) {
         if self.are_none() {
             return;
         }
-        let rate = undivided(view, (source, target), most);
-        for link in [out(source), into(target)] {
+        let rate = undivided(view, (transfer.source, transfer.target), transfer.most);
+        for link in [out(transfer.source), into(transfer.target)] {
             let taken = &mut self.links[link].taken;
             *taken = if begins {
                 taken.saturating_add(rate)

@@ -6,7 +6,7 @@
 //! The way of a plan: `wishes` turns what is asked into asks and refuses what can't be tried; `choose` gives each ask
 //! a target on a `board` of what is held, `targeted`, `repair` and `chains` help where room is short; `places` sends
 //! guests where the `rules` of placements want them; `schedule` lets the chosen moves run on virtual time, so that
-//! slots, links and room are right at every instant; `order` breaks rings of moves that wait for each other by guests that
+//! slots, links (`traffic`) and room are right at every instant; `order` breaks rings of moves that wait for each other by guests that
 //! stop over (`bounces`, `shuffle`), and `rings` names those that nothing breaks; `improve` looks for better ways where hosts
 //! are nearly full (`squeeze`), as long as the `effort` lasts; `balance` levels what is uneven after all that, by the search
 //! in `level`, and `headroom` keeps room to empty any one domain; `explain` says it in sentences, `verdicts` what is known of
@@ -49,6 +49,7 @@ mod short;
 mod shuffle;
 mod squeeze;
 mod targeted;
+mod traffic;
 mod verdicts;
 mod view;
 mod waits;

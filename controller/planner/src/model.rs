@@ -549,6 +549,9 @@ pub struct Move {
     pub start: Duration,
     /// Expected time it takes; absent where no rate is known.
     pub duration: Option<Duration>,
+    /// How much of that its disks take, after which its memory travels; absent too where only one of them does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Duration>,
     /// What it waits for; absent: it starts now.
     pub waits: Option<Cause>,
     /// The drained guest for which it makes way: nobody asked for this move itself.

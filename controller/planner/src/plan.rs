@@ -403,6 +403,7 @@ fn assemble(ordered: Ordered<'_>) -> Plan {
             bytes: Bytes(run.bytes),
             start: run.start,
             duration: run.duration,
+            disks: run.disks,
             waits: run.waits,
             makes_way_for: job.ask.room_for,
             onward: match job.leg {

@@ -1,18 +1,15 @@
 //! When each move starts and ends, by running the plan on virtual time.
 //!
-//! The model: a link carries its bandwidth out and the same in, each shared equally by the moves that way; a move goes at
-//! the lesser share of its two ends, and no faster than its guest's moves may; a link of unknown bandwidth does not count. Where neither end's is known, a nominal rate puts the
-//! moves in an order, but no time that depends on it is told: durations are absent, and what starts after the end of
-//! such a move is told to start when the last known thing happens (zero if nothing is known). Times are whole
-//! microseconds, so that what starts at the end of another move starts at exactly that time.
+//! How long a move takes is the links' affair (`traffic`). No time that depends on a nominal rate is told: durations are
+//! absent, and what starts after the end of such a move is told to start when the last known thing happens (zero if
+//! nothing is known).
 //!
 //! A move starts as soon as there is room at its target and a slot at both ends and in its drains; the more important
 //! are asked first, and no less important one is held back for them. Where a limit keeps moves waiting, its places go to
 //! moves that get all of their rate first (`lanes`). Room at the source comes back when a move ends.
 //! At the target the full size of disks stays held to the end of the plan.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evenkeel_crds::reason::Cause;
@@ -26,12 +23,10 @@ use crate::jobs::{Job, Leg};
 use crate::lanes::Lanes;
 use crate::model::{GuestId, HostId};
 use crate::queues::{Freed, Queues};
+use crate::traffic::{Traffic, Transfer};
 use crate::view::View;
 use crate::waits;
 use crate::wishes::{For, Limit, covering};
-
-/// Bytes per second of a link that nobody knows; for the order of moves only.
-pub(crate) const NOMINAL_RATE: u64 = 100 << 20;
 
 /// When a job runs.
 #[derive(Debug, Clone)]
@@ -39,6 +34,8 @@ pub(crate) struct Run {
     pub(crate) job: usize,
     pub(crate) start: Duration,
     pub(crate) duration: Option<Duration>,
+    /// From its start until its disks are copied and memory begins to travel, if it is a move of both.
+    pub(crate) disks: Option<Duration>,
     /// What travels, with base images that the target has not got by then.
     pub(crate) bytes: u64,
     pub(crate) waits: Option<Cause>,
@@ -85,18 +82,7 @@ struct Active {
     frees: Option<GuestId>,
     /// If the source is where it stopped over: the pools that it holds there.
     stopover: Option<Vec<usize>>,
-    source: HostId,
-    target: HostId,
     limits: Vec<usize>,
-    /// The most that it may have, in bytes per second.
-    most: Option<u64>,
-    /// Bytes left at `since`; absent: `ends` is given.
-    left: Option<f64>,
-    since: u64,
-    rate: f64,
-    nominal: bool,
-    started: u64,
-    ends: u64,
 }
 
 /// The world on virtual time. An event costs what it changes: the moves on its two links get new rates, and the moves
@@ -109,33 +95,23 @@ pub(crate) struct Simulation<'s, 'v, 'a> {
     covering: Vec<Vec<usize>>,
     /// Each limit by who asks: for moves from anywhere.
     own: BTreeMap<&'a RequestedBy, [usize; 1]>,
-    pub(crate) outbound: Vec<u32>,
-    pub(crate) inbound: Vec<u32>,
     pub(crate) parallel: Vec<u32>,
-    /// All that ever went; what is under way stands in `links`.
+    /// What is under way on the links.
+    pub(crate) traffic: Traffic,
+    /// What else is known of it, by its place there.
     moves: Vec<Active>,
-    /// For each host what is under way from and to it.
-    links: Vec<Vec<usize>>,
-    /// When what is under way ends, the next on top; what has got another end since is passed over.
-    ends: BinaryHeap<Reverse<(u64, usize)>>,
     /// Planned moves under way.
     going: usize,
     /// For each job whether it has ended.
     ended: Vec<bool>,
     /// Jobs that start after another has ended.
     turns: Vec<usize>,
-    /// All moves under way.
-    pub(crate) under_way: u32,
     queues: Queues,
     lanes: Lanes,
     runs: Vec<Run>,
-    time: u64,
     /// The last time told; set once a time is only nominal.
     frozen: Option<u64>,
 }
-
-/// In the place of a time: the move is over.
-const OVER: u64 = u64::MAX;
 
 /// The limits that a job's start is counted under.
 fn limits_of<'s>(
@@ -182,22 +158,17 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             limits,
             covering,
             own,
-            outbound: vec![0; hosts],
-            inbound: vec![0; hosts],
             parallel: vec![0; limits.len()],
+            traffic: Traffic::new(hosts),
             moves: Vec::new(),
-            links: vec![Vec::new(); hosts],
-            ends: BinaryHeap::new(),
             going: 0,
             ended: vec![false; jobs.len()],
             turns: (0..jobs.len())
                 .filter(|job| jobs[*job].after.is_some())
                 .collect(),
-            under_way: 0,
             queues,
             lanes: Lanes::default(),
             runs: Vec::new(),
-            time: 0,
             frozen: None,
         };
         world.adopt(view);
@@ -218,25 +189,21 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             });
             let limits: Vec<usize> = counts.map(|(index, _)| index).collect();
             let guest = view.guest(flight.guest);
-            let left = match flight.remaining {
-                Some(_) => None,
-                None => Some(self.board.bytes(flight.guest, flight.target).0.max(1) as f64),
+            let (source, target) = (flight.source, flight.target);
+            let transfer = match flight.remaining {
+                Some(remaining) => Transfer::until(source, target, micros(remaining)),
+                None => {
+                    let bytes = self.board.bytes(flight.guest, target).0;
+                    Transfer::of((source, target), capped(guest, None), bytes, 0)
+                }
             };
-            self.begin(Active {
+            let active = Active {
                 job: None,
-                frees: (guest.host == flight.source).then_some(flight.guest),
+                frees: (guest.host == source).then_some(flight.guest),
                 stopover: None,
-                source: flight.source,
-                target: flight.target,
                 limits,
-                most: capped(guest, None),
-                left,
-                since: 0,
-                rate: 0.0,
-                nominal: false,
-                started: 0,
-                ends: flight.remaining.map_or(u64::MAX, micros),
-            });
+            };
+            self.begin(active, transfer);
         }
     }
 
@@ -256,9 +223,8 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             all.filter(|limit| binding[*limit]).collect()
         };
         self.lanes = Lanes::new(view, self.jobs, limits_of);
-        for active in &self.moves {
-            let ends = (active.source, active.target);
-            self.lanes.carry(view, ends, active.most, true);
+        for index in 0..self.moves.len() {
+            self.lanes.carry(view, self.traffic.get(index), true);
         }
     }
 
@@ -268,31 +234,20 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             Some(own) => own.parallel.saturating_sub(self.parallel[limit]),
             None => {
                 let most = self.board.view.fleet.limits.parallel;
-                most.map_or(u32::MAX, |most| most.saturating_sub(self.under_way))
+                most.map_or(u32::MAX, |most| most.saturating_sub(self.traffic.under_way))
             }
         }
     }
 
-    fn begin(&mut self, active: Active) {
-        let index = self.moves.len();
-        let ends = (active.source, active.target);
-        self.lanes.carry(self.board.view, ends, active.most, true);
-        self.under_way += 1;
-        self.outbound[active.source.at()] += 1;
-        self.inbound[active.target.at()] += 1;
-        self.links[active.source.at()].push(index);
-        self.links[active.target.at()].push(index);
+    fn begin(&mut self, active: Active, transfer: Transfer) {
+        let view = self.board.view;
+        self.lanes.carry(view, &transfer, true);
         for limit in &active.limits {
             self.parallel[*limit] += 1;
         }
         self.going += usize::from(active.job.is_some());
-        if active.left.is_none() {
-            self.ends.push(Reverse((active.ends, index)));
-        }
-        let (source, target) = (active.source, active.target);
         self.moves.push(active);
-        self.share(source);
-        self.share(target);
+        self.traffic.begin(view, transfer);
     }
 
     fn run(mut self) -> Outcome<'v, 'a> {
@@ -304,12 +259,12 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             })
             .collect();
         while self.queues.waiting() > 0 || self.going > 0 {
-            let rest = self.queues.next_rest(self.time);
-            let Some(next) = rest.into_iter().chain(self.next_end()).min() else {
+            let rest = self.queues.next_rest(self.traffic.time);
+            let Some(next) = rest.into_iter().chain(self.traffic.next_end()).min() else {
                 return Outcome::Stuck(Box::new(Stall {
                     waiting: self.queues.all_waiting(),
                     board: self.board,
-                    time: self.time,
+                    time: self.traffic.time,
                 }));
             };
             let freed = self.advance(next);
@@ -327,90 +282,32 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         Outcome::Done(runs, makespan)
     }
 
-    /// When the next thing ends.
-    fn next_end(&mut self) -> Option<u64> {
-        while let Some(Reverse((end, index))) = self.ends.peek() {
-            let active = &self.moves[*index];
-            if active.ends == *end && active.since != OVER {
-                return Some(*end);
-            }
-            self.ends.pop();
-        }
-        None
-    }
-
-    /// Shares the host's link anew among the moves on it, out and in: each goes at the lesser share of its two ends.
-    fn share(&mut self, host: HostId) {
-        let view = self.board.view;
-        let most = view.fleet.limits.share.map(|share| share.0.max(1) as f64);
-        for index in &self.links[host.at()] {
-            let active = &mut self.moves[*index];
-            let Some(left) = active.left else { continue };
-            let share = |host: HostId, moves: u32| {
-                let bandwidth = view.host(host).bandwidth?.0.max(1);
-                Some(bandwidth as f64 / f64::from(moves))
-            };
-            let out = self.outbound[active.source.at()];
-            let into = self.inbound[active.target.at()];
-            let rate = match (share(active.source, out), share(active.target, into)) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            };
-            let own = active.most.map(|most| most as f64);
-            let rate = rate.into_iter().chain(most).chain(own).reduce(f64::min);
-            active.nominal = rate.is_none();
-            let rate = rate.unwrap_or_else(|| NOMINAL_RATE as f64 / f64::from(out.max(into)));
-            if rate == active.rate {
-                continue;
-            }
-            let passed = (self.time - active.since) as f64 / 1e6;
-            let left = (left - active.rate * passed).max(0.0);
-            active.left = Some(left);
-            active.since = self.time;
-            active.rate = rate;
-            active.ends = self.time.saturating_add((left / rate * 1e6).ceil() as u64);
-            self.ends.push(Reverse((active.ends, *index)));
-        }
-    }
-
     /// Goes to that time and ends what ends there. Gives what that frees.
     fn advance(&mut self, next: u64) -> Freed {
         let mut freed = Freed::default();
-        let mut ending = Vec::new();
-        while self.next_end().is_some_and(|end| end <= next) {
-            if let Some(Reverse((_, index))) = self.ends.pop() {
-                ending.push(index);
-                self.moves[index].since = OVER;
-            }
+        let before = self.traffic.time;
+        let ending = self.traffic.advance(next);
+        let nominal = |index: &usize| self.traffic.get(*index).nominal;
+        if self.frozen.is_none() && ending.iter().any(nominal) {
+            self.frozen = Some(before);
         }
-        if self.frozen.is_none() && ending.iter().any(|index| self.moves[*index].nominal) {
-            self.frozen = Some(self.time);
-        }
-        self.time = next;
         for index in &ending {
             self.end(*index, &mut freed);
         }
         for host in &freed.hosts {
-            self.share(*host);
+            self.traffic.share(self.board.view, *host);
         }
         freed
     }
 
     fn end(&mut self, index: usize, freed: &mut Freed) {
-        let active = &self.moves[index];
-        let (source, target) = (active.source.at(), active.target.at());
-        let ends = (active.source, active.target);
-        self.lanes.carry(self.board.view, ends, active.most, false);
+        let (active, transfer) = (&self.moves[index], self.traffic.get(index));
+        let (source, target) = (transfer.source, transfer.target);
+        self.lanes.carry(self.board.view, transfer, false);
         if self.free(self.limits.len()) == 0 {
             freed.limits.push(self.limits.len());
         }
-        self.under_way -= 1;
-        self.outbound[source] -= 1;
-        self.inbound[target] -= 1;
-        for host in [source, target] {
-            self.links[host].retain(|other| *other != index);
-        }
-        freed.hosts.extend([active.source, active.target]);
+        freed.hosts.extend([source, target]);
         for limit in &active.limits {
             if self.free(*limit) == 0 {
                 freed.limits.push(*limit);
@@ -421,8 +318,8 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         if let (Some(guest), Some(pools)) = (active.frees, &active.stopover) {
             let facts = view.guest(guest);
             let room = &mut self.board.room;
-            room.hold_disks(&view.layout, facts, active.source, pools, -1);
-            self.board.counts.gone_on(view, guest, active.source);
+            room.hold_disks(&view.layout, facts, source, pools, -1);
+            self.board.counts.gone_on(view, guest, source);
         } else if let Some(guest) = active.frees {
             self.board.room.left(view.fleet, &view.layout, guest, 1);
             self.board.counts.left(view, guest, 1);
@@ -438,24 +335,29 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             freed
                 .jobs
                 .extend(next.filter(|next| self.jobs[*next].after == Some(job)));
-            let length = Duration::from_micros(active.ends - active.started);
-            self.runs[run].duration = (!active.nominal).then_some(length);
-            self.board.into[target].retain(|other| *other != job);
+            let since = |time: u64| Duration::from_micros(time - transfer.started);
+            let run = &mut self.runs[run];
+            run.duration = (!transfer.nominal).then(|| since(transfer.ends));
+            let of_both = (1..run.bytes).contains(&self.jobs[job].memory);
+            let switched = transfer.switched.filter(|_| of_both && !transfer.nominal);
+            run.disks = switched.map(since);
+            self.board.into[target.at()].retain(|other| *other != job);
         }
+        self.traffic.end(index);
     }
 
     /// Starts what can start now that this is free, the more important first.
     fn start_after(&mut self, freed: &Freed) {
-        let mut candidates = self.queues.rested(self.time);
+        let mut candidates = self.queues.rested(self.traffic.time);
         candidates.extend(&freed.jobs);
         for rule in &freed.rules {
             self.queues.kin(*rule, &mut candidates);
         }
         for host in &freed.hosts {
-            if self.outbound[host.at()] < self.board.view.host(*host).max_outbound {
+            if self.traffic.outbound[host.at()] < self.board.view.host(*host).max_outbound {
                 self.queues.from(*host, &mut candidates);
             }
-            if self.inbound[host.at()] < self.board.view.host(*host).max_inbound {
+            if self.traffic.inbound[host.at()] < self.board.view.host(*host).max_inbound {
                 self.queues.to(*host, &mut candidates);
             }
         }
@@ -542,6 +444,12 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         let view = self.board.view;
         let guest = view.guest(job.ask.guest);
         let bytes = job.bytes + self.board.brings(job.ask.guest, job.target);
+        let transfer = Transfer::of(
+            (job.source, job.target),
+            capped(guest, None),
+            bytes,
+            job.memory,
+        );
         self.board
             .room
             .hold(view.fleet, &view.layout, guest, job.target, &job.pools, 1);
@@ -553,7 +461,7 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         moved.extend(view.rules.of(job.ask.guest).map(|(rule, _)| rule));
         self.board.counts.arrive(view, job.ask.guest, job.target, 1);
         let start = match &mut self.frozen {
-            None => self.time,
+            None => self.traffic.time,
             Some(frozen) => {
                 *frozen = (*frozen).max(job.rest);
                 *frozen
@@ -563,41 +471,34 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
             job: index,
             start: Duration::from_micros(start),
             duration: None,
+            disks: None,
             bytes,
             waits: None,
             vague: self.frozen.is_some(),
         });
-        self.begin(Active {
+        let active = Active {
             job: Some((index, self.runs.len() - 1)),
             frees: Some(job.ask.guest),
             stopover: match &job.leg {
                 Leg::On { pools } => Some(pools.clone()),
                 Leg::Whole | Leg::Out { .. } => None,
             },
-            source: job.source,
-            target: job.target,
             limits: limits_of(&self.covering, &self.own, job).to_vec(),
-            most: capped(guest, None),
-            left: Some(bytes.max(1) as f64),
-            since: self.time,
-            rate: 0.0,
-            nominal: false,
-            started: self.time,
-            ends: u64::MAX,
-        });
+        };
+        self.begin(active, transfer);
     }
 
     /// Whether as many moves are under way as the whole fleet may have.
     fn full(&self) -> bool {
         let most = self.board.view.fleet.limits.parallel;
-        most.is_some_and(|most| self.under_way >= most)
+        most.is_some_and(|most| self.traffic.under_way >= most)
     }
 
     /// What keeps the job from starting now. Room is looked at first where the answer is told, last where it is not,
     /// since it costs most.
     fn block(&self, index: usize, told: bool) -> Option<Block> {
         let job = &self.jobs[index];
-        if job.rest > self.time {
+        if job.rest > self.traffic.time {
             return Some(Block::Rest);
         }
         if job.after.is_some_and(|after| !self.ended[after]) {
@@ -608,10 +509,10 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         }
         let view = self.board.view;
         let (source, target) = (job.source, job.target);
-        if self.outbound[source.at()] >= view.host(source).max_outbound {
+        if self.traffic.outbound[source.at()] >= view.host(source).max_outbound {
             return Some(Block::Outbound);
         }
-        if self.inbound[target.at()] >= view.host(target).max_inbound {
+        if self.traffic.inbound[target.at()] >= view.host(target).max_inbound {
             return Some(Block::Inbound);
         }
         if let Some(most) = view.fleet.limits.parallel.filter(|_| self.full()) {
@@ -660,11 +561,9 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
 
     /// Guests that leave the host, or have yet to: those in flight first.
     pub(crate) fn leaving(&self, host: HostId) -> Vec<GuestId> {
-        let active = self.links[host.at()]
-            .iter()
-            .map(|index| &self.moves[*index]);
-        let active = active.filter(|active| active.source == host);
-        let active = active.filter_map(|active| active.frees);
+        let under_way = self.traffic.of(host).iter().copied();
+        let leaving = under_way.filter(|index| self.traffic.get(*index).source == host);
+        let active = leaving.filter_map(|index| self.moves[index].frees);
         let mut waiting = Vec::new();
         self.queues.from(host, &mut waiting);
         active

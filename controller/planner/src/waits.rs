@@ -71,7 +71,7 @@ pub(crate) fn cause(world: &Simulation<'_, '_, '_>, index: usize, block: Block) 
             Reason::SlotsTaken,
             format!(
                 "{} of {} moves from {} are under way: {guest} waits for one of them to end",
-                world.outbound[job.source.at()],
+                world.traffic.outbound[job.source.at()],
                 source.max_outbound,
                 source.name
             ),
@@ -80,7 +80,7 @@ pub(crate) fn cause(world: &Simulation<'_, '_, '_>, index: usize, block: Block) 
             Reason::SlotsTaken,
             format!(
                 "{} of {} moves to {} are under way: {guest} waits for one of them to end",
-                world.inbound[job.target.at()],
+                world.traffic.inbound[job.target.at()],
                 target.max_inbound,
                 target.name
             ),
@@ -89,7 +89,7 @@ pub(crate) fn cause(world: &Simulation<'_, '_, '_>, index: usize, block: Block) 
             Reason::ParallelLimit,
             format!(
                 "{} of {most} moves of the whole fleet are under way: {guest} waits for one of them to end",
-                world.under_way
+                world.traffic.under_way
             ),
         )
         .hint("raise `parallel` of the Fleet, or its `bandwidth`"),

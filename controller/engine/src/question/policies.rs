@@ -225,6 +225,7 @@ impl Kept {
                     None => Duration::ZERO,
                 },
                 duration: step.duration,
+                disks: step.disks,
                 waits,
                 makes_way_for: None,
                 onward: match &step.onward {

@@ -34,7 +34,9 @@ pub fn draw(svg: &mut Svg, bars: &[Bar], faults: &[(Duration, Duration, String)]
     }
     let mut x = MARGIN + 90.0;
     let failed = bars.iter().any(|bar| matches!(bar.sort, Sort::Failed(_)));
+    let memory = bars.iter().any(|bar| bar.memory.is_some());
     let legend = [
+        (memory, "memory", "memory travels"),
         (failed, "fail", "fails"),
         (!faults.is_empty(), "fault", "something is broken"),
     ];
@@ -126,14 +128,21 @@ fn one(
         Sort::Done => ", done".to_owned(),
         Sort::Failed(reason) => format!(", failed: {reason}"),
     };
+    let memory = bar.memory.map_or(String::new(), |memory| {
+        format!(", memory from +{}", human(whole(memory)))
+    });
     let title = format!(
-        "{}: {} to {}, +{} to {end}{sort}",
+        "{}: {} to {}, +{} to {end}{memory}{sort}",
         bar.guest,
         bar.source,
         bar.target,
         human(whole(bar.start)),
     );
     svg.rect([start, y, width, height], &format!("{class} edge"), &title);
+    if let Some(memory) = bar.memory {
+        let from = x(memory).min(start + width);
+        svg.rect([from, y, start + width - from, height], "memory", &title);
+    }
     let other = if out { &bar.target } else { &bar.source };
     let way = if out { "\u{2192}" } else { "\u{2190}" };
     let words = format!("{} {way} {other}", bar.guest);
@@ -217,6 +226,7 @@ mod tests {
             target: "h2".to_owned(),
             start: Duration::from_secs(start),
             end: Some(Duration::from_secs(end)),
+            memory: None,
             sort: Sort::Planned,
         };
         let bars = [bar("a", 0, 10), bar("b", 5, 8), bar("c", 10, 12)];

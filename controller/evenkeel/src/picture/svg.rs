@@ -8,7 +8,7 @@ text{font:11px system-ui,'DejaVu Sans',sans-serif;fill:#222}\
 .h{font-size:16px;font-weight:600}.s{font-size:13px;font-weight:600}.q{fill:#666}.e{text-anchor:end}.m{text-anchor:middle}\
 .in{font-size:9px;fill:#111}.inb{font-size:9px;fill:#fff}\
 .bg{fill:#fff}.track{fill:#eee}.stay{fill:#a9b0b8}.leave{fill:#e69f00}.come{fill:#0072b2}.fail{fill:url(#stripes)}\
-.other{fill:#d3d7db}.grid{stroke:#ddd}.edge{stroke:#fff;stroke-width:.6}.limit{stroke:#222;stroke-width:1.5}\
+.memory{opacity:.25}.other{fill:#d3d7db}.grid{stroke:#ddd}.edge{stroke:#fff;stroke-width:.6}.limit{stroke:#222;stroke-width:1.5}\
 .fault{fill:#d55e00;opacity:.15}.drained{stroke:#222;stroke-dasharray:3 2;fill:none}\
 @media(prefers-color-scheme:dark){text{fill:#e6e6e6}.q{fill:#aaa}.in{fill:#111}.inb{fill:#fff}.bg{fill:#16191d}.track{fill:#2a2f35}\
 .stay{fill:#6b747e}.other{fill:#454c54}.come{fill:#3a97d3}.grid{stroke:#363c43}.edge{stroke:#16191d}.limit{stroke:#e6e6e6}.drained{stroke:#e6e6e6}}";

@@ -49,6 +49,7 @@ fn many(hosts: usize, name: &str) -> Picture {
         target: format!("{name}{}", index % 20),
         start: Duration::from_secs(index * 7),
         end: Some(Duration::from_secs(index * 7 + 40)),
+        memory: (index % 2 == 0).then(|| Duration::from_secs(index * 7 + 30)),
         sort: match index % 10 {
             9 => Sort::Failed("TargetFailed".to_owned()),
             _ => Sort::Planned,

@@ -49,6 +49,7 @@ mod tests {
             bytes: Bytes(0),
             start: Duration::from_secs(start),
             duration: duration.map(Duration::from_secs),
+            disks: None,
             waits: waits.then(|| Cause::new(Reason::SlotsTaken, "")),
             makes_way_for: None,
             onward: None,

@@ -224,7 +224,9 @@ impl<'a> World<'a> {
                     return Err(format!("pool {} of {name} is over what it has", pool.name));
                 }
                 let sizes = self.sizes[&(target, pool.name.clone())];
-                let limit = pool.virtual_limit.filter(|_| pool.name == *used);
+                // A base image has no virtual size.
+                let gets_disk = step.pools.values().any(|used| *used == pool.name);
+                let limit = pool.virtual_limit.filter(|_| gets_disk);
                 if limit.is_some_and(|limit| sizes > i128::from(limit.0)) {
                     return Err(format!(
                         "sizes in {} of {name} are over the limit",

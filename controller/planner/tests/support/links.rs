@@ -22,6 +22,15 @@ struct Transfer {
     rate: f64,
 }
 
+/// What happens to a transfer; of what happens at one instant, ends come first, for what ends has left its links by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Ends,
+    /// Its disks are copied.
+    Switches,
+    Begins,
+}
+
 struct Links<'a> {
     fleet: &'a Fleet,
     all: Vec<Transfer>,
@@ -111,11 +120,13 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
     for flight in &ledger.in_flight {
         there[flight.target.at()].extend(&fleet.guests[flight.guest.at()].bases);
     }
+    let mut all_brought = Vec::new();
     for step in &plan.moves {
         let needs = &fleet.guests[step.guest.at()].bases;
         let brought: Vec<BaseId> = needs.difference(&there[step.target.at()]).copied().collect();
         bytes(fleet, step, &brought);
-        there[step.target.at()].extend(brought);
+        there[step.target.at()].extend(&brought);
+        all_brought.push(brought);
         if let (Some(told), Some(alone)) = (step.duration, alone(fleet, step)) {
             let least = step.bytes.0 as f64 / alone;
             assert!(
@@ -155,8 +166,7 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
             step.start + step.duration.unwrap_or_default(),
         )
     });
-    // Ends before starts, for what ends at an instant has left its links by then.
-    let mut events: Vec<(Duration, bool, usize)> = Vec::new();
+    let mut events: Vec<(Duration, Event, usize)> = Vec::new();
     for (guest, source, target, start, end) in flying.chain(moves) {
         let index = links.all.len();
         links.all.push(Transfer {
@@ -168,21 +178,38 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
             rate: 0.0,
         });
         let end = Duration::from_micros(end.as_nanos().div_ceil(1000) as u64);
-        events.push((start, true, index));
-        events.push((end.max(start + Duration::from_nanos(1)), false, index));
+        events.push((start, Event::Begins, index));
+        events.push((end.max(start + Duration::from_nanos(1)), Event::Ends, index));
+    }
+    for (index, step) in plan.moves.iter().enumerate() {
+        if let Some(disks) = step.disks {
+            let index = ledger.in_flight.len() + index;
+            events.push((step.start + disks, Event::Switches, index));
+        }
     }
     events.sort_unstable();
-    for (time, begins, index) in events {
-        links.change(index, begins, time.as_secs_f64());
-        let Some(step) = index
-            .checked_sub(ledger.in_flight.len())
-            .map(|index| &plan.moves[index])
-        else {
+    for (time, event, index) in events {
+        let now = time.as_secs_f64();
+        if event != Event::Switches {
+            links.change(index, event == Event::Begins, now);
+        }
+        let Some(place) = index.checked_sub(ledger.in_flight.len()) else {
             continue;
         };
-        if !begins {
+        let step = &plan.moves[place];
+        let alone = alone(fleet, step).unwrap_or(0.0);
+        if event == Event::Switches {
+            let transfer = &links.all[index];
+            let carried = transfer.carried + transfer.rate * (now - transfer.since);
+            let disks = disks(fleet, step, &all_brought[place]);
+            let slack = disks * 1e-6 + alone * ROUNDING + 1.0;
+            assert!(
+                (carried - disks).abs() <= slack,
+                "{carried} bytes are carried, not {disks}, when the disks of {step:?} are said to be"
+            );
+        }
+        if event == Event::Ends {
             let (carried, bytes) = (links.all[index].carried, step.bytes.0 as f64);
-            let alone = alone(fleet, step).unwrap_or(0.0);
             let slack = bytes * 1e-6 + alone * ROUNDING + 1.0;
             assert!(
                 (carried - bytes).abs() <= slack,
@@ -195,7 +222,6 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
 /// Allocated disks travel once, and base images that are brought; memory, and what is dirtied while it travels, and while that travels, three times at most.
 fn bytes(fleet: &Fleet, step: &Move, brought: &[BaseId]) {
     let guest = &fleet.guests[step.guest.at()];
-    let disks: f64 = guest.disks.iter().map(|disk| disk.allocated.0 as f64).sum();
     let memory = if guest.active {
         guest.memory.0.saturating_sub(guest.overhead.0) as f64
     } else {
@@ -211,11 +237,19 @@ fn bytes(fleet: &Fleet, step: &Move, brought: &[BaseId]) {
             round *= again;
         }
     }
-    let brought = brought.iter().map(|base| fleet.bases[base.at()].allocated.0 as f64);
-    let expected = disks + brought.sum::<f64>() + memory * f64::min(times, 3.0);
+    let expected = disks(fleet, step, brought) + memory * f64::min(times, 3.0);
     let slack = expected * 1e-9 + 2.0;
     assert!(
         (step.bytes.0 as f64 - expected).abs() <= slack,
         "not {expected} bytes: {step:?}"
     );
+}
+
+/// Allocated disks, and base images that are brought.
+fn disks(fleet: &Fleet, step: &Move, brought: &[BaseId]) -> f64 {
+    let disks = fleet.guests[step.guest.at()].disks.iter();
+    let disks = disks.map(|disk| disk.allocated.0 as f64);
+    let brought = brought.iter();
+    let brought = brought.map(|base| fleet.bases[base.at()].allocated.0 as f64);
+    disks.chain(brought).sum()
 }
