@@ -161,7 +161,10 @@ impl Bases {
         }
         let id = BaseId(self.all.len() as u32);
         let holds = |pool: &&PoolFacts| pool.is_above(&layer.path);
-        let pool = pools.iter().filter(holds).max_by_key(|pool| pool.path.len());
+        let pool = pools
+            .iter()
+            .filter(holds)
+            .max_by_key(|pool| pool.path.len());
         self.all.push(planner::Base {
             path: layer.path.clone(),
             pool: pool.map(|pool| pool.name.clone()),

@@ -25,8 +25,8 @@ mod marks;
 mod migration;
 mod secrets;
 pub use domain::{
-    Activity, CpuNeed, DiskDevice, DiskFacts, DomainFacts, FileFacts, Glance, InterfaceFacts, Layer,
-    InterfaceSource, Why,
+    Activity, CpuNeed, DiskDevice, DiskFacts, DomainFacts, FileFacts, Glance, InterfaceFacts,
+    InterfaceSource, Layer, Why,
 };
 pub use fault::{Fault, PortError, PortResult};
 pub use files::{Access, Backing, FileState, NewVolume, Piece, VolumeFacts};

@@ -198,7 +198,10 @@ async fn a_base_that_is_there_is_used() {
     actor.phase("m", MigrationPhase::Succeeded, 120).await;
     actor.clean(&[(guest, "h2")]).await;
     assert_eq!(fleet.carried(), 0);
-    assert_eq!(fleet.domain("h2", guest).unwrap().disks[0].backing[0].path, BASE);
+    assert_eq!(
+        fleet.domain("h2", guest).unwrap().disks[0].backing[0].path,
+        BASE
+    );
     let bytes = actor.status("m").bytes.unwrap();
     assert!(bytes.total.0 < 700 * MIB, "{bytes:?}");
 }

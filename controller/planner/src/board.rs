@@ -10,7 +10,7 @@ use crate::capacity::{Room, When};
 use crate::counts::Counts;
 use crate::fit::{Refusal, fits};
 use crate::model::{Guest, GuestId, HostId};
-use crate::rules::{self, Kind, Strictness};
+use crate::rules::{self, Strictness};
 use crate::shelf::Shelf;
 use crate::traffic::NOMINAL_RATE;
 use crate::view::View;
@@ -254,12 +254,11 @@ impl<'v, 'a> Board<'v, 'a> {
 
     /// Whether the guest may be welcome at the host later, if not now: a host that nothing leaves has no more room then.
     pub(crate) fn later(&self, guest: GuestId, host: HostId) -> bool {
-        let apart = |(index, rule): (usize, &rules::Rule<'_>)| {
+        let freed = |(index, rule): (usize, &rules::Rule<'_>)| {
             let domain = rule.domain(host);
-            rule.kind == Kind::Apart
-                && domain.is_some_and(|domain| self.counts.leaves(index, domain))
+            rule.law.frees() && domain.is_some_and(|domain| self.counts.leaves(index, domain))
         };
-        self.departing[host.at()] > 0 || self.view.rules.of(guest).any(apart)
+        self.departing[host.at()] > 0 || self.view.rules.of(guest).any(freed)
     }
 
     /// The rule that the guest's going from the one host, where it is, to the other would break.

@@ -15,7 +15,7 @@ use crate::fit::{Refusal, fits};
 use crate::jobs::{Job, Leg};
 use crate::model::HostId;
 use crate::rings;
-use crate::rules::{Kind, Strictness};
+use crate::rules::Strictness;
 use crate::schedule::Stall;
 use crate::wishes::{Ask, For, NO_OVERRIDES};
 
@@ -296,8 +296,7 @@ impl<'t, 'v, 'a> Trial<'t, 'v, 'a> {
             && job.leg == Leg::Whole
             && !self.over.contains_key(&index)
             && !view.has_namesake(job.ask.guest)
-            && rules
-                .all(|(index, rule)| rule.kind != Kind::Together || self.board.counts.stays(index))
+            && rules.all(|(index, rule)| !rule.law.unites() || self.board.counts.stays(index))
     }
 
     /// The ask for a stop anywhere.

@@ -33,7 +33,11 @@ pub(crate) fn travels(guest: &Guest, rate: Option<u64>) -> Bytes {
         .iter()
         .map(|disk| u128::from(disk.allocated.0))
         .sum();
-    Bytes(u64::try_from(disks).unwrap_or(u64::MAX).saturating_add(memory(guest, rate)))
+    Bytes(
+        u64::try_from(disks)
+            .unwrap_or(u64::MAX)
+            .saturating_add(memory(guest, rate)),
+    )
 }
 
 /// Of that, what is memory.
@@ -55,6 +59,8 @@ pub(crate) fn memory(guest: &Guest, rate: Option<u64>) -> u64 {
 
 /// What these base images weigh.
 pub(crate) fn weight<'b>(fleet: &Fleet, bases: impl IntoIterator<Item = &'b BaseId>) -> u64 {
-    let bytes = bases.into_iter().map(|base| fleet.bases[base.at()].allocated.0);
+    let bytes = bases
+        .into_iter()
+        .map(|base| fleet.bases[base.at()].allocated.0);
     bytes.fold(0, u64::saturating_add)
 }

@@ -219,7 +219,11 @@ impl Room {
     /// Base images that the guest needs and the host has not, nor awaits.
     pub(crate) fn missing(&self, fleet: &Fleet, guest: &Guest, host: HostId) -> Vec<BaseId> {
         let there = &fleet.hosts[host.at()].bases;
-        let awaited = |base: &BaseId| self.bases.get(&(host, *base)).is_some_and(|count| *count > 0);
+        let awaited = |base: &BaseId| {
+            self.bases
+                .get(&(host, *base))
+                .is_some_and(|count| *count > 0)
+        };
         let all = guest.bases.iter().copied();
         all.filter(|base| !there.contains(base) && !awaited(base))
             .collect()

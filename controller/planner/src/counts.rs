@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::model::{Guest, GuestId, HostId};
-use crate::rules::Kind;
 use crate::view::View;
 
 /// Counters by rule and domain.
@@ -46,9 +45,7 @@ impl Counts {
                 .copied()
                 .filter(|(guests, _)| *guests > 0);
             let stay = most.and_then(|most| staying.iter().position(|here| *here == most));
-            counts
-                .stay
-                .push(stay.filter(|_| rule.kind == Kind::Together));
+            counts.stay.push(stay.filter(|_| rule.law.unites()));
             counts.leaving.push(vec![0; held.len()]);
             counts.arriving.push(vec![0; held.len()]);
             counts.held.push(held);

@@ -14,7 +14,7 @@ use crate::explain;
 use crate::fit::fits;
 use crate::model::{Drainable, Fleet, GuestId, HostId, Ledger, Rejection, What, Wish};
 use crate::plan::plan;
-use crate::rules::{Kind, Rule, Strictness};
+use crate::rules::{Rule, Strictness};
 use crate::view::View;
 use crate::wishes::{self, Ask, Asked, For, NO_OVERRIDES, rejection, remains, size};
 
@@ -128,8 +128,7 @@ pub(crate) fn find(
     let each = groups.iter().map(|group| {
         let guests = of(group);
         // What these rules say depends on the hosts' being closed and on who else leaves.
-        let grouped =
-            |(_, rule): (usize, &Rule<'_>)| matches!(rule.kind, Kind::Spread(_) | Kind::Together);
+        let grouped = |(_, rule): (usize, &Rule<'_>)| rule.law.compares();
         if guests
             .iter()
             .any(|guest| view.rules.of(*guest).any(grouped))

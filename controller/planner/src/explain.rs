@@ -11,8 +11,8 @@ use crate::board::Board;
 use crate::capacity::When;
 use crate::fit::{Refusal, fits, unseen};
 use crate::model::{Fleet, Guest, Host, HostId, InFlight, Rejection};
-use crate::places;
 use crate::pools::{DiskRefusal, DiskWhy};
+use crate::rules;
 use crate::wishes::Ask;
 
 /// Hosts named for each reason.
@@ -172,7 +172,7 @@ pub(crate) fn refusal(
         },
         Refusal::Rule { rule, .. } => Cause::new(
             Reason::PlacementForbids,
-            places::sentence(board, ask.guest, host, rule),
+            rules::sentence(board, ask.guest, host, rule),
         ),
         Refusal::NameTaken => Cause::new(
             Reason::DomainNameTaken,
@@ -364,7 +364,9 @@ fn disk_refusal(board: &Board<'_, '_>, ask: &Ask<'_>, host: HostId, refusal: Dis
             );
             Cause::new(Reason::PoolMissing, message)
         }
-        DiskWhy::Space { pool, needs, left } | DiskWhy::Bases { pool, needs, left } => space(pool, "free space", needs, left, None),
+        DiskWhy::Space { pool, needs, left } | DiskWhy::Bases { pool, needs, left } => {
+            space(pool, "free space", needs, left, None)
+        }
         DiskWhy::Sizes { pool, needs, left } => {
             let limit = pool_at(pool).virtual_limit.map(|limit| i128::from(limit.0));
             space(pool, "room for virtual sizes", needs, left, limit)

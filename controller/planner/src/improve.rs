@@ -13,7 +13,6 @@ use crate::effort::Effort;
 use crate::jobs::jobs;
 use crate::model::{GuestId, HostId};
 use crate::order::{Ordered, in_sequence, order};
-use crate::rules::Kind;
 use crate::short::Halls;
 use crate::squeeze::{self, Turn, Worth};
 use crate::verdicts::End;
@@ -94,7 +93,7 @@ impl Context<'_, '_, '_> {
 /// Whether the guest's place depends on no other than by room and rules that count.
 fn is_free(board: &Board<'_, '_>, ask: &Ask<'_>) -> bool {
     let mut rules = board.view.rules.of(ask.guest);
-    !board.view.has_namesake(ask.guest) && rules.all(|(_, rule)| rule.kind != Kind::Together)
+    !board.view.has_namesake(ask.guest) && rules.all(|(_, rule)| !rule.law.unites())
 }
 
 /// What the plan on the board is worth.

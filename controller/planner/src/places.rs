@@ -9,8 +9,8 @@ use crate::board::Board;
 use crate::chains;
 use crate::choose::{Aim, open, put};
 use crate::explain::{list, who};
-use crate::model::{GuestId, HOST_KEY, HostId, Kept, Placement, Violation, What, Wish};
-use crate::rules::{Kind, Strictness, broken};
+use crate::model::{GuestId, HostId, Kept, Placement, Violation, What, Wish};
+use crate::rules::{Strictness, broken, sentence};
 use crate::view::View;
 use crate::wishes::{Ask, Asked, For, NO_OVERRIDES, rejection, size, stays};
 
@@ -139,7 +139,7 @@ pub(crate) fn rejoin<'a>(board: &mut Board<'_, 'a>, asks: &[Ask<'a>], last: bool
     let view = board.view;
     let mut torn = false;
     for (index, rule) in view.rules.all.iter().enumerate() {
-        if rule.kind != Kind::Together || !rule.required || board.counts.stays(index) {
+        if !rule.law.unites() || !rule.required || board.counts.stays(index) {
             continue;
         }
         let active = rule.members.iter().copied();
@@ -248,66 +248,4 @@ pub(crate) fn kept(empty: &Board<'_, '_>, wishes: &[Wish]) -> Vec<Kept> {
         }
     };
     placements(wishes).into_iter().map(of).collect()
-}
-
-/// What a placement's rule has against the guest on the host.
-pub(crate) fn sentence(board: &Board<'_, '_>, guest: GuestId, host: HostId, rule: usize) -> String {
-    let view = board.view;
-    let index = rule;
-    let rule = &view.rules.all[index];
-    let (by, name) = (who(rule.by), &view.host(host).name);
-    let guest_name = &view.guest(guest).name;
-    let Some(domain) = rule.domain(host) else {
-        return match (rule.kind, view.host(host).topology(rule.key)) {
-            (Kind::Hosts, _) | (_, Some(_)) => {
-                format!("{guest_name} belongs on the hosts of {by}, and {name} is none of them")
-            }
-            (_, None) => format!(
-                "{guest_name} belongs on hosts with the label {} by {by}, and {name} has none",
-                rule.key
-            ),
-        };
-    };
-    let place = |domain: usize| match rule.key {
-        HOST_KEY => rule.names[domain].to_owned(),
-        key => format!("{key} {}", rule.names[domain]),
-    };
-    match rule.kind {
-        Kind::Hosts => format!("{guest_name} belongs on the hosts of {by}"),
-        Kind::Apart => {
-            let there = |other: &&GuestId| {
-                let host = board.place_of(**other);
-                **other != guest && view.guest(**other).active && rule.domain(host) == Some(domain)
-            };
-            let mut members = rule.members.iter();
-            let other = members
-                .find(there)
-                .map(|other| view.guest(*other).name.as_str());
-            format!(
-                "{by} keeps {guest_name} apart from {}, which is in {} or on its way there or from there",
-                other.unwrap_or("another of its guests"),
-                place(domain)
-            )
-        }
-        Kind::Spread(most) => {
-            let here = board.counts.planned(index, domain);
-            let moves = board.place_of(guest) != host;
-            format!(
-                "{by} spreads its guests with a skew of at most {most}, and {} would have {} of them with {guest_name}",
-                place(domain),
-                here + i64::from(moves)
-            )
-        }
-        Kind::Together => match board.counts.anchor(index) {
-            Some(anchor) if anchor != domain => format!(
-                "{by} keeps {guest_name} together with its other guests in {}, and {name} is in {}",
-                place(anchor),
-                place(domain)
-            ),
-            _ => format!(
-                "{by} keeps its guests together, and {} has no room for all of them",
-                place(domain)
-            ),
-        },
-    }
 }

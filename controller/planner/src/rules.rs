@@ -1,40 +1,169 @@
-//! Placement rules as values of one small type: each divides the hosts into domains and says how the guests of its
-//! group may lie in them.
+//! Placement rules: each divides the hosts into domains and says how the guests of its group may lie in them.
 //!
-//! What binds all the time is kept by every move ([`forbids`]): a rule may be broken from before, but no move breaks it
-//! further. What is broken is found by [`broken`], so that guests are asked to go where they belong.
+//! What one says, when a move would break it and how that is told is a [`Law`], in a file of its own below; a new one is a
+//! new file, and its place in [`laws`]. What binds all the time is kept by every move ([`forbids`]): a rule may be broken
+//! from before, but no move breaks it further. What is broken is found by [`broken`], so that guests are asked to go where
+//! they belong.
+
+mod apart;
+mod belong;
+mod spread;
+mod together;
 
 use std::collections::{BTreeMap, HashMap};
 
 use evenkeel_crds::shared::RequestedBy;
 
+use crate::board::Board;
 use crate::counts::Counts;
-use crate::model::{Fleet, GuestId, HostId, Placement, What, Wish};
+use crate::explain::who;
+use crate::model::{Fleet, GuestId, HOST_KEY, HostId, Placement, What, Wish};
 use crate::view::View;
 
 /// In the place of a domain: the host is not eligible.
 pub(crate) const NOWHERE: u32 = u32::MAX;
 
 /// What a rule says of its domains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Guests belong on eligible hosts.
-    Hosts,
-    /// No domain has so many guests more than another.
-    Spread(u32),
-    /// No domain has two of the guests.
-    Apart,
-    /// All guests are in one domain.
-    Together,
+pub(crate) trait Law: Send + Sync {
+    /// Whether a running guest's step would break it, or break it further.
+    fn forbids(&self, case: &Case<'_, '_>, step: &Step) -> bool;
+
+    /// Whether it is broken by a guest's being in the domain, which is planned.
+    fn is_broken(&self, case: &Case<'_, '_>, domain: usize) -> bool;
+
+    /// Whether a guest whose move is given up can stay at home in the domain, whatever has been placed there meanwhile.
+    fn may_stay(&self, case: &Case<'_, '_>, home: usize) -> bool {
+        !self.is_broken(case, home)
+    }
+
+    /// What it has against the guest in the domain.
+    fn says(&self, told: &Told<'_, '_, '_>) -> String;
+
+    /// Whether its guests are to be in one place, so that where the first of them goes decides about all.
+    fn unites(&self) -> bool {
+        false
+    }
+
+    /// Whether a guest that leaves a domain may make another welcome there.
+    fn frees(&self) -> bool {
+        false
+    }
+
+    /// Whether what it says of one domain depends on all others.
+    fn compares(&self) -> bool {
+        false
+    }
+}
+
+/// The laws of a placement, and the label by whose values each divides hosts; none where the eligible ones are one domain.
+fn laws(placement: &Placement) -> Vec<(Box<dyn Law>, Option<&str>)> {
+    let mut laws: Vec<(Box<dyn Law>, Option<&str>)> = Vec::new();
+    if placement.hosts.is_some() {
+        laws.push((Box::new(belong::Belong), None));
+    }
+    if let Some(spread) = &placement.spread {
+        let law = spread::Spread {
+            most: spread.max_skew.into(),
+        };
+        laws.push((Box::new(law), Some(&spread.topology_key)));
+    }
+    if let Some(key) = &placement.apart {
+        laws.push((Box::new(apart::Apart), Some(key)));
+    }
+    if let Some(key) = &placement.together {
+        laws.push((Box::new(together::Together), Some(key)));
+    }
+    laws
+}
+
+/// A rule as things are.
+pub(crate) struct Case<'c, 'a> {
+    pub(crate) rule: &'c Rule<'a>,
+    index: usize,
+    counts: &'c Counts,
+}
+
+impl Case<'_, '_> {
+    /// Its guests in the domain, moves counted at both ends.
+    fn present(&self, domain: usize) -> i64 {
+        self.counts.present(self.index, domain)
+    }
+
+    /// Its guests in the domain once all moves have ended.
+    fn planned(&self, domain: usize) -> i64 {
+        self.counts.planned(self.index, domain)
+    }
+
+    /// Where its guests come together.
+    fn anchor(&self) -> Option<usize> {
+        self.counts.anchor(self.index)
+    }
+
+    /// Whether they were found not to have room together in the domain.
+    fn is_shut(&self, domain: usize) -> bool {
+        self.counts.shut(self.index, domain)
+    }
+}
+
+/// A guest's step from a host to another, as a rule sees it.
+pub(crate) struct Step {
+    /// The domain from which; absent where that host is not eligible.
+    source: Option<usize>,
+    target: usize,
+    /// Whether it is counted at its source no more.
+    gone: bool,
+    /// What is planned to leave is gone.
+    later: bool,
+    strictness: Strictness,
+}
+
+impl Step {
+    /// Guests in the domain once all moves have ended: each once, without this one.
+    fn others(&self, case: &Case<'_, '_>, domain: usize) -> i64 {
+        let counted = !self.gone && self.source == Some(domain);
+        case.planned(domain) - i64::from(counted)
+    }
+}
+
+/// What is needed to tell of a guest in a domain.
+pub(crate) struct Told<'t, 'v, 'a> {
+    board: &'t Board<'v, 'a>,
+    case: Case<'t, 'a>,
+    guest: GuestId,
+    host: HostId,
+    domain: usize,
+}
+
+impl Told<'_, '_, '_> {
+    fn by(&self) -> String {
+        who(self.case.rule.by)
+    }
+
+    fn guest(&self) -> &str {
+        &self.board.view.guest(self.guest).name
+    }
+
+    fn host(&self) -> &str {
+        &self.board.view.host(self.host).name
+    }
+
+    /// The domain in words.
+    fn place(&self, domain: usize) -> String {
+        let name = self.case.rule.names[domain];
+        match self.case.rule.key {
+            None | Some(HOST_KEY) => name.to_owned(),
+            Some(key) => format!("{key} {name}"),
+        }
+    }
 }
 
 /// One rule of a placement.
 pub(crate) struct Rule<'a> {
     pub(crate) by: &'a RequestedBy,
     pub(crate) required: bool,
-    pub(crate) kind: Kind,
-    /// The label whose values are the domains; none for [`Kind::Hosts`].
-    pub(crate) key: &'a str,
+    pub(crate) law: Box<dyn Law>,
+    /// The label whose values are the domains.
+    key: Option<&'a str>,
     /// Guests it is about.
     pub(crate) members: Vec<GuestId>,
     /// For each host its domain, or [`NOWHERE`].
@@ -45,19 +174,19 @@ pub(crate) struct Rule<'a> {
     pub(crate) open: Vec<bool>,
 }
 
-impl Rule<'_> {
+impl<'a> Rule<'a> {
+    fn case<'c>(&'c self, index: usize, counts: &'c Counts) -> Case<'c, 'a> {
+        Case {
+            rule: self,
+            index,
+            counts,
+        }
+    }
+
     /// The host's domain; absent where the host is not eligible.
     pub(crate) fn domain(&self, host: HostId) -> Option<usize> {
         let domain = self.domain[host.at()];
         (domain != NOWHERE).then_some(domain as usize)
-    }
-
-    /// How many guests the fullest domain has more than the emptiest of those that take guests.
-    fn skew(&self, count: impl Fn(usize) -> i64) -> i64 {
-        let all = 0..self.names.len();
-        let most = all.clone().map(&count).max().unwrap_or(0);
-        let least = all.filter(|domain| self.open[*domain]).map(&count).min();
-        most - least.unwrap_or(most)
     }
 }
 
@@ -81,8 +210,8 @@ impl<'a> Rules<'a> {
             .collect();
         placements.sort_by_key(|(by, _)| *by);
         for (by, placement) in placements {
-            for (kind, key) in kinds(placement) {
-                rules.add(fleet, by, placement, kind, key, open);
+            for (law, key) in laws(placement) {
+                rules.add(fleet, by, placement, law, key, open);
             }
         }
         rules
@@ -93,14 +222,14 @@ impl<'a> Rules<'a> {
         fleet: &'a Fleet,
         by: &'a RequestedBy,
         placement: &'a Placement,
-        kind: Kind,
-        key: &'a str,
+        law: Box<dyn Law>,
+        key: Option<&'a str>,
         open: &dyn Fn(HostId) -> bool,
     ) {
         let mut rule = Rule {
             by,
             required: placement.required,
-            kind,
+            law,
             key,
             members: placement.guests.iter().copied().collect(),
             domain: vec![NOWHERE; fleet.hosts.len()],
@@ -113,10 +242,7 @@ impl<'a> Rules<'a> {
                 .hosts
                 .as_ref()
                 .is_none_or(|hosts| hosts.contains(&id));
-            let name = match kind {
-                Kind::Hosts => Some(""),
-                _ => host.topology(key),
-            };
+            let name = key.map_or(Some(""), |key| host.topology(key));
             let (true, Some(name)) = (eligible, name) else {
                 continue;
             };
@@ -156,18 +282,6 @@ impl<'a> Rules<'a> {
     }
 }
 
-fn kinds(placement: &Placement) -> impl Iterator<Item = (Kind, &str)> {
-    let hosts = placement.hosts.is_some().then_some((Kind::Hosts, ""));
-    let spread = placement.spread.as_ref();
-    let spread = spread.map(|spread| (Kind::Spread(spread.max_skew), spread.topology_key.as_str()));
-    let apart = placement.apart.as_deref().map(|key| (Kind::Apart, key));
-    let together = placement
-        .together
-        .as_deref()
-        .map(|key| (Kind::Together, key));
-    hosts.into_iter().chain(spread).chain(apart).chain(together)
-}
-
 /// How strictly rules are taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Strictness {
@@ -203,38 +317,14 @@ pub(crate) fn forbids(
         if !facts.active {
             return false;
         }
-        let gone = from == facts.host && counts.departed(guest);
-        let counted = |domain: usize| !gone && source == Some(domain);
-        // Each guest once, without this one.
-        let others = |domain: usize| counts.planned(index, domain) - i64::from(counted(domain));
-        match rule.kind {
-            Kind::Hosts => false,
-            Kind::Apart => {
-                let there = if later {
-                    others(target)
-                } else {
-                    counts.present(index, target) - i64::from(source == Some(target))
-                };
-                there > 0 && (strictness.mends || source != Some(target))
-            }
-            Kind::Spread(most) => {
-                let after = rule.skew(|domain| others(domain) + i64::from(domain == target));
-                let before = rule.skew(|domain| others(domain) + i64::from(source == Some(domain)));
-                if strictness.mends {
-                    let least = (0..rule.names.len()).filter(|domain| rule.open[*domain]);
-                    let least = least.map(others).min().unwrap_or(0);
-                    return others(target) + 1 - least > i64::from(most);
-                }
-                source != Some(target) && after > before.max(i64::from(most))
-            }
-            Kind::Together => {
-                let elsewhere = counts.anchor(index).is_some_and(|anchor| anchor != target);
-                let stays = source == Some(target) && !strictness.mends;
-                // It is not with the others, and comes to them by the next move.
-                let comes = strictness.passes && counts.anchor(index) != source;
-                (elsewhere || counts.shut(index, target)) && !stays && !comes
-            }
-        }
+        let step = Step {
+            source,
+            target,
+            gone: from == facts.host && counts.departed(guest),
+            later,
+            strictness,
+        };
+        rule.law.forbids(&rule.case(index, counts), &step)
     };
     let mut rules = view.rules.of(guest);
     rules
@@ -249,14 +339,7 @@ pub(crate) fn may_stay(view: &View<'_>, counts: &Counts, guest: GuestId) -> bool
         let Some(home) = rule.domain(facts.host) else {
             return true;
         };
-        match rule.kind {
-            Kind::Hosts => true,
-            Kind::Apart => counts.planned(index, home) <= 1,
-            Kind::Spread(most) => {
-                rule.skew(|domain| counts.planned(index, domain)) <= i64::from(most)
-            }
-            Kind::Together => counts.anchor(index).is_none_or(|anchor| anchor == home),
-        }
+        rule.law.may_stay(&rule.case(index, counts), home)
     };
     !facts.active || view.rules.of(guest).all(stays)
 }
@@ -276,15 +359,33 @@ pub(crate) fn broken(
     let Some(domain) = rule.domain(host) else {
         return true;
     };
-    let count = |domain| counts.planned(index, domain);
-    match rule.kind {
-        Kind::Hosts => false,
-        Kind::Apart => count(domain) > 1,
-        Kind::Spread(most) => {
-            let least = (0..rule.names.len()).filter(|domain| rule.open[*domain]);
-            let least = least.map(count).min();
-            least.is_some_and(|least| count(domain) - least > i64::from(most))
-        }
-        Kind::Together => counts.anchor(index).is_some_and(|anchor| anchor != domain),
-    }
+    rule.law.is_broken(&rule.case(index, counts), domain)
+}
+
+/// What a rule has against the guest on the host.
+pub(crate) fn sentence(
+    board: &Board<'_, '_>,
+    guest: GuestId,
+    host: HostId,
+    index: usize,
+) -> String {
+    let rule = &board.view.rules.all[index];
+    let facts = board.view.host(host);
+    let Some(domain) = rule.domain(host) else {
+        let (by, name) = (who(rule.by), &facts.name);
+        let guest = &board.view.guest(guest).name;
+        return match rule.key.filter(|key| facts.topology(key).is_none()) {
+            None => format!("{guest} belongs on the hosts of {by}, and {name} is none of them"),
+            Some(key) => format!(
+                "{guest} belongs on hosts with the label {key} by {by}, and {name} has none"
+            ),
+        };
+    };
+    rule.law.says(&Told {
+        board,
+        case: rule.case(index, &board.counts),
+        guest,
+        host,
+        domain,
+    })
 }

@@ -19,7 +19,10 @@ fn on_a_base(hosts: &[&str], guests: &[u32]) -> Fleet {
         guest.bases = BTreeSet::from([BaseId(0)]);
         guest
     });
-    let mut fleet = fleet(hosts.iter().map(|name| host(name)).collect(), guests.collect());
+    let mut fleet = fleet(
+        hosts.iter().map(|name| host(name)).collect(),
+        guests.collect(),
+    );
     fleet.bases = vec![Base {
         path: "/images/base.qcow2".into(),
         pool: Some("default".into()),
@@ -131,6 +134,10 @@ fn a_limit_on_bytes_counts_it() {
             ..Balance::default()
         }),
     };
-    let moves = |bytes| planned(&fleet, &[policy(bytes)], &Ledger::default()).moves.len();
+    let moves = |bytes| {
+        planned(&fleet, &[policy(bytes)], &Ledger::default())
+            .moves
+            .len()
+    };
     assert_eq!((moves(12 * GI), moves(13 * GI)), (0, 1));
 }

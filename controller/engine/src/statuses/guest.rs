@@ -278,7 +278,11 @@ fn disks(facts: &DomainFacts) -> Vec<DiskStatus> {
             virtual_size: disk.virtual_size,
             allocated: disk.allocated,
             pool: disk.pool.clone(),
-            backing: disk.backing.iter().map(|layer| layer.path.clone()).collect(),
+            backing: disk
+                .backing
+                .iter()
+                .map(|layer| layer.path.clone())
+                .collect(),
             shared: disk.shared,
         })
         .collect()

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use evenkeel_crds::quantity::Bytes;
 use evenkeel_engine::port::{
-    Activity, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, Layer, Load, PoolFacts, Usage,
-    is_directory,
+    Activity, DiskDevice, DiskFacts, DomainFacts, FileFacts, HostFacts, Layer, Load, PoolFacts,
+    Usage, is_directory,
 };
 use uuid::Uuid;
 

@@ -138,7 +138,10 @@ async fn a_guest_moves_and_comes_back_thin() {
             let ratio = after.allocated.0 as f64 / before.chain_allocated().0 as f64;
             eprintln!(
                 "{} {}: {} -> {} ({ratio:.3})",
-                before.target, before.format, before.chain_allocated(), after.allocated
+                before.target,
+                before.format,
+                before.chain_allocated(),
+                after.allocated
             );
             assert!(ratio < 1.05, "{} {}", before.target, ratio);
             assert_eq!(after.backing, Vec::new());

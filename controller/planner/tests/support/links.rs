@@ -123,7 +123,10 @@ pub fn check(fleet: &Fleet, ledger: &Ledger, plan: &Plan, timed: bool) {
     let mut all_brought = Vec::new();
     for step in &plan.moves {
         let needs = &fleet.guests[step.guest.at()].bases;
-        let brought: Vec<BaseId> = needs.difference(&there[step.target.at()]).copied().collect();
+        let brought: Vec<BaseId> = needs
+            .difference(&there[step.target.at()])
+            .copied()
+            .collect();
         bytes(fleet, step, &brought);
         there[step.target.at()].extend(&brought);
         all_brought.push(brought);
