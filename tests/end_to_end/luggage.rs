@@ -192,6 +192,10 @@ fn a_base_image_travels_once() -> Result<()> {
         "drain.yaml",
         "apiVersion: evenkeel.dev/v1alpha1\nkind: HostDrain\nmetadata: {name: empty}\nspec: {hosts: {names: [h1]}, parallel: 4}\n",
     )?;
+    let plan = fleet.run(&["plan", "-o", "json"])?.expect(2)?.json()?;
+    let planned = plan["totals"]["bytes"].as_u64().context("bytes")?;
+    let about = most - most / 10..most + most / 10;
+    assert!(about.contains(&planned), "{planned} planned, not {about:?}");
     fleet.run(&["apply", "--yes"])?.expect(0)?;
     let travelled = received()? - before;
     println!("{travelled} bytes travelled, {most} are base, own layers and memory");

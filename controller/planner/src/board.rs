@@ -181,8 +181,7 @@ impl<'v, 'a> Board<'v, 'a> {
         {
             return false;
         }
-        let bases = room.missing(view.fleet, guest, host);
-        let bases = Room::weigh(view.fleet, &view.layout, &bases, host);
+        let bases = room.brought(view.fleet, &view.layout, guest, host);
         let sum = |wanted: &dyn Fn(usize) -> bool| -> i128 {
             let disks = guest.disks.iter().zip(pools);
             disks

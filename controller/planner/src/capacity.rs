@@ -201,17 +201,14 @@ impl Room {
         let there = &fleet.hosts[target.at()].bases;
         for base in guest.bases.iter().filter(|base| !there.contains(base)) {
             let count = self.bases.entry((target, *base)).or_default();
-            let before = *count;
-            *count = if sign > 0 {
-                before + 1
-            } else {
-                before.saturating_sub(1)
+            let changes = match sign {
+                1 => *count == 0,
+                _ => *count == 1,
             };
-            if (before == 0) != (*count == 0)
-                && let facts = &fleet.bases[base.at()]
-                && let Some(pool) = pool_of(fleet, layout, facts, target)
-            {
-                self.held.space[layout.budget(pool)] += sign * i128::from(facts.allocated.0);
+            *count = count.saturating_add_signed(sign as i32);
+            let base = &fleet.bases[base.at()];
+            if changes && let Some(pool) = pool_of(fleet, layout, base, target) {
+                self.held.space[layout.budget(pool)] += sign * i128::from(base.allocated.0);
             }
         }
     }
@@ -229,15 +226,16 @@ impl Room {
             .collect()
     }
 
-    /// What these base images take at a host: of each file system the budget, a pool in it, and bytes.
-    pub(crate) fn weigh(
+    /// What those take there: of each file system the budget, a pool in it, and bytes.
+    pub(crate) fn brought(
+        &self,
         fleet: &Fleet,
         layout: &Layout,
-        bases: &[BaseId],
+        guest: &Guest,
         host: HostId,
     ) -> BTreeMap<usize, (usize, i128)> {
         let mut weights = BTreeMap::new();
-        for base in bases {
+        for base in self.missing(fleet, guest, host) {
             let facts = &fleet.bases[base.at()];
             if let Some(pool) = pool_of(fleet, layout, facts, host) {
                 let (_, bytes) = weights.entry(layout.budget(pool)).or_insert((pool, 0));

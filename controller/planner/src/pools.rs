@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::board::Board;
-use crate::capacity::{Room, When};
+use crate::capacity::When;
 use crate::model::{Disk, Guest, HostId};
 
 /// Why a disk finds no place on a host.
@@ -59,14 +59,13 @@ pub(crate) fn choose(
     chosen.clear();
     chosen.resize(guest.disks.len(), NOWHERE);
     let view = board.view;
-    let missing = board.room.missing(view.fleet, guest, host);
     let choice = Choice {
         board,
         guest,
         overrides,
         host,
         when,
-        bases: Room::weigh(view.fleet, &view.layout, &missing, host),
+        bases: board.room.brought(view.fleet, &view.layout, guest, host),
     };
     let flexible = |disk: &Disk| disk.class.is_some() && !overrides.contains_key(&disk.target);
     // Disks that have no alternative first, so that those with one make way.
