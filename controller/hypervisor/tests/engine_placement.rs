@@ -338,3 +338,36 @@ async fn wish_gone_ends_what_has_not_begun_and_it_may_come_back() {
     assert_eq!(actor.fleet.executing(guests[0]), ["h2"]);
     assert_eq!(moves(&actor.fleet, &actor), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn wish_gone_ends_what_failed_once_the_placement_is_kept_without_it() {
+    let (actor, guests) = fleet(
+        11,
+        2,
+        &["g1", "g2"],
+        &Role::new("one").cluster().on_virtual_time(),
+    )
+    .await;
+    actor.desk.placement("apart", &["g1", "g2"], |spec| {
+        spec.apart = Some(Topology {
+            topology_key: HOST.to_owned(),
+        });
+        spec.requirement = Requirement::Preferred;
+    });
+    is_under_way(&actor).await;
+    actor.fleet.kill_libvirtd("h2");
+    actor
+        .until("it rests", 60, |view| {
+            let mut moves = view.migrations.values();
+            moves.any(|shown| shown.status.phase == MigrationPhase::Pending)
+        })
+        .await;
+    actor.fleet.start_libvirtd("h2");
+    let name = actor.view().migrations.keys().next().unwrap().to_string();
+    // The other one does not run any more: there is nobody to be kept apart from.
+    let other = usize::from(name.starts_with("g1-"));
+    actor.fleet.shut_down(guests[other]);
+    actor.phase(&name, MigrationPhase::Aborted, 300).await;
+    actor.says("GuestMigration", &name, "WishGone", 10).await;
+    assert_eq!(moves(&actor.fleet, &actor), 1);
+}

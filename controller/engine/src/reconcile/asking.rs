@@ -8,6 +8,7 @@ use evenkeel_crds::{
     reason::{Cause, Reason},
     shared::{ObjectMeta, RequestedBy, find},
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Pass, Reconciler};
@@ -119,7 +120,8 @@ impl Reconciler {
                 planned.any(|planned| planned.guest == *id && planned.by == state.by)
                     || refused.any(|refused| refused.guest == *id && refused.by == state.by)
             });
-            if now.as_ref() != Some(name) || !asked && state.rest.is_none() {
+            let rests = |(_, until): &(Cause, Instant)| *until > Instant::now();
+            if now.as_ref() != Some(name) || !asked && !state.rest.as_ref().is_some_and(rests) {
                 over.push(name.clone());
             }
         }
