@@ -1,13 +1,29 @@
 //! What only a person does: starts what stopped, says which of two copies goes on, and removes what the other left.
 
-use evenkeel_engine::port::{Activity, Why};
+use evenkeel_crds::shared::find;
+use evenkeel_engine::{
+    View,
+    port::{Activity, Why},
+};
 use evenkeel_hypervisor::sim::{Fleet, Phase};
 use uuid::Uuid;
 
 use crate::forms::NETWORK;
 
-/// Looks after one guest. False where nothing is left of its data, which must never be.
-pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str) -> bool {
+/// Whether a move says that the guest ran on two hosts, and that somebody has to choose. Two libvirtds may show it so
+/// although its QEMU on the one had just ended when the other went on.
+pub fn is_told_of_two(view: &View, guest: &str) -> bool {
+    let moves = view.migrations.values();
+    let mut own = moves.filter(|shown| shown.spec.guest == guest);
+    own.any(|shown| {
+        let status = &shown.status;
+        let cause = find(&status.conditions, "Succeeded");
+        !status.phase.is_final() && cause.is_some_and(|cause| cause.reason == "RunsTwice")
+    })
+}
+
+/// Looks after one guest; `told` that it ran twice. False where nothing is left of its data, which must never be.
+pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str, told: bool) -> bool {
     let runs = fleet.executing(guest);
     let copies: Vec<&String> = hosts
         .iter()
@@ -17,6 +33,9 @@ pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str) -> bool {
         // It is for the engine to suspend one.
         [_, _, ..] => true,
         [host] => {
+            if told && fleet.newest_on(guest).contains(host) {
+                fleet.believe_twice(guest);
+            }
             let twice = fleet.ever_ran_twice(guest);
             let mut others = 0;
             for other in copies.into_iter().filter(|other| *other != host) {

@@ -554,7 +554,8 @@ impl Story {
             }
             if mended.elapsed() >= PERSON {
                 for (guest, name) in self.guests.clone() {
-                    if !person::tend(&self.fleet, &self.hosts, guest, &name) {
+                    let told = person::is_told_of_two(&view, &name);
+                    if !person::tend(&self.fleet, &self.hosts, guest, &name, told) {
                         return Err(vec![format!("nothing is left of {name}"), self.picture()]);
                     }
                 }

@@ -353,6 +353,13 @@ impl Fleet {
         }
     }
 
+    /// Somebody is told that it ran twice, and chooses between its copies as if it had.
+    pub fn believe_twice(&self, guest: Uuid) {
+        if let Some(truth) = self.world().guests.get_mut(&guest) {
+            truth.ever_twice = true;
+        }
+    }
+
     /// Aborts a guest's migration by hand.
     pub fn abort_by_hand(&self, guest: Uuid) {
         for own in self

@@ -538,7 +538,7 @@ impl Hypervisor for Handle {
             }
             let halted = world.is_halted(domain);
             world.object_if(domain, host, "suspended", |elsewhere| {
-                !elsewhere.runs && !halted
+                !elsewhere.runs && !elsewhere.shown && !halted
             });
             world.qemu(host, domain, Qemu::Still);
             if let Some(truth) = world.guests.get_mut(&domain) {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use evenkeel_engine::port::Activity;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -24,6 +25,8 @@ const SEEN: Duration = Duration::from_secs(4);
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Elsewhere {
     pub(super) runs: bool,
+    /// A libvirtd shows it as running: its QEMU may have ended just now.
+    pub(super) shown: bool,
     /// It has arrived there, or never left.
     pub(super) holds: bool,
     pub(super) defined: bool,
@@ -149,6 +152,7 @@ impl World {
         for (name, machine) in &self.machines {
             if let Some(domain) = machine.domains.get(&guest).filter(|_| name != host) {
                 elsewhere.runs |= domain.qemu == Qemu::Runs;
+                elsewhere.shown |= domain.activity == Activity::Running;
                 elsewhere.holds |= domain.qemu != Qemu::None && domain.incoming.is_none();
                 elsewhere.defined |= domain.persistent;
             }

@@ -31,8 +31,8 @@ pub(super) struct Controllers<'a> {
 
 impl<'a> Controllers<'a> {
     pub(super) fn new(lab: &Lab, installed: &'a Installed) -> Result<Self> {
-        for host in lab.hosts() {
-            installed.cluster.apply(&host.manifest()?)?;
+        for host in super::hosts(lab)? {
+            installed.cluster.apply(&host)?;
         }
         installed.cluster.apply(&wish::standing(lab))?;
         let mut controller = installed.controller()?;

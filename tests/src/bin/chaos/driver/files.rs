@@ -30,6 +30,9 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn new(lab: &Lab) -> Result<Self> {
         let fleet = Fleet::of(lab)?;
+        for (index, host) in super::hosts(lab)?.iter().enumerate() {
+            fleet.write(&format!("host-{index}.yaml"), host)?;
+        }
         fleet.write("standing.yaml", &wish::standing(lab))?;
         Ok(Self {
             fleet,

@@ -6,7 +6,10 @@ mod files;
 use std::time::Duration;
 
 use anyhow::Result;
-use evenkeel_tests::{controller::Installed, lab::Lab};
+use evenkeel_tests::{
+    controller::Installed,
+    lab::{Host, Lab},
+};
 
 use crate::{fault::Fault, wish::Wish};
 
@@ -37,6 +40,17 @@ pub(crate) fn of<'a>(lab: &Lab, installed: Option<&'a Installed>) -> Result<Box<
         None => Box::new(files::Files::new(lab)?),
         Some(installed) => Box::new(cluster::Controllers::new(lab, installed)?),
     })
+}
+
+/// The hosts' manifests. Each host may have all guests: what is wished can be had.
+fn hosts(lab: &Lab) -> Result<Vec<String>> {
+    let cpu = 100 * lab.guests().len();
+    let hosts = lab.hosts();
+    let manifest = |host: &Host<'_>| {
+        let manifest = host.manifest()?;
+        Ok(format!("{manifest}  overcommit: {{cpu: {cpu}}}\n"))
+    };
+    hosts.iter().map(manifest).collect()
 }
 
 /// The faults that there are for it.
