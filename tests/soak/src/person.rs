@@ -83,7 +83,9 @@ pub fn tend(fleet: &Fleet, hosts: &[String], guest: Uuid, name: &str, told: bool
                         fleet.start_guest(host, guest);
                         break;
                     }
-                    if copy.activity == Activity::Paused && copy.why == Why::ByUser {
+                    // By a migration whose end nobody can tell any more, too: this one has its last state.
+                    let by = matches!(copy.why, Why::ByUser | Why::Migrating);
+                    if copy.activity == Activity::Paused && by {
                         fleet.resume(host, guest);
                         break;
                     }

@@ -188,6 +188,7 @@ impl World {
         let dead = |own: &super::migration::Move| {
             own.guest == guest
                 && own.phase == Phase::Memory
+                && self.silence(own) != (false, false)
                 && own
                     .silent
                     .is_some_and(|since| sent.saturating_duration_since(since) > SEEN)

@@ -6,7 +6,7 @@ use evenkeel_engine::port::{Activity, Fault, PortError, Why};
 use tokio::time::Instant;
 
 use super::{
-    migration::Phase,
+    migration::{Move, Phase},
     spec::SwitchFate,
     world::{Daemon, Qemu, World, pair},
 };
@@ -66,16 +66,22 @@ impl World {
         }
     }
 
+    /// Whether a move's link is dead now, and whether its target stands still.
+    pub(super) fn silence(&self, own: &Move) -> (bool, bool) {
+        let (source, target) = (&self.machines[&own.source], &self.machines[&own.target]);
+        let cut = !target.powered
+            || source.daemon == Daemon::Hung
+            || self.cuts.contains(&pair(&own.source, &own.target));
+        (cut, !cut && target.daemon == Daemon::Hung)
+    }
+
     fn trouble(&mut self, id: u64) -> Option<Trouble> {
         let own = self.moves.get(&id)?;
         let (source, target) = (&self.machines[&own.source], &self.machines[&own.target]);
         let stopped = |domain: Option<&super::world::Domain>| {
             domain.is_none_or(|domain| domain.qemu == Qemu::None)
         };
-        let cut = !target.powered
-            || source.daemon == Daemon::Hung
-            || self.cuts.contains(&pair(&own.source, &own.target));
-        let frozen = !cut && target.daemon == Daemon::Hung;
+        let (cut, frozen) = self.silence(own);
         let now = Instant::now();
         let trouble = if !source.powered {
             Some(Trouble::SourceOff)
