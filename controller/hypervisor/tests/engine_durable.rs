@@ -99,6 +99,28 @@ async fn whoever_takes_over_lets_it_go_on() {
     }
 }
 
+/// Another that was still at work has ended the move when the journal is to say that it goes on: soak found this one waiting
+/// for ever.
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_another_removed_is_no_reason_to_wait() {
+    let plan = GuestPlan::new("g1").idle();
+    let first = Role::new("one").files().process(dead_process());
+    let (actor, guest) = on_its_way(3, &plan, &first).await;
+    until(&actor, "paused", || is_paused(&actor, guest)).await;
+    let (fleet, desk) = (actor.fleet.clone(), actor.desk.clone());
+    actor.kill().await;
+    let actor = Actor::start(&fleet, &desk, &Role::new("two").files());
+    until(&actor, "on again", || fleet.executing(guest) == ["h2"]).await;
+    for (host, text) in fleet.journals() {
+        let journal: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let id = journal["id"].as_str().unwrap();
+        fleet.remove_file(&host, &format!("/pools/default/.evenkeel-{id}"));
+    }
+    assert_eq!(fleet.journals(), []);
+    actor.phase("m", MigrationPhase::Succeeded, 120).await;
+    actor.clean(&[(guest, "h2")]).await;
+}
+
 /// The source is down by then, and nobody else would let it go on.
 #[tokio::test(start_paused = true)]
 async fn it_goes_on_without_its_source() {

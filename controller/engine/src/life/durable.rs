@@ -22,7 +22,7 @@ use crate::{
     evidence::{Seen, Verdict},
     journal::Journal,
     mutation::{Rule, broken},
-    port::{Activity, Why},
+    port::{Activity, Fault, Why},
 };
 
 /// How long a guest that has arrived is given to flush by itself.
@@ -127,8 +127,11 @@ impl Attempt {
     async fn halt(&mut self) -> Option<bool> {
         self.calm = None;
         // Whoever takes over from here on lets it go on.
-        if !self.note_halted(true).await {
-            return Some(false);
+        match self.note_halted(true).await {
+            Note::Written => {}
+            // Nobody could: it is not paused.
+            Note::Gone => return None,
+            Note::Unwritten => return Some(false),
         }
         if !self.may_act(Verdict::Moved, false).await {
             // Where a person paused it just now, it stays so.
@@ -145,7 +148,7 @@ impl Attempt {
         if let Err(error) = target.suspend(self.order.guest).await {
             tracing::warn!(migration = %self.order.migration, %error, "pausing it so that its disks are written");
             // It may be paused yet: then the note leads to that.
-            if error.outcome_unknown() || !self.note_halted(false).await {
+            if error.outcome_unknown() || !self.is_unnoted().await {
                 return Some(false);
             }
             return None;
@@ -156,7 +159,7 @@ impl Attempt {
             return Some(false);
         }
         tracing::debug!(migration = %self.order.migration, stood_still = ?begun.elapsed(), "its disks are written");
-        Some(self.note_halted(false).await)
+        Some(self.is_unnoted().await)
     }
 
     /// A guest that the note says we pause runs. A call that pauses it may still be on its way, so the note goes only once
@@ -167,13 +170,18 @@ impl Attempt {
             tokio::time::sleep(LOOK_AGAIN).await;
             return false;
         }
-        self.note_halted(false).await
+        self.is_unnoted().await
     }
 
-    /// Notes at the target that we pause the guest there, or no more. Whether that was written.
-    pub(super) async fn note_halted(&mut self, halted: bool) -> bool {
+    /// Whether no journal says any more that we pause the guest.
+    async fn is_unnoted(&mut self) -> bool {
+        self.note_halted(false).await != Note::Unwritten
+    }
+
+    /// Notes at the target that we pause the guest there, or no more.
+    pub(super) async fn note_halted(&mut self, halted: bool) -> Note {
         let Some(journal) = &mut self.journal else {
-            return false;
+            return Note::Unwritten;
         };
         let noted = Journal {
             halted,
@@ -184,12 +192,28 @@ impl Attempt {
             .rewrite_journal(&noted.target.pool, noted.id, &noted.text())
             .await;
         match written {
-            Ok(()) => *journal = noted,
+            Ok(()) => {
+                *journal = noted;
+                Note::Written
+            }
+            Err(error) if error.fault == Fault::NotFound => {
+                tracing::info!(migration = %self.order.migration, %error, "another has ended the move");
+                journal.halted = false;
+                Note::Gone
+            }
             Err(error) => {
                 tracing::warn!(migration = %self.order.migration, %error, "writing the journal");
-                return false;
+                Note::Unwritten
             }
         }
-        true
     }
+}
+
+/// What became of a note in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Note {
+    Written,
+    /// There is no journal: another process has ended the move meanwhile.
+    Gone,
+    Unwritten,
 }
