@@ -329,6 +329,7 @@ impl Drop for Run {
         let _ = self.child.wait();
     }
 }
+
 /// A manifest.
 #[must_use]
 pub fn object(kind: &str, name: &str, spec: &str) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use evenkeel_crds::MigrationPhase;
 use evenkeel_engine::port::{Activity, Why};
-use evenkeel_hypervisor::sim::{GuestPlan, HostPlan};
+use evenkeel_hypervisor::sim::{Fleet, GuestPlan, HostPlan};
 use support::*;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -99,16 +99,21 @@ async fn whoever_takes_over_lets_it_go_on() {
     }
 }
 
+/// Who paused it is dead, and it is paused.
+async fn paused_by_a_dead(first: Role) -> (Fleet, Desk, Uuid) {
+    let plan = GuestPlan::new("g1").idle();
+    let (actor, guest) = on_its_way(3, &plan, &first.process(dead_process())).await;
+    until(&actor, "paused", || is_paused(&actor, guest)).await;
+    let (fleet, desk) = (actor.fleet.clone(), actor.desk.clone());
+    actor.kill().await;
+    (fleet, desk, guest)
+}
+
 /// Another that was still at work has ended the move when the journal is to say that it goes on: soak found this one waiting
 /// for ever.
 #[tokio::test(start_paused = true)]
 async fn a_journal_that_another_removed_is_no_reason_to_wait() {
-    let plan = GuestPlan::new("g1").idle();
-    let first = Role::new("one").files().process(dead_process());
-    let (actor, guest) = on_its_way(3, &plan, &first).await;
-    until(&actor, "paused", || is_paused(&actor, guest)).await;
-    let (fleet, desk) = (actor.fleet.clone(), actor.desk.clone());
-    actor.kill().await;
+    let (fleet, desk, guest) = paused_by_a_dead(Role::new("one").files()).await;
     let actor = Actor::start(&fleet, &desk, &Role::new("two").files());
     until(&actor, "on again", || fleet.executing(guest) == ["h2"]).await;
     for (host, text) in fleet.journals() {
@@ -124,12 +129,7 @@ async fn a_journal_that_another_removed_is_no_reason_to_wait() {
 /// The source is down by then, and nobody else would let it go on.
 #[tokio::test(start_paused = true)]
 async fn it_goes_on_without_its_source() {
-    let plan = GuestPlan::new("g1").idle();
-    let first = Role::new("one").cluster().process(dead_process());
-    let (actor, guest) = on_its_way(3, &plan, &first).await;
-    until(&actor, "paused", || is_paused(&actor, guest)).await;
-    let (fleet, desk) = (actor.fleet.clone(), actor.desk.clone());
-    actor.kill().await;
+    let (fleet, desk, guest) = paused_by_a_dead(Role::new("one").cluster()).await;
     fleet.power_off("h1");
     let actor = Actor::start(&fleet, &desk, &Role::new("two").cluster());
     until(&actor, "on again", || fleet.executing(guest) == ["h2"]).await;

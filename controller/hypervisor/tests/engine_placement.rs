@@ -70,6 +70,16 @@ async fn is_under_way(actor: &Actor) {
     actor.until("it is under way", 60, copies).await;
 }
 
+/// The libvirtd of the move's target dies; waits until the move rests.
+async fn fails_and_rests(actor: &Actor) {
+    actor.fleet.kill_libvirtd("h2");
+    let rests = |view: &View| {
+        let mut moves = view.migrations.values();
+        moves.any(|shown| shown.status.phase == MigrationPhase::Pending)
+    };
+    actor.until("it rests", 60, rests).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn guests_go_where_they_belong_and_stay_there() {
     for role in [Role::new("one").cluster(), Role::new("one").files()] {
@@ -318,13 +328,7 @@ async fn wish_gone_ends_what_has_not_begun_and_it_may_come_back() {
     place();
     is_under_way(&actor).await;
     // It fails and rests, then nobody wants it any more.
-    actor.fleet.kill_libvirtd("h2");
-    actor
-        .until("it rests", 60, |view| {
-            let mut moves = view.migrations.values();
-            moves.any(|shown| shown.status.phase == MigrationPhase::Pending)
-        })
-        .await;
+    fails_and_rests(&actor).await;
     let name = actor.view().migrations.keys().next().unwrap().to_string();
     let spec = actor.desk.0.borrow().placements["db"].clone();
     actor.desk.change(|wishes| wishes.placements.clear());
@@ -355,13 +359,7 @@ async fn wish_gone_ends_what_failed_once_the_placement_is_kept_without_it() {
         spec.requirement = Requirement::Preferred;
     });
     is_under_way(&actor).await;
-    actor.fleet.kill_libvirtd("h2");
-    actor
-        .until("it rests", 60, |view| {
-            let mut moves = view.migrations.values();
-            moves.any(|shown| shown.status.phase == MigrationPhase::Pending)
-        })
-        .await;
+    fails_and_rests(&actor).await;
     actor.fleet.start_libvirtd("h2");
     let name = actor.view().migrations.keys().next().unwrap().to_string();
     // The other one does not run any more: there is nobody to be kept apart from.

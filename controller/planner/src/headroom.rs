@@ -17,7 +17,7 @@ use crate::board::Board;
 use crate::capacity::When;
 use crate::drainable::{binding, emptying, nobody, together};
 use crate::fit::fits;
-use crate::model::{Fleet, GuestId, HostId, Rejection, Short, Wish};
+use crate::model::{Fleet, GuestId, HostId, Pool, Rejection, Short, Wish};
 use crate::plan::attempt;
 use crate::wishes::{Ask, For};
 
@@ -325,23 +325,19 @@ fn after(board: &Board<'_, '_>, asks: &[Ask<'_>]) -> Fleet {
                 continue;
             };
             pools[at].virtual_used = less(pools[at].virtual_used, disk.virtual_size);
-            let budget = pools[at].budget;
-            for pool in pools.iter_mut().filter(|pool| pool.budget == budget) {
-                pool.available = more(pool.available, disk.allocated);
-            }
+            on_the_same(pools, at, |available| more(available, disk.allocated));
         }
         guest.host = placed.target;
         let target = &mut fleet.hosts[placed.target.at()];
         for base in &guest.bases {
             let facts = &fleet.bases[base.at()];
-            let there = target.pools.iter();
-            let mut there = there.filter(|pool| Some(&pool.name) == facts.pool.as_ref());
+            let mut there = target.pools.iter();
+            let at = there.position(|pool| Some(&pool.name) == facts.pool.as_ref());
             if target.bases.insert(*base)
-                && let Some(budget) = there.next().map(|pool| pool.budget)
+                && let Some(at) = at
             {
-                for pool in target.pools.iter_mut().filter(|pool| pool.budget == budget) {
-                    pool.available = less(pool.available, facts.allocated);
-                }
+                let pools = &mut target.pools;
+                on_the_same(pools, at, |available| less(available, facts.allocated));
             }
         }
         if guest.active {
@@ -355,16 +351,21 @@ fn after(board: &Board<'_, '_>, asks: &[Ask<'_>]) -> Fleet {
             let at = view.layout.index(placed.target, *pool);
             let pools = &mut target.pools;
             pools[at].virtual_used = more(pools[at].virtual_used, disk.virtual_size);
-            let budget = pools[at].budget;
-            for pool in pools.iter_mut().filter(|pool| pool.budget == budget) {
-                pool.available = less(pool.available, disk.virtual_size);
-            }
+            on_the_same(pools, at, |available| less(available, disk.virtual_size));
             disk.pool = Some(pools[at].name.clone());
             disk.class.clone_from(&pools[at].class);
             disk.allocated = disk.virtual_size;
         }
     }
     fleet
+}
+
+/// Changes what all pools on the file system of this one have free.
+fn on_the_same(pools: &mut [Pool], at: usize, change: impl Fn(Bytes) -> Bytes) {
+    let budget = pools[at].budget;
+    for pool in pools.iter_mut().filter(|pool| pool.budget == budget) {
+        pool.available = change(pool.available);
+    }
 }
 
 fn less(one: Bytes, other: Bytes) -> Bytes {

@@ -443,7 +443,8 @@ impl<'s, 'v, 'a> Simulation<'s, 'v, 'a> {
         self.lanes.started(self.board.view, job);
         let view = self.board.view;
         let guest = view.guest(job.ask.guest);
-        let bytes = job.bytes + self.board.brings(job.ask.guest, job.target);
+        let brings = self.board.brings(job.ask.guest, job.target);
+        let bytes = job.bytes.saturating_add(brings);
         let transfer = Transfer::of(
             (job.source, job.target),
             capped(guest, None),

@@ -112,8 +112,8 @@ impl Traffic {
         }
     }
 
-    /// Begins a transfer and gives its place.
-    pub(crate) fn begin(&mut self, view: &View<'_>, mut transfer: Transfer) -> usize {
+    /// Begins a transfer. Its place is the next after all that ever went.
+    pub(crate) fn begin(&mut self, view: &View<'_>, mut transfer: Transfer) {
         let index = self.moves.len();
         let (source, target) = (transfer.source, transfer.target);
         self.under_way += 1;
@@ -129,7 +129,6 @@ impl Traffic {
         self.moves.push(transfer);
         self.share(view, source);
         self.share(view, target);
-        index
     }
 
     /// When the next one ends.

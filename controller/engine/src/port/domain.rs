@@ -217,6 +217,17 @@ pub struct Layer {
     pub allocated: Bytes,
 }
 
+impl Layer {
+    /// One of which nobody has told yet what it occupies.
+    #[must_use]
+    pub fn new(path: String) -> Self {
+        Self {
+            path,
+            allocated: Bytes(0),
+        }
+    }
+}
+
 impl DiskFacts {
     /// What its whole chain occupies: the top file and every backing file.
     #[must_use]

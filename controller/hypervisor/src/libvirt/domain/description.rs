@@ -45,11 +45,7 @@ impl DiskXml {
 
     /// The backing files named here; what they occupy is not.
     pub(crate) fn layers(&self) -> Vec<Layer> {
-        let layer = |path: &String| Layer {
-            path: path.clone(),
-            allocated: Bytes(0),
-        };
-        self.backing.iter().map(layer).collect()
+        self.backing.iter().cloned().map(Layer::new).collect()
     }
 }
 

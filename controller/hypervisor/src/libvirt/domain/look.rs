@@ -387,11 +387,7 @@ impl<'a> Looker<'a> {
         }
         if !disk.chain_complete && disk.format != "raw" {
             let chain = self.volumes.chain(top.as_ref())?.into_iter();
-            let layer = |path| Layer {
-                path,
-                allocated: Bytes(0),
-            };
-            facts.backing = chain.map(layer).collect();
+            facts.backing = chain.map(Layer::new).collect();
         }
         for layer in &mut facts.backing {
             if let Some(seen) = self.volumes.get(&layer.path)? {
