@@ -12,6 +12,8 @@ use evenkeel_tests::{
 
 /// How long the source needs to hand over and to ask the target to start the guest.
 const HANDED_OVER: Duration = Duration::from_secs(3);
+/// How long the rest of the copy takes, and less than a silent libvirtd is waited for.
+const COPIED: Duration = Duration::from_secs(15);
 /// How long a libvirtd has to be silent until its peer gives it up, and longer.
 const GIVEN_UP: Duration = Duration::from_secs(45);
 
@@ -142,6 +144,59 @@ fn a_guarded_guest_that_went_on_never_runs_twice() -> Result<()> {
     thread::sleep(GIVEN_UP);
     target.thaw_libvirtd()?;
     stage.leads_to(&run, "DestroyTargetLeftover")?;
+    stage.ends_on("h2", &mut run)
+}
+
+/// A guest that was paused before: the source's libvirtd dies while it waits, and both ends stand as it stood. Nobody can
+/// tell whether somebody let one of them go on meanwhile, so nothing is touched until somebody does: at the source, which has
+/// then what the target has not.
+#[test]
+#[ignore = "two minutes; make evidence"]
+fn paused_at_both_ends_it_is_left_to_a_person() -> Result<()> {
+    let stage = stage()?;
+    let (source, target) = (stage.source()?, stage.target()?);
+    source.virsh(&["suspend", GUEST])?;
+    let mut run = stage.begin_until_copying()?;
+    // Its switch is not told: its data travels all the same, and the answer does not.
+    target.freeze_libvirtd()?;
+    thread::sleep(COPIED);
+    source.kill_libvirtd()?;
+    target.thaw_libvirtd()?;
+    stage.shows(&target, "paused (user)", &run)?;
+    source.start_libvirtd()?;
+    stage.shows(&source, "paused (user)", &run)?;
+    stage.leads_to(&run, "Wait(Settling)")?;
+    run.wait_for("and nothing changes any more", PATIENCE)?;
+    ensure!(stage.guest()?.qemu_hosts()?.len() == 2, "{}", run.said());
+    source.virsh(&["resume", GUEST])?;
+    stage.leads_to(&run, "DestroyTargetLeftover")?;
+    stage.ends_on("h2", &mut run)
+}
+
+/// A guest that waits at the target to be let go, and whose source has lost its power and is back: it may have gone on there
+/// before, and its disks there be newer. Nothing is removed until somebody lets one of them run.
+#[test]
+#[ignore = "two minutes; make evidence"]
+fn a_source_that_stopped_is_not_taken_for_one_that_left() -> Result<()> {
+    let stage = stage()?;
+    stage.profile(", switchover: Guarded")?;
+    let (source, target) = (stage.source()?, stage.target()?);
+    let disk = stage.guest()?.disk_path(&source, "vda")?;
+    let mut run = waits_for_the_answer(&stage)?;
+    source.power_off()?;
+    target.thaw_libvirtd()?;
+    stage.shows(&target, "paused (user)", &run)?;
+    source.power_on()?;
+    stage.leads_to(&run, "Wait(Settling)")?;
+    run.wait_for("and nothing changes any more", PATIENCE)?;
+    ensure!(stage.keeps(&source, &disk)?, "{}", run.said());
+    ensure!(
+        stage.guest()?.copy_on(&target)?.state.as_deref() == Some("paused (user)"),
+        "{}",
+        run.said()
+    );
+    target.virsh(&["resume", GUEST])?;
+    stage.leads_to(&run, "UndefineSource")?;
     stage.ends_on("h2", &mut run)
 }
 

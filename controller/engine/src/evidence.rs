@@ -137,8 +137,9 @@ pub enum Arrival {
 /// The next act for what both ends show.
 ///
 /// Under [`Arrival::Guarded`] the guest is let go at the target only where the source has it no more. A source that goes
-/// on, since the answer was lost, is the one that runs; what waits at the target is then older, and is removed. For that
-/// reason a source that stopped of itself is not taken for one that left: it may have gone on before.
+/// on, since the answer was lost or somebody let it, is the one that runs; what waits at the target is then older, and is
+/// removed. For that reason a source that stopped of itself is not taken for one that left: it may have gone on before.
+/// Under [`Arrival::StaysPaused`] the same holds.
 #[must_use]
 pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
     let paused_before = arrival == Arrival::StaysPaused;
@@ -202,7 +203,9 @@ pub fn decide(source: Seen, target: Seen, arrival: Arrival) -> Verdict {
         ShutOff | Crashed => false,
     };
     match (source.activity, target) {
-        _ if guarded && target_has_it && !target_runs => guarded_arrival(source),
+        _ if (guarded || paused_before) && target_has_it && !target_runs => {
+            stands_still_there(source)
+        }
         _ if source_executes && target_has_it => Verdict::RunsTwice,
         (_, None) if source_executes => Verdict::Stayed,
         (_, Some(copy)) if source_executes => match copy.activity {
@@ -304,15 +307,16 @@ fn waits(copy: Copy) -> bool {
     copy.persistent && !matches!(copy.why, Why::Migrating | Why::StartingUp)
 }
 
-/// A guest has arrived and waits to be let go, and the source still has something of it, without a job.
-fn guarded_arrival(source: Copy) -> Verdict {
+/// A guest has arrived and stands still there, and the source still has something of it, without a job.
+fn stands_still_there(source: Copy) -> Verdict {
     use Activity::{Crashed, Paused, Running, ShutOff, ShuttingDown, Suspended};
     match source.activity {
-        // It went on: the answer was lost.
+        // It went on: the answer was lost, or somebody let it.
         Running | Suspended | ShuttingDown => Verdict::DestroyTargetLeftover,
         Paused if source.why == Why::Migrating => Verdict::DiscardPausedSource,
         ShutOff if source.why == Why::LeftByMigration => Verdict::UndefineSource,
-        // It may have gone on before it stopped: then it has the last state, else the target has. Nobody can tell.
+        // It may have gone on before it stopped: then it has the last state, else the target has. Nobody can tell, nor of
+        // one that was paused before, and is: somebody may have let it go on in between.
         Paused | ShutOff | Crashed => Verdict::Wait(Waiting::Settling),
     }
 }

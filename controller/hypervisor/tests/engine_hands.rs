@@ -1,4 +1,4 @@
-//! What people do to a guest, or to its move, in mid-copy: aborts over a dead link, pauses, undefines.
+//! What people do to a guest, or to its move, in mid-copy: aborts over a dead link, pauses, lets go on, undefines.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use evenkeel_crds::MigrationPhase;
+use evenkeel_engine::port::{Activity, Why};
 use support::*;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -74,7 +75,7 @@ async fn a_guest_paused_in_mid_copy_is_copied_on() {
         let conditions = shown.map(|shown| shown.status.conditions.clone());
         conditions.is_some_and(|all| {
             all.iter()
-                .any(|one| one.message.contains("somebody paused"))
+                .any(|one| one.type_ == "Converging" && one.reason == "GuestPaused")
         })
     };
     actor.until("it says so", 5, course).await;
@@ -101,6 +102,57 @@ async fn one_paused_in_mid_copy_can_be_aborted() {
         actor.phase("m", MigrationPhase::Aborted, 60).await;
         actor.clean(&[(guest, "h1")]).await;
         assert!(actor.fleet.files("h2").is_empty());
+    }
+}
+
+/// One that was paused before is not let go on by libvirt either, however its copy ends.
+#[tokio::test(start_paused = true)]
+async fn one_paused_before_stays_paused_where_its_copy_ends() {
+    let (actor, guest) = pair(6, &Role::new("one")).await;
+    actor.fleet.pause("h1", guest);
+    actor.desk.migrate("m", "g1", Some("h2"));
+    at(&actor, guest, "Memory").await;
+    actor.desk.abort("m");
+    actor.phase("m", MigrationPhase::Aborted, 60).await;
+    assert!(actor.fleet.executing(guest).is_empty());
+    let copy = actor.fleet.domain("h1", guest).unwrap();
+    assert_eq!((copy.activity, copy.why), (Activity::Paused, Why::ByUser));
+    assert!(actor.fleet.files("h2").is_empty());
+}
+
+/// The source's libvirtd dies in the switch of a guest that was paused before: it stands still at both ends. Somebody lets it
+/// go on at its source, where it then has what the target has not, and it crashes there: what arrived is not taken for it.
+#[tokio::test(start_paused = true)]
+async fn one_paused_before_that_went_on_at_its_source_is_not_given_up() {
+    for crashes in [false, true] {
+        let (actor, guest) = pair(7, &Role::new("one")).await;
+        let fleet = actor.fleet.clone();
+        fleet.pause("h1", guest);
+        actor.desk.migrate("m", "g1", Some("h2"));
+        actor.loses_libvirtd_in_the_switch(guest, "h1").await;
+        actor
+            .says("GuestMigration", "m", "OutcomeUnknown", 60)
+            .await;
+        let paused = |host: &str| fleet.domain(host, guest).unwrap().activity == Activity::Paused;
+        assert!(paused("h1") && paused("h2"), "{}", actor.picture());
+        if crashes {
+            fleet.cut_client("one", "h1", true);
+            sleep(Duration::from_secs(5)).await;
+            fleet.resume("h1", guest);
+            sleep(Duration::from_secs(5)).await;
+            fleet.kill_qemu("h1", guest);
+            sleep(Duration::from_secs(5)).await;
+            fleet.cut_client("one", "h1", false);
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!(fleet.newest_on(guest), ["h1"], "{}", actor.picture());
+            fleet.start_guest("h1", guest);
+        } else {
+            fleet.resume("h1", guest);
+        }
+        actor.phase("m", MigrationPhase::Succeeded, 120).await;
+        assert_eq!(fleet.executing(guest), ["h2"], "{}", actor.picture());
+        assert!(fleet.is_whole(guest) && fleet.files("h1").is_empty());
+        assert_eq!(fleet.boots(guest), 1 + u32::from(crashes));
     }
 }
 

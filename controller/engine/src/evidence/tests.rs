@@ -359,6 +359,44 @@ fn a_guarded_guest_is_let_go_once_the_source_is_gone() {
     assert_eq!(decide(Seen::Absent, runs, Arrival::Guarded), Verdict::Moved);
 }
 
+/// The same of a guest that stays paused: a source that went on, or may have, has what the target has not.
+#[test]
+fn a_guest_that_stays_paused_is_given_up_only_where_its_source_left() {
+    use Activity::*;
+    let waits = at(Paused, Why::ByUser);
+    let settling = Verdict::Wait(Waiting::Settling);
+    let rows = [
+        (
+            "somebody let it go on",
+            at(Running, Why::Unpaused),
+            Verdict::DestroyTargetLeftover,
+        ),
+        ("paused at both", waits, settling),
+        (
+            "its libvirtd killed while it waited",
+            at(Paused, Why::Migrating),
+            Verdict::DiscardPausedSource,
+        ),
+        (
+            "left",
+            at(ShutOff, Why::LeftByMigration),
+            Verdict::UndefineSource,
+        ),
+        ("off, nobody knows why", at(ShutOff, Why::Other), settling),
+        ("crashed", at(Crashed, Why::Other), settling),
+    ];
+    for (row, source, verdict) in rows {
+        assert_eq!(
+            decide(source, waits, Arrival::StaysPaused),
+            verdict,
+            "{row}"
+        );
+    }
+    let runs = at(Running, Why::Unpaused);
+    let verdict = decide(at(Crashed, Why::Other), runs, Arrival::StaysPaused);
+    assert_eq!(verdict, Verdict::UndefineSource);
+}
+
 /// Whatever both ends show: nothing is removed unless both answered, and nothing touches the target while the
 /// source has a job.
 #[test]

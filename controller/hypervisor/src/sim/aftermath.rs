@@ -83,9 +83,11 @@ impl World {
         );
     }
 
-    /// The source's libvirtd ends its job, and lets the guest go on where it had paused it.
+    /// The source's libvirtd ends its job, and lets the guest go on as it was when the job began: also one that a user has
+    /// paused since, and not one that was paused before.
     pub(super) fn settle(&mut self, id: u64, after: Duration, why: Option<Why>) {
         let (guest, source, _) = self.ends(id);
+        let executed = self.moves[&id].executes;
         self.later(after, Some(&source.clone()), move |world| {
             let Some(domain) = world
                 .domain(&source, guest)
@@ -95,10 +97,8 @@ impl World {
             };
             domain.job = None;
             let (activity, before) = (domain.activity, domain.why);
-            // Frozen in the copy, or paused for the switch; what a user had paused stays so.
-            let held = activity == Activity::Running || before == Why::Migrating;
             match domain.qemu {
-                Qemu::Still if held => {
+                Qemu::Still if executed => {
                     world.qemu(&source, guest, Qemu::Runs);
                     world.state(&source, guest, Activity::Running, why.unwrap_or(before));
                     world.event(&source, guest, DomainEvent::Resumed);

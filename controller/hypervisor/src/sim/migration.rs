@@ -76,7 +76,7 @@ pub(super) struct Move {
     /// It arrives paused: so asked for, or paused by a user before it began.
     paused: bool,
     /// Whether the guest executed when it began.
-    executes: bool,
+    pub(super) executes: bool,
     pub(super) abort: bool,
     /// Since when the two ends do not hear each other.
     pub(super) silent: Option<Instant>,
@@ -498,11 +498,12 @@ impl World {
         own.until = own.paused_at + pause;
         let (guest, source, target) = (own.guest, own.source.clone(), own.target.clone());
         self.qemu(&source, guest, Qemu::Still);
-        let held = self
+        // One that was paused stays as it is shown, and nothing is told of it.
+        let shows = self
             .domain(&source, guest)
-            .is_some_and(|own| own.why == Why::Migrating);
-        self.state(&source, guest, Activity::Paused, Why::Migrating);
-        if !held {
+            .is_some_and(|own| own.activity != Activity::Paused);
+        if shows {
+            self.state(&source, guest, Activity::Paused, Why::Migrating);
             self.event(&source, guest, DomainEvent::SuspendedForSwitch);
         }
         let newest = self.guests[&guest].newest;
