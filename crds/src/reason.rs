@@ -260,6 +260,8 @@ reasons! {
     TargetFailed, AvoidTarget, "look at the guest's log on the target";
     /// The guest stopped while it was being moved.
     GuestStopped, AwaitChange, "start it where it is, if it should run";
+    /// Somebody paused the guest while it was being copied, which libvirt forgets.
+    GuestPaused, AwaitChange, "pause it again once the move is over";
     /// The guest was stopped and was started while it was being moved.
     GuestStarted, AwaitChange, "leave it: it is moved as a running guest then";
     /// The guest crashed while it was being moved.

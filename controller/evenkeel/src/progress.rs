@@ -107,7 +107,9 @@ impl Progress {
                 self.say(&line(name, migration));
             }
             let course = find(&migration.status.conditions, "Converging")
-                .filter(|condition| condition.status == "False")
+                .filter(|condition| {
+                    condition.status == "False" || condition.reason == Reason::GuestPaused.as_str()
+                })
                 .map(|condition| condition.message.clone());
             if let Some(course) = &course
                 && self.said.get(name).map(|said| &said.course) != Some(&Some(course.clone()))

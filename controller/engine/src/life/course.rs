@@ -56,10 +56,10 @@ impl Course {
         Self {
             answer: Answer::True,
             cause: Cause::new(
-                Reason::AsExpected,
+                Reason::GuestPaused,
                 format!(
                     "somebody paused the guest on {source} while it is copied; libvirt lets it run once it is on {target}, \
-                     or when the copy ends: pause it again then"
+                     or when the copy ends"
                 ),
             ),
         }
