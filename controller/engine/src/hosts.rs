@@ -184,6 +184,33 @@ pub(crate) enum Change {
 }
 
 impl HostState {
+    /// One of which nothing was heard yet; with a cause one that may not be asked.
+    pub(crate) fn new(
+        declared: Arc<Host>,
+        endpoint: Endpoint,
+        hypervisor: Option<Arc<dyn Hypervisor>>,
+        refused: Option<Cause>,
+    ) -> Self {
+        Self {
+            declared,
+            endpoint,
+            hypervisor,
+            link: refused.map_or(Link::Unheard, Link::Down),
+            facts: None,
+            domains: BTreeMap::new(),
+            revision: 0,
+            observed: None,
+            journals: Journals::Unread,
+            journals_read: Instant::now(),
+            attached: Instant::now(),
+            directories: BTreeSet::new(),
+            directories_told: true,
+            duplicate_of: None,
+            circuit: Circuit::default(),
+            kept: Vec::new(),
+        }
+    }
+
     /// Takes in its pools as they are now. Whether that is news.
     pub(crate) fn hear_pools(&mut self, pools: Vec<PoolFacts>) -> bool {
         match &mut self.facts {
@@ -271,7 +298,12 @@ impl HostState {
             News::Event(..) | News::Usage(_) => Change::Nothing,
             News::Lost(error) => {
                 let cause = unreachable(name, &error);
-                if self.link == Link::Down(cause.clone()) {
+                // That nothing came in time says less than what was known of a host that is silent anyway. The two come in
+                // turns, each no news after the other.
+                let knows_more = |own: &Cause| {
+                    *own == cause || error.fault == Fault::TimedOut && own.reason == cause.reason
+                };
+                if matches!(&self.link, Link::Down(own) if knows_more(own)) {
                     return Change::Nothing;
                 }
                 self.link = Link::Down(cause);
@@ -306,4 +338,37 @@ pub(crate) fn unreachable(name: &HostName, error: &PortError) -> Cause {
         _ => format!("{name} does not answer: {error}"),
     };
     Cause::new(error.into(), trouble)
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_crds::kinds::host::HostSpec;
+
+    use super::*;
+
+    /// Of a host that is silent our own limit and libvirt's are over in turns: it is told of once.
+    #[test]
+    fn what_is_known_of_a_silent_host_is_told_once() {
+        let name = HostName::from("h1");
+        let endpoint = Endpoint {
+            uri: "qemu+tls://h1/system".to_owned(),
+            credentials: None,
+        };
+        let host = Host::new("h1", HostSpec::default());
+        let mut state = HostState::new(Arc::new(host), endpoint, None, None);
+        let now = Timestamp::UNIX_EPOCH;
+        let mut lost = |fault, message: &str| {
+            let error = PortError::new(fault, message);
+            state.hear(&name, News::Lost(error), now) == Change::Lost
+        };
+        assert!(lost(Fault::TimedOut, "it did not answer within 5 s"));
+        assert!(lost(Fault::Unreachable, "connection timed out"));
+        for _ in 0..3 {
+            assert!(!lost(Fault::TimedOut, "it did not answer within 5 s"));
+            assert!(!lost(Fault::Unreachable, "connection timed out"));
+        }
+        assert!(lost(Fault::Unreachable, "connection refused"));
+        assert!(lost(Fault::Untrusted, "another certificate"));
+        assert!(lost(Fault::TimedOut, "it did not answer within 5 s"));
+    }
 }

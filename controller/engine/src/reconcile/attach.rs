@@ -11,8 +11,7 @@ use uuid::Uuid;
 
 use super::{Inner, Reconciler};
 use crate::{
-    circuit::Circuit,
-    hosts::{HostState, Journals, Link, endpoint},
+    hosts::{HostState, Link, endpoint},
     moves::running,
     port::is_directory,
 };
@@ -62,27 +61,8 @@ impl Reconciler {
                 self.hypervisors
                     .attach(&name, &endpoint, self.notices.0.clone())
             });
-            self.hosts.insert(
-                name,
-                HostState {
-                    declared: declared.clone(),
-                    endpoint,
-                    hypervisor,
-                    link: refused.map_or(Link::Unheard, Link::Down),
-                    facts: None,
-                    domains: BTreeMap::new(),
-                    revision: 0,
-                    observed: None,
-                    journals: Journals::Unread,
-                    journals_read: Instant::now(),
-                    attached: Instant::now(),
-                    directories: BTreeSet::new(),
-                    directories_told: true,
-                    duplicate_of: None,
-                    circuit: Circuit::default(),
-                    kept: Vec::new(),
-                },
-            );
+            let state = HostState::new(declared.clone(), endpoint, hypervisor, refused);
+            self.hosts.insert(name, state);
         }
         self.find_duplicates();
     }
