@@ -1,7 +1,10 @@
 //! Guests that drains have shut down: who is, after whom, and what is said of it. What is done to each is decided in
 //! `evacuation`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use evenkeel_crds::{
     kinds::{drain::StuckGuests, guest::Evacuation},
@@ -84,7 +87,8 @@ impl Reconciler {
     /// Does what is next for each guest that is shut down, or was, and says so; in the plan too, where it said of such a
     /// guest that it can't leave.
     pub(super) fn evacuate(&mut self, pass: &mut Pass) {
-        let wanted = self.to_shut_down(pass);
+        let at_work = self.at_work();
+        let wanted = self.to_shut_down(&at_work, pass);
         let now = Instant::now();
         self.shutdowns
             .retain(|_, doing| doing.busy || now < doing.rest + ASK_AGAIN);
@@ -92,7 +96,7 @@ impl Reconciler {
         let mut orders: Vec<(GuestName, Order)> = Vec::new();
         for (&uuid, entry) in &pass.guests.by_uuid {
             let wants = wanted.get(&uuid);
-            let Some((host, state, facts)) = self.alone(uuid, entry) else {
+            let Some((host, state, facts)) = self.alone(uuid, entry, &at_work) else {
                 continue;
             };
             if wants.is_none() && facts.shutdown_mark.is_none() {
@@ -208,32 +212,40 @@ impl Reconciler {
         asked.is_some_and(|asked| now.duration_since(asked) < ASK_AGAIN)
     }
 
-    /// The guest where it is on one host only, which answers, and no move of it is unfinished.
+    /// Guests on which something is at work: a move, one of an earlier process, the removal of disks that were kept.
+    fn at_work(&self) -> BTreeSet<Uuid> {
+        let moving = running(&self.moves).map(|running| running.guest);
+        let left = self.orphans.values().map(|(journal, _)| journal.guest);
+        let kept = self.hosts.values().flat_map(|state| &state.kept);
+        let released = kept.filter(|kept| kept.busy).map(|kept| kept.journal.guest);
+        moving.chain(left).chain(released).collect()
+    }
+
+    /// The guest where it is on one host only, which answers, and nothing is at work on it.
     fn alone<'a>(
         &'a self,
         uuid: Uuid,
         entry: &'a Entry,
+        at_work: &BTreeSet<Uuid>,
     ) -> Option<(&'a HostName, &'a HostState, &'a DomainFacts)> {
         let [host] = entry.hosts.as_slice() else {
             return None;
         };
         let state = self.hosts.get(host).filter(|state| state.usable())?;
         let facts = state.domains.get(&uuid)?;
-        let moving = running(&self.moves).any(|running| running.guest == uuid);
-        let unfinished = self
-            .orphans
-            .values()
-            .any(|(journal, _)| journal.guest == uuid);
-        let free = !moving && !unfinished && !entry.settling && !self.releases(uuid);
+        let free = !entry.settling && !at_work.contains(&uuid);
         let ours = facts.mark.is_none() && !facts.job && facts.persistent;
         (free && ours).then_some((host, state, &**facts))
     }
 
     /// Guests that are to be shut down now or once others have left.
-    fn to_shut_down(&self, pass: &Pass) -> BTreeMap<Uuid, Wanted> {
+    fn to_shut_down(&self, at_work: &BTreeSet<Uuid>, pass: &Pass) -> BTreeMap<Uuid, Wanted> {
         let mut leaving: BTreeMap<&HostName, Vec<Leaving<'_>>> = BTreeMap::new();
+        if pass.wanted.drains.is_empty() {
+            return BTreeMap::new();
+        }
         for (&uuid, entry) in &pass.guests.by_uuid {
-            let Some((host, _, facts)) = self.alone(uuid, entry) else {
+            let Some((host, _, facts)) = self.alone(uuid, entry, at_work) else {
                 continue;
             };
             if let Some(found) = self.leaves(uuid, entry, host, facts, pass) {

@@ -199,8 +199,6 @@ pub(crate) struct Reconciler {
     dirtied: BTreeMap<Uuid, Bytes>,
     /// When policies were last gone through.
     levelled_at: Instant,
-    /// The fleet as of the last pass.
-    fleet: planner::Fleet,
     /// Guests as they were last shown.
     shown: shown::Shown,
     /// Guests that are being shut down for drains, or started again.
@@ -221,6 +219,8 @@ pub(crate) struct Pass {
     now: Timestamp,
     guests: Guests,
     model: Model,
+    /// Whether its fleet is that of the last view.
+    same_fleet: bool,
     claimed: BTreeMap<HostName, Cause>,
     wanted: wanted::Wanted,
     levelled: BTreeMap<String, policies::Levelled>,
@@ -291,7 +291,6 @@ impl Reconciler {
             uses: Uses::default(),
             dirtied: BTreeMap::new(),
             levelled_at: Instant::now(),
-            fleet: planner::Fleet::default(),
             shown: shown::Shown::default(),
             shutdowns: BTreeMap::new(),
         }
@@ -552,7 +551,7 @@ impl Reconciler {
         } else {
             model.targets(&plan)
         };
-        self.note_changes(&model);
+        let same_fleet = self.note_changes(&model);
         self.look_at_emptying(&model, &wanted.wishes);
         let (levelled, keeps) = self.level(&guests, &model, &wanted, &mut plan, now);
         self.close_windows(now);
@@ -561,6 +560,7 @@ impl Reconciler {
             levelled,
             guests,
             model,
+            same_fleet,
             claimed,
             wanted,
             plan,

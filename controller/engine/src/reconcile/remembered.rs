@@ -20,15 +20,16 @@ const UNTOLD: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(500);
 
 impl Reconciler {
-    /// Notes whether the fleet is another than before, for those that look at it only then.
-    pub(super) fn note_changes(&mut self, model: &Model) {
-        if self.fleet != model.fleet {
-            self.fleet.clone_from(&model.fleet);
+    /// Notes whether the fleet is another than before, for those that look at it only then. False where it is.
+    pub(super) fn note_changes(&mut self, model: &Model) -> bool {
+        let same = *self.views.borrow().fleet == model.fleet;
+        if !same {
             self.emptying.fleet_changed = true;
             for levelling in self.levelling.values_mut() {
                 levelling.fleet_changed = true;
             }
         }
+        same
     }
 
     /// Notes which guests are elsewhere than before, and not by a move of ours.
