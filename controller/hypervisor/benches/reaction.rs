@@ -27,7 +27,7 @@ const GUESTS: u32 = 30;
 /// How often each reaction is measured.
 const TIMES: u32 = 5;
 /// For whatever has to come.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 fn main() {
     let own = std::env::args().skip(1).find_map(|word| word.parse().ok());
@@ -89,6 +89,7 @@ impl Stage {
             fleet.add_host(&HostPlan {
                 cpus: 64,
                 memory: 256 * GIB,
+                bandwidth: GIB,
                 pools: vec![("default".to_owned(), 4096 * GIB)],
                 ..HostPlan::new(&name)
             });

@@ -108,6 +108,8 @@ const TICK: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(20);
 /// The same where nothing is to be done, only to be shown: how far a move is, live use.
 const LINGER: Duration = Duration::from_millis(250);
+/// And so many times as long as a pass takes: what is only to be shown takes no more than a fifth of a CPU, however many there are.
+const SHARE: u32 = 4;
 
 /// How long giving claims back may take who leaves at once.
 const GIVE_BACK: Duration = Duration::from_secs(1);
@@ -130,11 +132,11 @@ impl Urge {
         if changed { Self::Act } else { Self::None }
     }
 
-    /// The least time since the pass before.
-    fn pause(self) -> Option<Duration> {
+    /// The least time since the pass before, which took so long.
+    fn pause(self, took: Duration) -> Option<Duration> {
         match self {
             Self::None => None,
-            Self::Show => Some(LINGER),
+            Self::Show => Some(LINGER.max(took * SHARE)),
             Self::Act => Some(GATHER),
         }
     }
@@ -301,6 +303,7 @@ impl Reconciler {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tending: Option<AbortHandle> = None;
         let mut passed: Option<Instant> = None;
+        let mut took = Duration::ZERO;
         let mut due: Option<Instant> = None;
         self.wishes.mark_changed();
         loop {
@@ -310,8 +313,9 @@ impl Reconciler {
                 biased;
                 () = until(due), if due.is_some() => {
                     self.drain_queues();
+                    let begun = Instant::now();
                     self.pass();
-                    (passed, due) = (Some(Instant::now()), None);
+                    (took, passed, due) = (begun.elapsed(), Some(Instant::now()), None);
                 }
                 command = self.commands.recv() => match command {
                     Some(Command::Leave) => {
@@ -353,7 +357,7 @@ impl Reconciler {
                 Some((name, report)) = self.reports.1.recv() => urge = self.note(&name, report),
                 Some(inner) = self.inner.1.recv() => urge = Urge::act_if(self.take(inner)),
             }
-            if let Some(pause) = urge.pause() {
+            if let Some(pause) = urge.pause(took) {
                 let at = passed.map_or_else(Instant::now, |passed| passed + pause);
                 due = Some(due.map_or(at, |due| due.min(at)));
             }
