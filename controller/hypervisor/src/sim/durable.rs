@@ -98,8 +98,18 @@ impl World {
             if !torn || self.is_whole(guest) {
                 continue;
             }
-            if let Some(truth) = self.guests.get_mut(&guest) {
-                truth.newest = lost.stamp;
+            let ran = self.guests.get_mut(&guest);
+            let ran = ran.map(|truth| std::mem::replace(&mut truth.newest, lost.stamp));
+            // What lies where all hosts see it has what it wrote here, too, and it had flushed none of that: with the rest as
+            // it was at the switch, that is a crash like any other.
+            let machines = self.machines.values_mut();
+            for file in machines.flat_map(|machine| machine.files.values_mut()) {
+                if let Kind::Image(Some((own, data))) = &mut file.kind
+                    && *own == guest
+                    && Some(*data) == ran
+                {
+                    *data = lost.stamp;
+                }
             }
             if !self.is_whole(guest) && !self.guests[&guest].ever_twice {
                 let name = &self.guests[&guest].name;
