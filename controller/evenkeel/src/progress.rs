@@ -83,10 +83,10 @@ impl Progress {
             let known = last.and_then(|said| said.obstacle.clone());
             let obstacle = match phase {
                 MigrationPhase::Pending | MigrationPhase::Preparing => {
-                    obstacle(migration).or_else(|| known.clone())
+                    in_the_way(migration).or_else(|| known.clone())
                 }
                 phase if phase.is_final() => None,
-                _ => obstacle(migration).or_else(|| {
+                _ => in_the_way(migration).or_else(|| {
                     let same = last.is_some_and(|said| said.phase == phase);
                     known.clone().filter(|_| same)
                 }),
@@ -266,6 +266,16 @@ pub fn obstacle(migration: &MigrationView) -> Option<String> {
     known
         .is_none_or(|reason| !turn.contains(&reason))
         .then(|| reason.clone())
+}
+
+/// The same, as far as it is news: of an outcome that nobody knows it is what both ends show, which a person has to judge.
+fn in_the_way(migration: &MigrationView) -> Option<String> {
+    let reason = obstacle(migration)?;
+    if Reason::parse(&reason) != Some(Reason::OutcomeUnknown) {
+        return Some(reason);
+    }
+    let shown = find(&migration.status.conditions, "Succeeded")?;
+    Some(shown.message.clone())
 }
 
 fn ends(migration: &MigrationView) -> String {

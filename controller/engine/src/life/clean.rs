@@ -264,7 +264,7 @@ impl Attempt {
         } else {
             let until = self.lines.clock.now().checked_add(keep);
             let until = until.unwrap_or(Timestamp::MAX);
-            self.kept = Some(keep_disks(journal, source, until).await?);
+            self.kept = keep_disks(journal, source, until).await?;
         }
         tokio::join!(close_pools(source), close_pools(target));
         Ok(Some(executes(ends.target)))
@@ -516,18 +516,26 @@ pub(crate) fn unreadable(host: &HostName, entry: &JournalEntry) -> Cause {
     .hint("look at that volume, find out what it was about, and delete it by hand")
 }
 
-/// Notes in the source's journal, which stays, until when its disks are kept.
-async fn keep_disks(journal: &Journal, source: &Place, until: Timestamp) -> Result<Journal, Cause> {
+/// Notes in the source's journal, which stays, until when its disks are kept. Nothing where it is gone, which is removed last:
+/// another process has ended this move, and kept them for their time.
+async fn keep_disks(
+    journal: &Journal,
+    source: &Place,
+    until: Timestamp,
+) -> Result<Option<Journal>, Cause> {
     let kept = Journal {
         kept_until: Some(until.to_string()),
         ..journal.clone()
     };
-    source
-        .hypervisor
+    let hypervisor = &source.hypervisor;
+    match hypervisor
         .rewrite_journal(&kept.source.pool, kept.id, &kept.text())
         .await
-        .map_err(|error| failure(&source.host, "writing the journal", &error))?;
-    Ok(kept)
+    {
+        Ok(()) => Ok(Some(kept)),
+        Err(error) if error.fault == Fault::NotFound => Ok(None),
+        Err(error) => Err(failure(&source.host, "writing the journal", &error)),
+    }
 }
 
 /// Whether both ends show that the guest is at the target and nowhere else. It may have stopped there since it arrived.

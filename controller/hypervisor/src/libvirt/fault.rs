@@ -66,6 +66,7 @@ const MIGRATE_WORDS: &[(&str, Fault)] = &[
     ("same host", Fault::Invalid),
     ("guest CPU doesn't match specification", Fault::CpuRefused),
     ("unexpectedly closed the monitor", Fault::PeerFailed),
+    ("exited while connecting to monitor", Fault::PeerFailed),
     ("failed to connect to monitor socket", Fault::PeerFailed),
     ("migration of disk", Fault::PeerFailed),
     ("unexpectedly failed", Fault::PeerFailed),
@@ -438,6 +439,12 @@ mod tests {
                 Migrate,
                 sys::VIR_ERR_INTERNAL_ERROR,
                 "internal error: qemu unexpectedly closed the monitor",
+                Fault::PeerFailed,
+            ),
+            (
+                Migrate,
+                sys::VIR_ERR_INTERNAL_ERROR,
+                "internal error: process exited while connecting to monitor",
                 Fault::PeerFailed,
             ),
         ] {
