@@ -53,10 +53,7 @@ fn a_target_that_fails_everybody_rests() -> Result<()> {
     }
     let said = run.said();
     ensure!(killed >= 3, "{killed} failures are enough\n{said}");
-    ensure!(
-        said.contains("CircuitOpen: h2 rests after failed moves"),
-        "{said}"
-    );
+    ensure!(said.contains("CircuitOpen: h2 rests"), "{said}");
     ensure!(lab.guest("g3")?.host()?.name() == "h3", "{said}");
     fleet.run(&["apply", "--yes"])?.expect(0)?;
     for (name, host) in [("g1", "h2"), ("g2", "h2"), ("g3", "h3")] {

@@ -105,13 +105,27 @@ async fn one_paused_in_mid_copy_can_be_aborted() {
     }
 }
 
+/// Nobody sees one switch that was paused before: it is aborted while its disks are copied, and not later.
+#[tokio::test(start_paused = true)]
+async fn one_paused_before_is_not_aborted_once_its_memory_travels() {
+    for phase in ["Memory", "Switch", "Finish"] {
+        let (actor, guest) = pair(8, &Role::new("one")).await;
+        actor.fleet.pause("h1", guest);
+        actor.desk.migrate("m", "g1", Some("h2"));
+        at(&actor, guest, phase).await;
+        actor.desk.abort("m");
+        actor.phase("m", MigrationPhase::Succeeded, 60).await;
+        assert!(actor.fleet.is_whole(guest) && actor.fleet.files("h1").is_empty());
+    }
+}
+
 /// One that was paused before is not let go on by libvirt either, however its copy ends.
 #[tokio::test(start_paused = true)]
 async fn one_paused_before_stays_paused_where_its_copy_ends() {
     let (actor, guest) = pair(6, &Role::new("one")).await;
     actor.fleet.pause("h1", guest);
     actor.desk.migrate("m", "g1", Some("h2"));
-    at(&actor, guest, "Memory").await;
+    at(&actor, guest, "Disks").await;
     actor.desk.abort("m");
     actor.phase("m", MigrationPhase::Aborted, 60).await;
     assert!(actor.fleet.executing(guest).is_empty());

@@ -153,8 +153,7 @@ impl Attempt {
     /// Whether the source is paused though no switch can have begun: its disks are still being copied. libvirt tells of a
     /// person's pause in mid-copy in the words of a switch.
     pub(super) async fn is_held(&mut self) -> bool {
-        let job = self.order.source.hypervisor.job(self.order.guest).await;
-        let copies_disks = matches!(job, Ok(Some(job)) if job.memory_total.0 == 0);
+        let copies_disks = self.copies_disks().await;
         if copies_disks && !self.held {
             self.held = true;
             let (source, target) = (&self.order.source.host, &self.order.target.host);
@@ -163,7 +162,14 @@ impl Attempt {
         copies_disks
     }
 
-    /// Whether the source shows, at this moment, a job that has not begun to switch: its event may be late.
+    /// Whether the job at the source counts disks only: then the switch is some way off.
+    async fn copies_disks(&self) -> bool {
+        let job = self.order.source.hypervisor.job(self.order.guest).await;
+        matches!(job, Ok(Some(job)) if job.memory_total.0 == 0)
+    }
+
+    /// Whether the source shows, at this moment, a job that has not begun to switch: its event may be late. Of a guest that was
+    /// paused before no switch is shown or told, and its memory is copied once: only its disks are surely before it.
     async fn may_abort(&mut self) -> bool {
         if broken(Rule::NoAbortInSwitch) {
             return true;
@@ -177,7 +183,10 @@ impl Attempt {
             Ok(Some(copy)) if copy.activity == Activity::Paused && copy.why == Why::Migrating => {
                 self.held && self.is_held().await
             }
-            Ok(Some(copy)) => copy.activity != Activity::Paused || !left(copy.why),
+            Ok(Some(copy)) if copy.activity == Activity::Paused => {
+                !left(copy.why) && self.copies_disks().await
+            }
+            Ok(Some(_)) => true,
             _ => false,
         }
     }
